@@ -1,0 +1,366 @@
+//! A pipe: two ends, a ring for each direction, and a socket between them.
+//!
+//! Messages go through the rings. The socket carries what only the kernel can: hang-up (an end notices when every copy of the other is closed,
+//! however its holders ended), readiness for `poll` (see `ring`: a one-byte packet is the token), and descriptors.
+//!
+//! A receiver with nothing to receive clears the token under the put lock, seeing the ring empty, and sleeps in `poll` on the socket:
+//! the next sender finds the token gone and sends one, before its commit.
+//!
+//! A sender asks the socket whether the other end is there at most once a millisecond, and again whenever a copy of that end
+//! has been closed; a process that died in between is noticed by the next send after that.
+//!
+//! Descriptors: a packet tagged with the message's number goes before the commit, and a token follows it, so that taking the packet leaves
+//! the socket readable. The receiver looks at the packet under the get lock without taking it, commits, then takes it. A packet whose
+//! message was never committed, or already taken, is stale: it is skipped.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+
+use crate::arena::Segment;
+use crate::channel::extents::{CHUNK, Extents, Hold};
+use crate::channel::queue::{BASES, RINGS, TABLE, wait_for};
+use crate::channel::ring::{BASE_MOST, Body, Ring, RingState, Shape, Tag, Taken};
+use crate::deadline::{Deadline, now};
+use crate::error::{Error, Result};
+use crate::facade::{self, Ordering};
+use crate::kill_point;
+use crate::layout::{self, Kind};
+use crate::sync::spin::Spin;
+use crate::sys::fdpass::{self, Packet};
+use crate::sys::liveness;
+
+const EXTENTS: u64 = (BASES + 2 * BASE_MOST).next_multiple_of(CHUNK);
+/// Large messages that may be unread at a time.
+const LARGE_UNREAD: u64 = 4;
+/// How long the other end is believed to be there.
+const BELIEVED: u64 = 1_000_000;
+
+static RECV_SPIN: Spin = Spin::new(40_000);
+static SEND_SPIN: Spin = Spin::new(40_000);
+
+/// What an end may do, and which it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags {
+    /// May receive.
+    pub readable: bool,
+    /// May send.
+    pub writable: bool,
+    /// The second end: it receives what ring 0 carries.
+    pub second: bool,
+}
+
+/// One end of a pipe.
+#[derive(Debug)]
+pub struct End {
+    incoming: Ring,
+    outgoing: Ring,
+    extents: Arc<Extents>,
+    segment: Arc<Segment>,
+    /// Dropped before `_farewell`.
+    socket: OwnedFd,
+    _farewell: Farewell,
+    flags: Flags,
+    closing: AtomicBool,
+    asked: AtomicU64,
+    closings_seen: AtomicU32,
+}
+
+/// A new pipe's ends. Not duplex: the first receives, the second sends.
+pub fn create(duplex: bool) -> Result<(End, End)> {
+    liveness::me();
+    let (a, b) = fdpass::pair()?;
+    let segment = Arc::new(Segment::sparse("fastmp-pipe", Kind::Pipe, EXTENTS as usize, BASES as usize)?);
+    let first = Flags { readable: true, writable: duplex, second: true };
+    let second = Flags { readable: duplex, writable: true, second: false };
+    let (first, second) = (End::over(segment.clone(), a, first)?, End::over(segment, b, second)?);
+    first.extents.set_up(EXTENTS);
+    first.incoming.set_up(0)?;
+    fdpass::send_token(&second.socket)?;
+    if duplex {
+        first.outgoing.set_up(0)?;
+        fdpass::send_token(&first.socket)?;
+    }
+    Ok((first, second))
+}
+
+impl End {
+    /// The end that another process had, from the descriptors that it lent.
+    pub fn attach(memfd: OwnedFd, socket: OwnedFd, flags: Flags) -> Result<End> {
+        liveness::me();
+        Self::over(Arc::new(Segment::attach(memfd, Kind::Pipe, EXTENTS as usize)?), socket, flags)
+    }
+
+    fn over(segment: Arc<Segment>, socket: OwnedFd, flags: Flags) -> Result<End> {
+        let extents = Arc::new(Extents::new(segment.clone(), TABLE)?);
+        let ring = |index: u32| {
+            let shape = Shape {
+                index,
+                base: BASES + u64::from(index) * BASE_MOST,
+                overflows: false,
+                extents: LARGE_UNREAD,
+            };
+            Ring::new(segment.clone(), RINGS + index as usize * size_of::<RingState>(), extents.clone(), shape)
+        };
+        let (incoming, outgoing) = (ring(u32::from(!flags.second))?, ring(u32::from(flags.second))?);
+        let farewell = Farewell { segment: segment.clone(), ring: RINGS + usize::from(!flags.second) * size_of::<RingState>() };
+        Ok(End {
+            incoming,
+            outgoing,
+            extents,
+            segment,
+            socket,
+            _farewell: farewell,
+            flags,
+            closing: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            closings_seen: AtomicU32::new(0),
+        })
+    }
+
+    /// What another process needs to attach.
+    pub fn handles(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>, Flags) {
+        (self.segment.as_fd(), self.socket.as_fd(), self.flags)
+    }
+
+    /// What this end may do.
+    pub fn flags(&self) -> Flags {
+        self.flags
+    }
+
+    /// An extent for a message of `bytes`, to be filled before it is sent.
+    pub fn extent(&self, bytes: u64) -> Result<Hold> {
+        let drained = || self.incoming.is_drained() && self.outgoing.is_drained();
+        self.extents.allocate(bytes, false, drained)
+    }
+
+    /// Is every copy of the other end closed? Believed for a while; see the module.
+    fn peer_is_gone(&self) -> bool {
+        let closings = self.outgoing.state().reader_closings.load(Ordering::Acquire);
+        let now = now();
+        if closings == self.closings_seen.load(Ordering::Relaxed)
+            && now.saturating_sub(self.asked.load(Ordering::Relaxed)) < BELIEVED
+        {
+            return false;
+        }
+        let gone = fdpass::hung_up(&self.socket);
+        if !gone {
+            self.asked.store(now, Ordering::Relaxed);
+            self.closings_seen.store(closings, Ordering::Relaxed);
+        }
+        gone
+    }
+
+    /// Send without sleeping.
+    ///
+    /// # Errors
+    /// `Full`; `WouldBlock` if another is sending just now; those of [`send`](Self::send).
+    #[inline]
+    pub fn try_send(&self, tag: Tag, body: &mut Option<Body<'_>>, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_once(tag, body, fds, None)
+    }
+
+    fn send_once(
+        &self,
+        tag: Tag,
+        body: &mut Option<Body<'_>>,
+        fds: &[BorrowedFd<'_>],
+        deadline: Option<Deadline>,
+    ) -> Result<()> {
+        if self.closing.load(Ordering::Relaxed) {
+            return Err(Error::Closed);
+        }
+        if self.peer_is_gone() {
+            return Err(Error::PeerGone);
+        }
+        let putting = self.outgoing.putting(deadline)?;
+        if !fds.is_empty() {
+            if !fdpass::send_fds(&self.socket, putting.next_number(), fds)? {
+                return Err(Error::Full);
+            }
+            kill_point!("pipe.fds_sent");
+            putting.set_token(false);
+        }
+        if !putting.has_token() {
+            fdpass::send_token(&self.socket)?;
+            kill_point!("pipe.token_sent");
+            putting.set_token(true);
+        }
+        putting.put(tag, body)
+    }
+
+    /// Send, waiting until `deadline` for room.
+    ///
+    /// # Errors
+    /// `PeerGone` if nobody could ever receive it; `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been sent then.
+    pub fn send(&self, tag: Tag, body: &mut Option<Body<'_>>, fds: &[BorrowedFd<'_>], deadline: Deadline) -> Result<()> {
+        wait_for(
+            &self.outgoing.state().not_full,
+            &SEND_SPIN,
+            Error::Full,
+            deadline,
+            || {
+                let sent = self.send_once(tag, body, fds, Some(deadline));
+                if sent == Err(Error::Full) {
+                    // About to wait: is it worth while?
+                    self.asked.store(0, Ordering::Relaxed);
+                }
+                sent
+            },
+            || self.outgoing.has_room_again(),
+        )
+    }
+
+    /// Receive without sleeping. `fds` gets the descriptors that came along.
+    ///
+    /// # Errors
+    /// `Empty`; `WouldBlock` if another is receiving just now; those of [`recv`](Self::recv).
+    #[inline]
+    pub fn try_recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Taken> {
+        self.recv_once(scratch, fds, None)
+    }
+
+    fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Taken> {
+        scratch.clear();
+        let getting = self.incoming.getting(deadline)?;
+        let taken = getting.get(scratch, |tag, number, _| {
+            if tag.fds > 0 { self.look_for(number, fds) } else { Ok(()) }
+        })?;
+        if taken.tag.fds > 0 {
+            kill_point!("pipe.fds_taken");
+            fdpass::pop(&self.socket);
+        }
+        drop(getting);
+        let state = self.incoming.state();
+        if state.watched.load(Ordering::Relaxed) != 0 && self.incoming.is_empty() {
+            self.quieten()?;
+        }
+        if state.not_full.is_waited_on() && self.incoming.has_room_again() {
+            state.not_full.notify();
+        }
+        Ok(taken)
+    }
+
+    /// The descriptors of message `number`, which stay in the socket for now.
+    #[cold]
+    fn look_for(&self, number: u64, fds: &mut Vec<OwnedFd>) -> Result<()> {
+        fds.clear();
+        loop {
+            match fdpass::peek(&self.socket)? {
+                Packet::Fds(tag, found) if tag == number => {
+                    *fds = found;
+                    return Ok(());
+                }
+                Packet::None => return Err(Error::Corrupted("a message's descriptors are missing")),
+                // A token (one follows the packet that is looked for), or stale.
+                _ => fdpass::pop(&self.socket),
+            }
+        }
+    }
+
+    /// Clear the token if the ring is empty; is it?
+    #[cold]
+    fn quieten(&self) -> Result<bool> {
+        loop {
+            match self.incoming.putting(Some(Deadline::Never)) {
+                Err(Error::Interrupted) => continue,
+                Err(e) => return Err(e),
+                Ok(putting) => {
+                    if !putting.is_empty() {
+                        return Ok(false);
+                    }
+                    if putting.has_token() {
+                        putting.set_token(false);
+                        kill_point!("pipe.token_clearing");
+                        fdpass::drain(&self.socket);
+                    }
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// Receive, waiting until `deadline` for a message.
+    ///
+    /// # Errors
+    /// `PeerGone` if no message is left and none can come; `Closed` when this end is closed meanwhile; `Empty` at the
+    /// deadline; `Interrupted`; `Corrupted`.
+    pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken> {
+        loop {
+            match self.recv_once(scratch, fds, Some(deadline)) {
+                Err(Error::Empty | Error::WouldBlock) => (),
+                Err(Error::TimedOut) => return Err(Error::Empty),
+                done => return done,
+            }
+            self.wait(deadline)?;
+        }
+    }
+
+    /// Wait until there is a message.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    pub fn wait(&self, deadline: Deadline) -> Result<()> {
+        if self.incoming.looks_ready() {
+            return Ok(());
+        }
+        if deadline != Deadline::PASSED
+            && RECV_SPIN.until(|| self.incoming.looks_ready().then_some(())).is_some()
+        {
+            return Ok(());
+        }
+        loop {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(Error::Closed);
+            }
+            if deadline.passed() {
+                let gone = fdpass::hung_up(&self.socket);
+                return match self.incoming.is_empty() {
+                    false => Ok(()),
+                    true if gone => Err(Error::PeerGone),
+                    true => Err(Error::Empty),
+                };
+            }
+            if !self.quieten()? {
+                return Ok(());
+            }
+            kill_point!("pipe.parking");
+            let seen = fdpass::wait(&self.socket, deadline.slice(facade::SLICE))?;
+            if !self.incoming.is_empty() {
+                return Ok(());
+            }
+            if seen.hung_up && self.incoming.is_empty() {
+                return Err(Error::PeerGone);
+            }
+        }
+    }
+
+    /// A descriptor that is readable while a message or a hang-up is there, from now on.
+    pub fn watch(&self) -> Result<BorrowedFd<'_>> {
+        if self.flags.readable && self.incoming.state().watched.swap(1, Ordering::SeqCst) == 0 {
+            self.quieten()?;
+        }
+        Ok(self.socket.as_fd())
+    }
+
+    /// Have the waits of other threads on this end come to an end.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Dropped after the socket is closed: tells those who send to this end to look again.
+#[derive(Debug)]
+struct Farewell {
+    segment: Arc<Segment>,
+    ring: usize,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if let Ok(state) = layout::view::<RingState>(self.segment.mapping(), self.ring) {
+            // Release: with the acquire in `peer_is_gone`, so that who sees the count sees the hang-up.
+            state.reader_closings.fetch_add(1, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Atomics and parking: the real ones, or loom's.
+//!
+//! A lock's algorithm is written once, against this. With `--cfg loom` a word carries a loom mutex and condition
+//! variable to sleep on: a stub that merely yields would hide lost wake-ups.
+
+pub use imp::*;
+
+/// How a wait on a word ended.
+pub use crate::sys::futex::Parked;
+
+/// No wait sleeps longer than this at a stretch, so that a death is noticed within twice of it although
+/// nobody signals it. 20 wake-ups a second cost some 0.05 % of a core.
+pub const SLICE: std::time::Duration = std::time::Duration::from_millis(45);
+
+#[cfg(not(loom))]
+mod imp {
+    #![allow(unsafe_code)]
+    pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+    use crate::error::Result;
+    use crate::sys::futex::{self, Parked};
+    pub use crate::sys::liveness::{Owner, is_dead, is_gone};
+
+    /// One step of a busy wait.
+    #[inline]
+    pub fn spin() {
+        std::hint::spin_loop();
+    }
+
+    /// Let another thread have the core.
+    #[inline]
+    pub fn give_way() {
+        rustix::thread::sched_yield();
+    }
+
+    /// A 32-bit word to sleep on.
+    #[repr(transparent)]
+    #[derive(Debug)]
+    pub struct Word32(AtomicU32);
+
+    impl Word32 {
+        /// A word holding `value`.
+        pub fn new(value: u32) -> Self {
+            Word32(AtomicU32::new(value))
+        }
+
+        /// Sleep while the word is `expected`, until `until` at the latest.
+        pub fn park(&self, expected: u32, until: u64) -> Result<Parked> {
+            futex::wait(&self.0, expected, until)
+        }
+
+        /// Wake up to `n` sleepers.
+        pub fn unpark(&self, n: u32) {
+            futex::wake(&self.0, n);
+        }
+    }
+
+    impl std::ops::Deref for Word32 {
+        type Target = AtomicU32;
+        #[inline]
+        fn deref(&self) -> &AtomicU32 {
+            &self.0
+        }
+    }
+
+    /// A 64-bit word to sleep on: a sleeper sees changes of the low half only.
+    #[repr(transparent)]
+    #[derive(Debug)]
+    pub struct Word64(AtomicU64);
+
+    impl Word64 {
+        /// A word holding `value`.
+        pub fn new(value: u64) -> Self {
+            Word64(AtomicU64::new(value))
+        }
+
+        fn low(&self) -> &AtomicU32 {
+            let at = std::ptr::from_ref(&self.0).cast::<AtomicU32>();
+            // SAFETY: the half of a live, aligned 64-bit word; only the kernel reads it through this reference.
+            unsafe { &*at.add(usize::from(cfg!(target_endian = "big"))) }
+        }
+
+        /// Sleep while the low half is that of `expected`, until `until` at the latest.
+        pub fn park(&self, expected: u64, until: u64) -> Result<Parked> {
+            futex::wait(self.low(), expected as u32, until)
+        }
+
+        /// Wake up to `n` sleepers.
+        pub fn unpark(&self, n: u32) {
+            futex::wake(self.low(), n);
+        }
+    }
+
+    impl std::ops::Deref for Word64 {
+        type Target = AtomicU64;
+        #[inline]
+        fn deref(&self) -> &AtomicU64 {
+            &self.0
+        }
+    }
+}
+
+#[cfg(loom)]
+mod imp {
+    pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    use loom::sync::{Condvar, Mutex};
+
+    use crate::error::Result;
+    use crate::sys::futex::Parked;
+    pub use crate::sys::liveness::Owner;
+
+    /// Owners that a model has declared dead, as bits by pid. A fact of the model's world, not one of
+    /// its words, hence std's atomic.
+    pub static DEAD: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+    /// Has the model declared it dead?
+    pub fn is_dead(owner: Owner) -> bool {
+        DEAD.load(std::sync::atomic::Ordering::SeqCst) >> owner.pid() & 1 == 1
+    }
+
+    /// The same.
+    pub fn is_gone(owner: Owner) -> bool {
+        is_dead(owner)
+    }
+
+    /// One step of a busy wait.
+    pub fn spin() {
+        loom::thread::yield_now();
+    }
+
+    /// Let another thread run.
+    pub fn give_way() {
+        loom::thread::yield_now();
+    }
+
+    macro_rules! word {
+        ($name:ident, $atomic:ty, $int:ty) => {
+            /// A word to sleep on.
+            #[derive(Debug)]
+            pub struct $name {
+                value: $atomic,
+                gate: Mutex<()>,
+                bell: Condvar,
+            }
+
+            impl $name {
+                /// A word holding `value`.
+                pub fn new(value: $int) -> Self {
+                    Self { value: <$atomic>::new(value), gate: Mutex::new(()), bell: Condvar::new() }
+                }
+
+                /// Sleep while the word is `expected`. Never times out: a lost wake-up shows as a deadlock. A
+                /// death rings every bell (`ring`), as the end of a slice does outside the model.
+                pub fn park(&self, expected: $int, _until: u64) -> Result<Parked> {
+                    let gate = self.gate.lock().expect("loom");
+                    // The kernel's own look at the word is ordered with wake-ups by its lock.
+                    if self.value.load(Ordering::SeqCst) as u32 != expected as u32 {
+                        return Ok(Parked::Woken);
+                    }
+                    drop(self.bell.wait(gate).expect("loom"));
+                    Ok(Parked::TimedOut)
+                }
+
+                /// Wake up to `n` sleepers.
+                pub fn unpark(&self, n: u32) {
+                    let _gate = self.gate.lock().expect("loom");
+                    if n == 1 {
+                        self.bell.notify_one();
+                    } else {
+                        self.bell.notify_all();
+                    }
+                }
+            }
+
+            impl std::ops::Deref for $name {
+                type Target = $atomic;
+                fn deref(&self) -> &$atomic {
+                    &self.value
+                }
+            }
+        };
+    }
+
+    word!(Word32, AtomicU32, u32);
+    word!(Word64, AtomicU64, u64);
+}

@@ -1,0 +1,62 @@
+//! Named points at which a test can stop a process: compiled in by the feature `kill-points` only.
+
+/// Does nothing, or, in tests, stops the process here if a test has armed this point.
+#[macro_export]
+macro_rules! kill_point {
+    ($name:literal) => {
+        #[cfg(all(feature = "kill-points", not(loom)))]
+        $crate::fault::reached($name);
+    };
+}
+
+#[cfg(feature = "kill-points")]
+mod armed {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// What happens at an armed point.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Action {
+        /// SIGKILL to this process.
+        Kill,
+        /// SIGSTOP to this process: a test may look, then continue or kill it.
+        Stop,
+    }
+
+    static ANY: AtomicBool = AtomicBool::new(false);
+    static POINT: Mutex<Option<(String, u32, Action)>> = Mutex::new(None);
+
+    /// Arm `name`: the `nth` time (from 1) that this process reaches it, `action` happens.
+    pub fn arm(name: &str, nth: u32, action: Action) {
+        if let Ok(mut point) = POINT.lock() {
+            *point = Some((name.to_owned(), nth, action));
+        }
+        ANY.store(true, Ordering::SeqCst);
+    }
+
+    /// Called by `kill_point!`.
+    pub fn reached(name: &str) {
+        if !ANY.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(mut point) = POINT.lock() else { return };
+        let Some((armed, left, action)) = point.as_mut() else { return };
+        if armed != name {
+            return;
+        }
+        *left -= 1;
+        if *left == 0 {
+            let action = *action;
+            *point = None;
+            drop(point);
+            let signal = match action {
+                Action::Kill => rustix::process::Signal::KILL,
+                Action::Stop => rustix::process::Signal::STOP,
+            };
+            let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+        }
+    }
+}
+
+#[cfg(feature = "kill-points")]
+pub use armed::{Action, arm, reached};

@@ -1,0 +1,217 @@
+//! A mutex that names its holder, so that it is not lost with one that is killed.
+//!
+//! # Protocol
+//! One word, 0 when free:
+//!
+//! | bits | what |
+//! |---|---|
+//! | 0 | `WAITERS`: somebody may be parked |
+//! | 1 | 0 |
+//! | 2-63 | the holder ([`Owner`]) |
+//!
+//! - acquire: CAS 0 -> me. This is the commit point: before it nothing is held, after it the word itself says by whom.
+//! - wait: CAS word -> word | `WAITERS`, then park while the low half is unchanged.
+//! - release: swap 0; if the old word had `WAITERS`, wake one. A woken waiter acquires *with* `WAITERS`, for it does not know
+//!   whether it was the only one: at worst one needless wake-up.
+//!
+//! Death: of the holder: a waiter looks at it at the end of each slice; proved dead, it CASes the dead word -> me | `WAITERS`.
+//! The CAS fails if anybody else was quicker. Between the swap and the wake-up: waiters find the word free at the end of their
+//! slice. Of a waiter: leaves `WAITERS`, which costs one call. Of a woken waiter: as between swap and wake-up.
+//!
+//! Acquire on taking, release on giving up: the only edge needed is from one holder to the next. The flag is set with Relaxed: the futex
+//! compares the word itself.
+
+use crate::deadline::{Deadline, now};
+use crate::error::{Error, Result};
+use crate::facade::{self, AtomicU32, Ordering, Owner, Word64};
+use crate::kill_point;
+use crate::sync::spin::Spin;
+
+const WAITERS: u64 = 1;
+
+/// A lock word and how often it was taken over from the dead. All zero is free.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Mutex {
+    word: Word64,
+    recoveries: AtomicU32,
+    _reserved: AtomicU32,
+}
+
+/// How a lock was got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Acquired {
+    /// From nobody.
+    Clean,
+    /// From a holder that died: what the lock guards may be half-done.
+    Recovered(Owner),
+}
+
+static SPIN: Spin = Spin::new(20_000);
+
+impl Mutex {
+    /// A free lock.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Mutex { word: Word64::new(0), recoveries: AtomicU32::new(0), _reserved: AtomicU32::new(0) }
+    }
+
+    /// Take it if it is free.
+    #[inline]
+    pub fn try_lock(&self, me: Owner) -> bool {
+        // Acquire: pairs with the release in `unlock`.
+        self.word.compare_exchange(0, me.word(), Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Take it if it is free, or if its holder is proved dead.
+    pub fn try_lock_or_recover(&self, me: Owner) -> Option<Acquired> {
+        if self.try_lock(me) {
+            return Some(Acquired::Clean);
+        }
+        let word = self.word.load(Ordering::Relaxed);
+        let dead = Owner::in_word(word).filter(|&o| facade::is_gone(o) || (may_probe() && facade::is_dead(o)))?;
+        self.take_over(word, dead, me)
+    }
+
+    /// Take it, waiting until `deadline`.
+    ///
+    /// # Errors
+    /// `TimedOut`, or `Interrupted` by a signal.
+    #[inline]
+    pub fn lock(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
+        if self.try_lock(me) { Ok(Acquired::Clean) } else { self.lock_slow(me, deadline) }
+    }
+
+    /// Spin for it for a microsecond: enough for what is held for the time of a small copy.
+    pub fn brief_spin(&self, me: Owner) -> bool {
+        (0..20).any(|_| {
+            facade::spin();
+            self.word.load(Ordering::Relaxed) == 0 && self.try_lock(me)
+        })
+    }
+
+    /// Spin for it, as long as that pays.
+    pub fn spin_lock(&self, me: Owner) -> bool {
+        SPIN.until(|| (self.word.load(Ordering::Relaxed) == 0 && self.try_lock(me)).then_some(())).is_some()
+    }
+
+    #[cold]
+    fn lock_slow(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
+        if deadline != Deadline::PASSED && self.spin_lock(me) {
+            return Ok(Acquired::Clean);
+        }
+        let mut mine = me.word();
+        let mut looked = false;
+        loop {
+            let word = self.word.load(Ordering::Relaxed);
+            if word & Owner::MASK == 0 {
+                // Acquire: as in `try_lock`.
+                if self.word.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                    return Ok(Acquired::Clean);
+                }
+                continue;
+            }
+            // One cheap look before the first sleep: it may have been dead for long.
+            if !looked
+                && let Some(owner) = Owner::in_word(word).filter(|&o| facade::is_gone(o))
+                && let Some(taken) = self.take_over(word, owner, me)
+            {
+                return Ok(taken);
+            }
+            looked = true;
+            if deadline.passed() {
+                return self.try_lock_or_recover(me).ok_or(Error::TimedOut);
+            }
+            let waited = word | WAITERS;
+            if word != waited
+                && self.word.compare_exchange(word, waited, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            {
+                continue;
+            }
+            kill_point!("mutex.parking");
+            let parked = self.word.park(waited, deadline.slice(facade::SLICE))?;
+            kill_point!("mutex.woken");
+            mine = me.word() | WAITERS;
+            if parked == facade::Parked::TimedOut {
+                let word = self.word.load(Ordering::Relaxed);
+                if let Some(owner) = Owner::in_word(word).filter(|&o| facade::is_dead(o))
+                    && let Some(taken) = self.take_over(word, owner, me)
+                {
+                    return Ok(taken);
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn take_over(&self, word: u64, dead: Owner, me: Owner) -> Option<Acquired> {
+        // Acquire: whatever the dead holder had stored is visible to the one who found it dead.
+        self.word.compare_exchange(word, me.word() | WAITERS, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        self.recoveries.fetch_add(1, Ordering::Relaxed);
+        Some(Acquired::Recovered(dead))
+    }
+
+    /// Give it up. Called by the holder.
+    #[inline]
+    pub fn unlock(&self) {
+        // Release: pairs with the acquire of the next holder.
+        if self.word.swap(0, Ordering::Release) & WAITERS != 0 {
+            self.wake();
+        }
+    }
+
+    /// Give it up, whoever holds it.
+    ///
+    /// # Errors
+    /// `Overflow` if nobody does.
+    #[inline]
+    pub fn unlock_any(&self) -> Result<()> {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word & Owner::MASK != 0 {
+            // Release: as in `unlock`.
+            match self.word.compare_exchange(word, 0, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => {
+                    if word & WAITERS != 0 {
+                        self.wake();
+                    }
+                    return Ok(());
+                }
+                Err(now) => word = now,
+            }
+        }
+        Err(Error::Overflow)
+    }
+
+    #[cold]
+    fn wake(&self) {
+        kill_point!("mutex.waking");
+        self.word.unpark(1);
+    }
+
+    /// Who holds it, at this instant.
+    #[inline]
+    pub fn owner(&self) -> Option<Owner> {
+        Owner::in_word(self.word.load(Ordering::Relaxed))
+    }
+
+    /// How often it was taken over from a dead holder.
+    pub fn recoveries(&self) -> u32 {
+        self.recoveries.load(Ordering::Relaxed)
+    }
+
+    /// Test aid: as if the holder's death had just ended a waiter's slice.
+    #[cfg(loom)]
+    pub fn ring(&self) {
+        self.word.unpark(u32::MAX);
+    }
+}
+
+/// A thorough look costs some 10 us: callers that poll a lock get one in 10 ms.
+fn may_probe() -> bool {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let (now, last) = (now(), LAST.load(Ordering::Relaxed));
+    now.saturating_sub(last) >= 10_000_000
+        && LAST.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}

@@ -1,0 +1,146 @@
+//! A counting semaphore.
+//!
+//! # Protocol
+//! One word: bit 31 says that somebody may be parked, bits 0-30 count permits.
+//!
+//! - acquire: CAS n -> n - 1 (the commit point), the flag kept.
+//! - wait: with no permit left, CAS in the flag, park while the word is unchanged.
+//! - release: CAS n -> n + 1, the flag cleared (the commit point); if it was set, wake one.
+//!
+//! A woken waiter takes its permit and sets the flag again, as others may be parked still; a second release that came while the
+//! flag was down woke nobody, so if permits are left the woken one wakes the next. Death between a release's CAS and its wake-up, or
+//! of a woken waiter: the others find the permit at the end of their slice. Of a waiter: the flag costs one call.
+//! What a dead holder owed is not known here.
+
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::facade::{self, AtomicU32, Ordering, Word32};
+use crate::kill_point;
+use crate::sync::spin::Spin;
+
+const WAITERS: u32 = 1 << 31;
+/// The most permits there can be.
+pub const MAX: u32 = WAITERS - 1;
+
+/// The permits and their upper bound.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Semaphore {
+    word: Word32,
+    most: AtomicU32,
+}
+
+static SPIN: Spin = Spin::new(20_000);
+
+impl Semaphore {
+    /// `permits` now, `most` at any time.
+    pub fn new(permits: u32, most: u32) -> Self {
+        Semaphore { word: Word32::new(permits & MAX), most: AtomicU32::new(most & MAX) }
+    }
+
+    /// The same, in memory that is all zero.
+    pub fn set_up(&self, permits: u32, most: u32) {
+        self.word.store(permits & MAX, Ordering::Relaxed);
+        self.most.store(most & MAX, Ordering::Release);
+    }
+
+    /// Take a permit if there is one.
+    #[inline]
+    pub fn try_acquire(&self) -> bool {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word & MAX > 0 {
+            // Acquire: pairs with the release in `release`.
+            match self.word.compare_exchange(word, word - 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+
+    /// Take a permit, waiting until `deadline`.
+    ///
+    /// # Errors
+    /// `TimedOut`, or `Interrupted` by a signal.
+    #[inline]
+    pub fn acquire(&self, deadline: Deadline) -> Result<()> {
+        if self.try_acquire() { Ok(()) } else { self.acquire_slow(deadline) }
+    }
+
+    #[cold]
+    fn acquire_slow(&self, deadline: Deadline) -> Result<()> {
+        if deadline != Deadline::PASSED && SPIN.until(|| self.try_acquire().then_some(())).is_some() {
+            return Ok(());
+        }
+        let mut flag = 0;
+        loop {
+            let word = self.word.load(Ordering::Relaxed);
+            if word & MAX > 0 {
+                let taken = (word - 1) | flag;
+                // Acquire: as in `try_acquire`.
+                if self.word.compare_exchange(word, taken, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                    kill_point!("semaphore.taken");
+                    if flag != 0 && taken & MAX > 0 {
+                        self.word.unpark(1);
+                    }
+                    return Ok(());
+                }
+                continue;
+            }
+            if deadline.passed() {
+                return Err(Error::TimedOut);
+            }
+            if word & WAITERS == 0
+                && self.word.compare_exchange(word, word | WAITERS, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            {
+                continue;
+            }
+            kill_point!("semaphore.parking");
+            self.word.park(WAITERS, deadline.slice(facade::SLICE))?;
+            kill_point!("semaphore.woken");
+            flag = WAITERS;
+        }
+    }
+
+    /// Give a permit back.
+    ///
+    /// # Errors
+    /// `Overflow` if all are there.
+    #[inline]
+    pub fn release(&self) -> Result<()> {
+        let most = self.most.load(Ordering::Relaxed);
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            let permits = word & MAX;
+            if permits >= most {
+                return Err(Error::Overflow);
+            }
+            // Release: pairs with the acquire of whoever takes it.
+            match self.word.compare_exchange(word, permits + 1, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => {
+                    if word & WAITERS != 0 {
+                        self.wake();
+                    }
+                    return Ok(());
+                }
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        kill_point!("semaphore.waking");
+        self.word.unpark(1);
+    }
+
+    /// Permits left, at this instant.
+    pub fn permits(&self) -> u32 {
+        self.word.load(Ordering::Relaxed) & MAX
+    }
+
+    /// The upper bound.
+    pub fn most(&self) -> u32 {
+        self.most.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,78 @@
+//! A place to wait for a condition that lives in other words.
+//!
+//! One word: bit 0 says that somebody may be waiting, the rest counts wake-ups.
+//!
+//! - Waiter: `register` (sets bit 0), check the condition once more, `park` while the word is as registered.
+//! - Waker: change the condition, then `notify`: nothing to do unless bit 0 is set; else clear it, count, wake.
+//!
+//! The four accesses - the waker's store of the condition and load of the word, the waiter's RMW of the word and load
+//! of the condition - are all SeqCst: in their one total order either the waker sees the bit or the waiter the condition.
+//!
+//! `notify` wakes one waiter and clears the bit although others may sleep. The woken one sets it again (`register`), and once it
+//! has taken what it waited for it notifies in turn if there is more: the wake-up is handed down, not sent to all. If it is killed
+//! first, the others find out at the end of their slice ([`facade::SLICE`]); a waiter that is killed leaves at most bit 0, which
+//! costs the next waker one call.
+
+use crate::deadline::Deadline;
+use crate::error::Result;
+use crate::facade::{self, Ordering, Parked, Word32};
+
+const WAITING: u32 = 1;
+
+/// See the module.
+#[repr(C)]
+#[derive(Debug)]
+pub struct WaitSet {
+    word: Word32,
+}
+
+impl WaitSet {
+    /// Nobody waits.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        WaitSet { word: Word32::new(0) }
+    }
+
+    /// Say that this thread is about to wait; gives what to `park` on.
+    pub fn register(&self) -> u32 {
+        self.word.fetch_or(WAITING, Ordering::SeqCst) | WAITING
+    }
+
+    /// Sleep until woken, for a slice at most.
+    pub fn park(&self, ticket: u32, deadline: Deadline) -> Result<Parked> {
+        self.word.park(ticket, deadline.slice(facade::SLICE))
+    }
+
+    /// May somebody be waiting?
+    #[inline]
+    pub fn is_waited_on(&self) -> bool {
+        self.word.load(Ordering::SeqCst) & WAITING != 0
+    }
+
+    /// Wake one waiter, if there may be one.
+    #[inline]
+    pub fn notify(&self) {
+        if self.is_waited_on() {
+            self.wake(1);
+        }
+    }
+
+    /// Wake every waiter.
+    pub fn notify_all(&self) {
+        if self.is_waited_on() {
+            self.wake(u32::MAX);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, n: u32) {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word & WAITING != 0 {
+            let counted = (word & !WAITING).wrapping_add(2);
+            match self.word.compare_exchange(word, counted, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return self.word.unpark(n),
+                Err(now) => word = now,
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A shared mapping of a segment. It hands out no slices: a peer may write at any time, so `&[u8]` would lie.
+#![allow(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::error::{Error, Result};
+
+/// Mapped shared memory, unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is shared memory that any process may touch at any time; all access goes through
+// raw copies or through atomics, which do not care for the thread.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; `Mapping` has no state of its own that changes.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Map `len` bytes at `offset` (a multiple of the page size) of the segment, for reading and writing.
+    /// The caller has made sure that the segment is that long and cannot shrink.
+    pub fn new(fd: impl AsFd, offset: u64, len: usize) -> Result<Mapping> {
+        Self::with(fd, offset, len, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// The same, for an onlooker: reading only.
+    pub fn read_only(fd: impl AsFd, offset: u64, len: usize) -> Result<Mapping> {
+        Self::with(fd, offset, len, ProtFlags::READ)
+    }
+
+    fn with(fd: impl AsFd, offset: u64, len: usize, prot: ProtFlags) -> Result<Mapping> {
+        // SAFETY: a null hint lets the kernel choose a range that nothing else uses.
+        let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset) }?;
+        let base = NonNull::new(base.cast()).ok_or(Error::OutOfMemory)?;
+        Ok(Mapping { base, len })
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing mapped? (Never: the kernel refuses it.)
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where the range `offset..offset + len` is, if it is inside.
+    pub fn range(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
+        match offset.checked_add(len) {
+            // SAFETY: offset <= self.len, so the result is inside the mapping or one past its end.
+            Some(end) if end <= self.len => Ok(unsafe { self.base.add(offset) }),
+            _ => Err(Error::Corrupted("an offset points outside its segment")),
+        }
+    }
+
+    /// Copy bytes in at `offset`.
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        let to = self.range(offset, bytes.len())?;
+        // SAFETY: `to` is valid for bytes.len() bytes, and private memory never overlaps a mapping.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Copy bytes out from `offset`, onto the end of `to`.
+    pub fn append_to(&self, offset: usize, len: usize, to: &mut Vec<u8>) -> Result<()> {
+        let from = self.range(offset, len)?;
+        to.reserve(len);
+        // SAFETY: `from` is valid for len bytes, the vector has room for len more, and the bytes are
+        // initialised before the length covers them.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().add(to.len()), len);
+            to.set_len(to.len() + len);
+        }
+        Ok(())
+    }
+
+    /// Copy bytes out from `offset`.
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
+        let from = self.range(offset, to.len())?;
+        // SAFETY: as in `write`, the other way round.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    /// Zero a range.
+    pub fn zero(&self, offset: usize, len: usize) -> Result<()> {
+        let at = self.range(offset, len)?;
+        // SAFETY: `at` is valid for len bytes.
+        unsafe { std::ptr::write_bytes(at.as_ptr(), 0, len) };
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this range was mapped by `new` and nothing borrowed from it outlives self.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
