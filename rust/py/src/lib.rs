@@ -1,0 +1,34 @@
+//! Python bindings of `fastmp-core`: conversions and waiting, no logic of their own.
+
+mod blocking;
+mod codec;
+mod connection;
+mod errors;
+mod event;
+mod lock;
+mod memory;
+mod passing;
+mod pickling;
+mod queue;
+mod semaphore;
+
+/// The native half of fastmp.
+#[pyo3::pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use crate::connection::{Connection, new_pipe};
+    #[pymodule_export]
+    use crate::errors::{CorruptedError, OwnerDiedWarning};
+    #[pymodule_export]
+    use crate::event::Event;
+    #[pymodule_export]
+    use crate::lock::{Lock, RLock};
+    #[pymodule_export]
+    use crate::memory::Block;
+    #[pymodule_export]
+    use crate::passing::{channel_fd, in_channel, received_fd};
+    #[pymodule_export]
+    use crate::queue::Queue;
+    #[pymodule_export]
+    use crate::semaphore::{BoundedSemaphore, Semaphore};
+}

@@ -1,0 +1,93 @@
+# From nothing but make, Rust and Python 3.11 or newer: `make demo`, `make test`.
+
+PYTHON ?= python3
+VENV ?= $(CURDIR)/.venv
+WHEELS := $(CURDIR)/target/wheels
+RUST_VERSION := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+PY := $(VENV)/bin/python
+# rustup's own place: a shell that is older than the installation lacks it.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# The same interpreter for maturin and cargo, or each would build PyO3 anew after the other.
+export PYO3_PYTHON := $(PY)
+
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find rust python -type f \
+	\( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \))
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-rust test-loom test-python bench wheel install lint format clean have-rust
+
+help:
+	@echo "make demo    a word count on fastmp and on multiprocessing, with and without a kill; then ratios"
+	@echo "make test    all tests: Rust, loom models, Python against the installed wheel"
+	@echo "make bench   fastmp against multiprocessing, one table (ARGS='--quick --only queue')"
+	@echo "make wheel   a release wheel in target/wheels"
+	@echo "make lint    formatting, clippy, ruff, the stub against the module;  make format  mends the first"
+	@echo "make clean   remove all that was built, the virtual environment too"
+
+demo: $(VENV)/.installed $(VENV)/.group-demo
+	@$(PY) examples/demo.py
+
+test: test-rust test-loom test-python
+
+test-rust: have-rust $(VENV)/.created
+	cargo test --workspace
+
+# Own target directory: other flags in the same one would build everything anew each time.
+test-loom: have-rust
+	RUSTFLAGS="$(RUSTFLAGS) --cfg loom" CARGO_TARGET_DIR=target/loom \
+		cargo test -p fastmp-core --release --test loom
+
+# From elsewhere, so that nothing but the installed wheel can be what is imported.
+test-python: $(VENV)/.installed $(VENV)/.group-test
+	cd $(VENV) && $(PY) -m pytest $(CURDIR)/tests $(ARGS)
+
+bench: $(VENV)/.installed $(VENV)/.group-bench
+	@cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py $(ARGS)
+
+wheel: $(WHEELS)/.built
+install: $(VENV)/.installed
+
+lint: $(VENV)/.installed $(VENV)/.group-lint
+	@if cargo fmt --version >/dev/null 2>&1; then set -x; cargo fmt --all --check; \
+		else echo "note: no rustfmt here, Rust's format is not checked"; fi
+	@if cargo clippy --version >/dev/null 2>&1; then set -x; cargo clippy --workspace --all-targets -- -D warnings; \
+		else echo "note: no clippy here, Rust is not linted"; fi
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	cd $(VENV) && $(PY) -m mypy.stubtest fastmp._native
+
+format: $(VENV)/.group-lint
+	cargo fmt --all
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf target $(VENV) .pytest_cache .ruff_cache .mypy_cache
+
+have-rust:
+	@command -v cargo >/dev/null || { printf '%s\n' \
+		"fastmp is built with Rust, which is not here. Get it (version $(RUST_VERSION) or newer) with" \
+		"    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" \
+		"or as cargo and rustc from your distribution; then run make again." >&2; exit 1; }
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "fastmp needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+# The tools of one of pyproject.toml's dependency groups.
+$(VENV)/.group-%: pyproject.toml | $(VENV)/.created
+	$(PY) -m pip install --quiet --group $*
+	@touch $@
+
+$(WHEELS)/.built: $(SOURCES) | have-rust $(VENV)/.group-build
+	rm -rf $(WHEELS)
+	$(PY) -m maturin build --release --locked --interpreter $(PY) --out $(WHEELS)
+	@touch $@
+
+$(VENV)/.installed: $(WHEELS)/.built | $(VENV)/.created
+	$(PY) -m pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+	@touch $@

@@ -1,0 +1,15 @@
+"""Making an object and dropping it."""
+
+from .base import case, time_statement
+
+
+def _register(kind, arguments, goal):
+    @case(f"create-{kind.lower()}", f"create and drop a {kind}", goal=goal)
+    def measure(mp, budget):
+        return time_statement(f"mp.{kind}({arguments})", "pass", {"mp": mp}, budget)
+
+
+_register("Lock", "", 20)
+_register("Value", "'i', 0", 20)
+_register("Queue", "", 5)
+_register("Pipe", "", 1.5)

@@ -1,0 +1,46 @@
+"""Locks: alone, and with other processes at the same lock."""
+
+from time import perf_counter
+
+from .base import case, race, time_statement
+
+
+def _register_pair(kind, floor):
+    @case(f"{kind.lower()}-acquire-release", f"{kind}: acquire + release", goal=1.0, floor=floor)
+    def measure(mp, budget):
+        return time_statement("lock.acquire(); lock.release()", f"lock = mp.{kind}()", {"mp": mp}, budget, unroll=10)
+
+
+_register_pair("Lock", floor=0.9)
+_register_pair("RLock", floor=None)
+_register_pair("Semaphore", floor=None)
+
+
+@case("with-lock", "with lock", goal=3.5, floor=2.5)
+def with_lock(mp, budget):
+    return time_statement("with lock: pass", "lock = mp.Lock()", {"mp": mp}, budget, unroll=10)
+
+
+def _register_contended(processes):
+    @case(f"lock-{processes}-processes", f"{processes} processes on one lock: acquire + release", goal=1.5)
+    def measure(mp, budget):
+        lock = mp.Lock()
+        seconds = 3 * budget  # long enough for the scheduler to try more than one placement
+
+        # For a time, not for a count: no process is left to finish alone, with the lock to itself.
+        def take_turns():
+            turns = 0
+            deadline = perf_counter() + seconds
+            while perf_counter() < deadline:
+                for _ in range(200):
+                    lock.acquire()
+                    lock.release()
+                turns += 200
+            return turns
+
+        elapsed, turns = race(mp, *[take_turns] * processes)
+        return elapsed / sum(turns)
+
+
+_register_contended(2)
+_register_contended(4)

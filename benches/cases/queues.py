@@ -1,0 +1,103 @@
+"""Queues: producers to consumers in time per message, and there and back through two queues."""
+
+import math
+
+from .base import case, race, time_counted
+from .pipes import SMALL
+
+STEP = {
+    "step": 12,
+    "obs": list(range(50)),
+    "info": {"a": "x" * 40, "b": None, "c": [1.5] * 10},
+}
+
+
+def time_messages(mp, budget, message, *, producers=1, consumers=1, maxsize=0, first_count=2000, same=None):
+    """Return seconds per message, from the first put to the last get.
+
+    `same` compares the last message received with what was sent (default: ==).
+    """
+    together = math.lcm(producers, consumers)
+
+    def run(rounds):
+        count = rounds * together
+        queue = mp.Queue(maxsize)
+
+        def produce():
+            put = queue.put
+            for _ in range(count // producers):
+                put(message)
+
+        def consume():
+            get = queue.get
+            for _ in range(count // consumers):
+                received = get()
+            if not (same(received, message) if same else received == message):
+                raise ValueError("the last message is not what was sent")
+
+        elapsed, _ = race(mp, *[produce] * producers, *[consume] * consumers)
+        return elapsed
+
+    return time_counted(run, math.ceil(first_count / together), budget) / together
+
+
+@case("queue-small-1-1", "Queue, small tuple, 1->1", goal=12, floor=8)
+def small(mp, budget):
+    return time_messages(mp, budget, SMALL)
+
+
+@case("queue-dict-1-1", "Queue, dict of an environment's step, 1->1", goal=4)
+def step(mp, budget):
+    return time_messages(mp, budget, STEP)
+
+
+@case("queue-small-4-1", "Queue, small tuple, 4->1", goal=10)
+def small_from_four(mp, budget):
+    return time_messages(mp, budget, SMALL, producers=4)
+
+
+@case("queue-small-4-4", "Queue, small tuple, 4->4", goal=10, floor=7)
+def small_among_eight(mp, budget):
+    return time_messages(mp, budget, SMALL, producers=4, consumers=4)
+
+
+def _time_arrays(mp, budget, size, first_count):
+    import numpy as np  # only these cases need it
+
+    message = np.arange(size // 8, dtype=np.float64)
+    # Bounded: what is measured is passing an array on, not piling arrays up.
+    return time_messages(mp, budget, message, maxsize=4, first_count=first_count, same=np.array_equal)
+
+
+@case("queue-array-1MiB", "Queue, 1 MiB array, 1->1", goal=14)
+def array_1mib(mp, budget):
+    return _time_arrays(mp, budget, 1 << 20, 50)
+
+
+@case("queue-array-32MiB", "Queue, 32 MiB array, 1->1", goal=20)
+def array_32mib(mp, budget):
+    return _time_arrays(mp, budget, 32 << 20, 8)
+
+
+@case("queue-roundtrip", "Queue round trip, small tuple", goal=18, floor=12)
+def round_trip(mp, budget):
+    def run(count):
+        there, back = mp.Queue(), mp.Queue()
+
+        def serve():
+            get, put = there.get, back.put
+            for _ in range(count):
+                put(get())
+
+        def ask():
+            put, get = there.put, back.get
+            for _ in range(count):
+                put(SMALL)
+                answer = get()
+            if answer != SMALL:
+                raise ValueError("the answer is not what was sent")
+
+        elapsed, _ = race(mp, ask, serve)
+        return elapsed
+
+    return time_counted(run, 200, budget)

@@ -1,0 +1,93 @@
+"""A faster, kill-safe, drop-in subset of the standard library's multiprocessing, for Linux."""
+
+import sys
+
+if sys.platform != "linux":
+    raise ImportError(f"fastmp runs on Linux only (it needs memfd and futex); this is {sys.platform!r}")
+
+from . import connection as connection
+from . import context as context
+from . import exceptions as exceptions
+from . import process as process
+from . import queues as queues
+from . import synchronize as synchronize
+from .context import _default_context as _context
+from .exceptions import (
+    AuthenticationError,
+    BufferTooShort,
+    CorruptedError,
+    OwnerDiedWarning,
+    ProcessError,
+    TimeoutError,
+)
+from .process import Process
+
+Array = _context.Array
+BoundedSemaphore = _context.BoundedSemaphore
+Event = _context.Event
+Lock = _context.Lock
+Pipe = _context.Pipe
+Queue = _context.Queue
+RLock = _context.RLock
+RawArray = _context.RawArray
+RawValue = _context.RawValue
+Semaphore = _context.Semaphore
+Value = _context.Value
+active_children = _context.active_children
+allow_connection_pickling = _context.allow_connection_pickling
+cpu_count = _context.cpu_count
+current_process = _context.current_process
+freeze_support = _context.freeze_support
+get_all_start_methods = _context.get_all_start_methods
+get_context = _context.get_context
+get_logger = _context.get_logger
+get_start_method = _context.get_start_method
+log_to_stderr = _context.log_to_stderr
+parent_process = _context.parent_process
+reducer = _context.reducer
+set_executable = _context.set_executable
+set_start_method = _context.set_start_method
+
+__all__ = [
+    "Array",
+    "AuthenticationError",
+    "BoundedSemaphore",
+    "BufferTooShort",
+    "CorruptedError",
+    "Event",
+    "Lock",
+    "OwnerDiedWarning",
+    "Pipe",
+    "Process",
+    "ProcessError",
+    "Queue",
+    "RLock",
+    "RawArray",
+    "RawValue",
+    "Semaphore",
+    "TimeoutError",
+    "Value",
+    "active_children",
+    "allow_connection_pickling",
+    "cpu_count",
+    "current_process",
+    "freeze_support",
+    "get_all_start_methods",
+    "get_context",
+    "get_logger",
+    "get_start_method",
+    "log_to_stderr",
+    "parent_process",
+    "reducer",
+    "set_executable",
+    "set_start_method",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Submodules that `import fastmp` need not pay for: one imports ctypes, the other is for children.
+    if name in ("sharedctypes", "spawn_main"):
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

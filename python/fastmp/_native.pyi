@@ -1,0 +1,381 @@
+"""The native core: what is in shared memory. Use it by way of the package's modules.
+
+Timeouts are in seconds; None waits for ever, zero or less does not wait. A wait ends when a signal
+handler raises, and otherwise goes on after the handler, to the same deadline. Shared memory that makes
+no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, whatever the call.
+
+`_handle()` lends the descriptors that it returns, which come first: they stay the object's.
+`_attach()` takes over the descriptors that it is given, and makes an object of the class it is called on.
+`ctx` is accepted as the stdlib's classes do, and not used: an object serves every start method.
+"""
+
+from typing import Any, Self
+
+from typing_extensions import Buffer
+
+class OwnerDiedWarning(RuntimeWarning):
+    """The last owner of a lock ended while holding it; what the lock guards may be half-changed."""
+
+class CorruptedError(RuntimeError):
+    """Shared memory holds what no fastmp process has written there."""
+
+class Lock:
+    """A lock that is not recursive, and that any process or thread may release."""
+
+    def __new__(cls, *, ctx: object = None) -> Self: ...
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Takes the lock; returns False if it was not to be had in time.
+
+        Warns:
+            OwnerDiedWarning: the last owner ended while holding it. If the warning is made an error,
+                the lock is free again when it is raised.
+        """
+
+    def release(self) -> None:
+        """Gives the lock back.
+
+        Raises:
+            ValueError: nobody holds it.
+        """
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *args: object) -> None: ...
+    @property
+    def recoveries(self) -> int:
+        """How often it was taken over from an owner that had ended."""
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """Process id and thread id of who holds it, if anyone does."""
+
+    def _get_value(self) -> int:
+        """1 if it is free, 0 if it is held."""
+
+    def _is_mine(self) -> bool:
+        """Whether this thread holds it."""
+
+    def _count(self) -> int:
+        """How often its owner has taken it."""
+
+    def _handle(self) -> tuple[int, int]:
+        """Descriptor of the segment, and offset in bytes."""
+
+    @classmethod
+    def _attach(cls, fd: int, offset: int) -> Self: ...
+
+class RLock:
+    """A lock that its owner, a thread of a process, may take again; only the owner may release it."""
+
+    def __new__(cls, *, ctx: object = None) -> Self: ...
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Takes the lock, once more if this thread has it; returns False if it was not to be had in time.
+
+        Warns:
+            OwnerDiedWarning: as for `Lock.acquire`.
+        """
+
+    def release(self) -> None:
+        """Undoes one `acquire`.
+
+        Raises:
+            AssertionError: this thread does not hold it.
+        """
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *args: object) -> None: ...
+    @property
+    def recoveries(self) -> int:
+        """How often it was taken over from an owner that had ended."""
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """Process id and thread id of who holds it, if anyone does."""
+
+    def _get_value(self) -> int:
+        """1 if it is free, 0 if it is held."""
+
+    def _is_mine(self) -> bool:
+        """Whether this thread holds it."""
+
+    def _count(self) -> int:
+        """How often its owner has taken it."""
+
+    def _handle(self) -> tuple[int, int]:
+        """Descriptor of the segment, and offset in bytes."""
+
+    @classmethod
+    def _attach(cls, fd: int, offset: int) -> Self: ...
+
+class Semaphore:
+    """A count of permits."""
+
+    def __new__(cls, value: int = 1, *, ctx: object = None) -> Self: ...
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Takes a permit; returns False if none was to be had in time."""
+
+    def release(self) -> None:
+        """Adds a permit.
+
+        Raises:
+            ValueError: the count would overflow.
+        """
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *args: object) -> None: ...
+    def get_value(self) -> int:
+        """The number of permits left."""
+
+    def _get_value(self) -> int:
+        """The number of permits left."""
+
+    def _is_zero(self) -> bool:
+        """Whether no permit is left."""
+
+    def _is_mine(self) -> bool:
+        """Always False: permits have no owner."""
+
+    def _count(self) -> int:
+        """Always 0: permits have no owner."""
+
+    def _handle(self) -> tuple[int, int]:
+        """Descriptor of the segment, and offset in bytes."""
+
+    @classmethod
+    def _attach(cls, fd: int, offset: int) -> Self: ...
+
+class BoundedSemaphore:
+    """A count of permits that never exceeds what it was at first."""
+
+    def __new__(cls, value: int = 1, *, ctx: object = None) -> Self: ...
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Takes a permit; returns False if none was to be had in time."""
+
+    def release(self) -> None:
+        """Gives a permit back.
+
+        Raises:
+            ValueError: all of them are there already.
+        """
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *args: object) -> None: ...
+    def get_value(self) -> int:
+        """The number of permits left."""
+
+    @property
+    def maxvalue(self) -> int:
+        """The number of permits at first."""
+
+    def _get_value(self) -> int:
+        """The number of permits left."""
+
+    def _is_zero(self) -> bool:
+        """Whether no permit is left."""
+
+    def _is_mine(self) -> bool:
+        """Always False: permits have no owner."""
+
+    def _count(self) -> int:
+        """Always 0: permits have no owner."""
+
+    def _handle(self) -> tuple[int, int]:
+        """Descriptor of the segment, and offset in bytes."""
+
+    @classmethod
+    def _attach(cls, fd: int, offset: int) -> Self: ...
+
+class Event:
+    """A flag to wait for."""
+
+    def __new__(cls, *, ctx: object = None) -> Self: ...
+    def is_set(self) -> bool:
+        """Whether the flag is set."""
+
+    def set(self) -> None:
+        """Sets the flag, and wakes all who wait."""
+
+    def clear(self) -> None:
+        """Clears the flag."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the flag is set; returns False if it was not in time."""
+
+    def _handle(self) -> tuple[int, int]:
+        """Descriptor of the segment, and offset in bytes."""
+
+    @classmethod
+    def _attach(cls, fd: int, offset: int) -> Self: ...
+
+class Block:
+    """Zeroed shared memory; a writable buffer of `size` bytes, one-dimensional, of format 'B'."""
+
+    def __new__(cls, size: int) -> Self: ...
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def _handle(self) -> tuple[int, int, int]:
+        """Descriptor of the segment, offset and length in bytes."""
+
+    @classmethod
+    def _attach(cls, fd: int, offset: int, size: int) -> Self: ...
+
+class Queue:
+    """A queue of messages; one that has been put survives the process that put it."""
+
+    def __new__(cls, maxsize: int = 0, *, ctx: object = None) -> Self: ...
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Pickles the object and appends it.
+
+        Raises:
+            queue.Full: there was no room in time.
+            ValueError: the queue is closed here.
+            Exception: whatever pickling raises; the queue is as before.
+        """
+
+    def put_nowait(self, obj: Any) -> None:
+        """`put(obj, block=False)`."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Removes the oldest message and returns its object.
+
+        Raises:
+            queue.Empty: there was none in time.
+            ValueError: the queue is closed here.
+        """
+
+    def get_nowait(self) -> Any:
+        """`get(block=False)`."""
+
+    def qsize(self) -> int:
+        """The number of messages at this instant."""
+
+    def empty(self) -> bool:
+        """Whether there is no message at this instant."""
+
+    def full(self) -> bool:
+        """Whether `maxsize` messages are there at this instant."""
+
+    def close(self) -> None:
+        """Closes it for this process; messages already put stay."""
+
+    def join_thread(self) -> None:
+        """Does nothing, as there is no thread.
+
+        Raises:
+            AssertionError: the queue has not been closed.
+        """
+
+    def cancel_join_thread(self) -> None:
+        """Does nothing, as there is no thread."""
+
+    @property
+    def _closed(self) -> bool:
+        """Whether `close()` has been called in this process."""
+
+    def _handle(self) -> tuple[int, int, int]:
+        """Descriptors of the segment and of the wake-up; maxsize."""
+
+    @classmethod
+    def _attach(cls, memfd: int, eventfd: int, maxsize: int) -> Self: ...
+
+class Connection:
+    """One end of a pipe of messages."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether this end is closed."""
+
+    @property
+    def readable(self) -> bool:
+        """Whether this end receives."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether this end sends."""
+
+    def send(self, obj: Any) -> None:
+        """Pickles the object and sends it.
+
+        Raises:
+            BrokenPipeError: nobody has the other end any more.
+            OSError: this end is closed or only reads.
+        """
+
+    def recv(self) -> Any:
+        """Receives an object.
+
+        Raises:
+            EOFError: nobody has the other end any more, and nothing is left.
+            OSError: this end is closed or only writes.
+        """
+
+    def send_bytes(self, buf: Buffer, offset: int = 0, size: int | None = None) -> None:
+        """Sends `size` bytes from `offset` on, all that follow by default, as one message.
+
+        Raises:
+            ValueError: offset or size does not lie within the buffer.
+            BrokenPipeError: nobody has the other end any more.
+            OSError: this end is closed or only reads.
+        """
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Receives a message.
+
+        Raises:
+            ValueError: maxlength is negative.
+            EOFError: nobody has the other end any more, and nothing is left.
+            OSError: the message is longer than maxlength, or this end is closed or only writes.
+        """
+
+    def recv_bytes_into(self, buf: Buffer, offset: int = 0) -> int:
+        """Receives a message into a writable buffer, from byte `offset` on; returns its length in bytes.
+
+        Raises:
+            BufferTooShort: it does not fit; its first argument is the message.
+            ValueError: offset does not lie within the buffer.
+            EOFError: nobody has the other end any more, and nothing is left.
+            OSError: this end is closed or only writes.
+        """
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Waits until there is something to receive, the end included; returns False if not in time.
+
+        Raises:
+            OSError: this end is closed or only writes.
+        """
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is something to receive, the end included.
+
+        Raises:
+            OSError: this end is closed.
+        """
+
+    def close(self) -> None:
+        """Closes this end; a recv that waits in another thread raises EOFError."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *args: object) -> None: ...
+    def _handle(self) -> tuple[int, int, int]:
+        """Descriptors of the segment and of the socket; flags."""
+
+    @classmethod
+    def _attach(cls, memfd: int, sockfd: int, flags: int) -> Self: ...
+
+def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
+    """Returns two connected ends; with duplex=False the first only receives, the second only sends."""
+
+def _in_channel() -> bool:
+    """Whether this thread is pickling a message for a channel of ours."""
+
+def _channel_fd(fd: int) -> int:
+    """Sends a descriptor with the message that is being pickled; returns its index there.
+
+    Raises:
+        RuntimeError: no message is being pickled in this thread.
+    """
+
+def _received_fd(index: int) -> int:
+    """Returns a descriptor that came with the message being unpickled; it is the caller's from now on."""

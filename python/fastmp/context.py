@@ -1,0 +1,177 @@
+"""Contexts: the same names for each start method, and the default one that follows set_start_method()."""
+
+from __future__ import annotations
+
+import multiprocessing.context
+import sys
+from multiprocessing.context import (
+    AuthenticationError,
+    BufferTooShort,
+    ProcessError,
+    TimeoutError,
+    assert_spawning,
+    get_spawning_popen,
+    set_spawning_popen,
+)
+
+from . import connection, queues, start_method, synchronize
+from .process import BaseProcess, ForkProcess, Process, SpawnProcess
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+__all__ = [
+    "AuthenticationError",
+    "BaseContext",
+    "BufferTooShort",
+    "DefaultContext",
+    "ForkContext",
+    "ForkProcess",
+    "Process",
+    "ProcessError",
+    "SpawnContext",
+    "SpawnProcess",
+    "TimeoutError",
+    "assert_spawning",
+    "get_spawning_popen",
+    "set_spawning_popen",
+]
+
+
+class BaseContext(multiprocessing.context.BaseContext):
+    """What every context offers; whatever is not defined here is the stdlib's, on our locks."""
+
+    Process: type[BaseProcess]
+
+    def Lock(self) -> synchronize.Lock:
+        """Returns a non-recursive lock."""
+        return synchronize.Lock(ctx=self.get_context())
+
+    def RLock(self) -> synchronize.RLock:
+        """Returns a recursive lock."""
+        return synchronize.RLock(ctx=self.get_context())
+
+    def Semaphore(self, value: int = 1) -> synchronize.Semaphore:
+        """Returns a semaphore with `value` permits."""
+        return synchronize.Semaphore(value, ctx=self.get_context())
+
+    def BoundedSemaphore(self, value: int = 1) -> synchronize.BoundedSemaphore:
+        """Returns a semaphore with `value` permits, which never has more."""
+        return synchronize.BoundedSemaphore(value, ctx=self.get_context())
+
+    def Event(self) -> synchronize.Event:
+        """Returns an event, not set."""
+        return synchronize.Event(ctx=self.get_context())
+
+    def Queue(self, maxsize: int = 0) -> queues.Queue:
+        """Returns a queue that holds at most `maxsize` items, if that is positive."""
+        return queues.Queue(maxsize, ctx=self.get_context())
+
+    def Pipe(self, duplex: bool = True) -> tuple[connection.Connection, connection.Connection]:
+        """Returns two connected ends; with duplex=False the first one only reads, the second only writes."""
+        return connection.Pipe(duplex)
+
+    # ctypes is imported by the first shared value, as with the stdlib.
+
+    def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
+        """Returns a ctypes object in shared memory."""
+        from .sharedctypes import RawValue
+
+        return RawValue(typecode_or_type, *args)
+
+    def RawArray(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:
+        """Returns a ctypes array in shared memory."""
+        from .sharedctypes import RawArray
+
+        return RawArray(typecode_or_type, size_or_initializer)
+
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
+        """Returns a ctypes object in shared memory, guarded by a lock unless lock=False."""
+        from .sharedctypes import Value
+
+        return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+
+    def Array(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True) -> Any:
+        """Returns a ctypes array in shared memory, guarded by a lock unless lock=False."""
+        from .sharedctypes import Array
+
+        return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+
+    def freeze_support(self) -> None:
+        """In a frozen program that was started as a child, runs the child and exits; else does nothing."""
+        if getattr(sys, "frozen", False):
+            from .spawn_main import freeze_support
+
+            freeze_support()
+
+    def allow_connection_pickling(self) -> None:
+        """Does nothing: connections can always be sent to other processes."""
+
+    def get_context(self, method: str | None = None) -> BaseContext:
+        """Returns the context of a start method; of this one if none is named.
+
+        Raises:
+            ValueError: there is no such start method.
+        """
+        if method is None:
+            return self
+        try:
+            return _concrete_contexts[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
+
+
+class ForkContext(BaseContext):
+    """Starts processes by forking."""
+
+    _name = "fork"
+    Process = ForkProcess
+
+
+class SpawnContext(BaseContext):
+    """Starts processes as fresh interpreters."""
+
+    _name = "spawn"
+    Process = SpawnProcess
+
+
+class DefaultContext(BaseContext):
+    """The context behind the functions of the package."""
+
+    Process = Process
+
+    def get_context(self, method: str | None = None) -> BaseContext:
+        """Returns the context of a start method; of the chosen one, which is then settled, if none is named.
+
+        Raises:
+            ValueError: there is no such start method.
+        """
+        return super().get_context(start_method.settled() if method is None else method)
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Chooses the start method; with force=True also anew, None leaving it open again.
+
+        Raises:
+            RuntimeError: it has been chosen before, or been settled by use.
+            ValueError: there is no such start method.
+        """
+        if start_method.chosen() is not None and not force:
+            raise RuntimeError("context has already been set")
+        if method is None and force:
+            start_method.choose(None)
+        else:
+            start_method.choose(self.get_context(method).get_start_method())
+
+    def get_start_method(self, allow_none: bool = False) -> str | None:
+        """Returns the start method, which is then settled; None if it is open and `allow_none` is true."""
+        return start_method.chosen() if allow_none else start_method.settled()
+
+    def get_all_start_methods(self) -> list[str]:
+        """Returns the names of the start methods, the default first."""
+        return list(_concrete_contexts)
+
+
+_concrete_contexts: dict[str, BaseContext] = {"fork": ForkContext(), "spawn": SpawnContext()}
+_default_context = DefaultContext()

@@ -1,0 +1,70 @@
+"""Start a process by forking this one."""
+
+import atexit
+import os
+import sys
+from multiprocessing import popen_fork, util
+from multiprocessing.process import BaseProcess
+
+from . import lifelines
+
+__all__ = ["Popen"]
+
+
+def _close_ends(sentinel: int, lifeline: int) -> None:
+    os.close(sentinel)
+    lifelines.close(lifeline)
+
+
+class Popen(popen_fork.Popen):
+    """A running child: the stdlib's, started in our way."""
+
+    def _launch(self, process_obj: BaseProcess) -> None:
+        self.sentinel, child_lifeline = os.pipe()
+        lifelines.keep_for_child(child_lifeline)
+        try:
+            parent_sentinel, lifeline = os.pipe()
+        except OSError:
+            os.close(self.sentinel)
+            lifelines.close(child_lifeline)
+            raise
+        lifelines.keep(lifeline)
+        self.finalizer = util.Finalize(self, _close_ends, (self.sentinel, lifeline))
+        try:
+            self.pid = self._start(process_obj, parent_sentinel, child_lifeline)
+        except BaseException:
+            self.finalizer()
+            raise
+        finally:
+            os.close(parent_sentinel)
+            lifelines.close(child_lifeline)
+
+    def _start(self, process_obj: BaseProcess, parent_sentinel: int, lifeline: int) -> int:
+        """Starts the child, which gets these two ends, and returns its pid."""
+        parent = os.getpid()
+        pid = None
+        try:
+            pid = os.fork()
+            if pid == 0:
+                os.close(self.sentinel)
+                _run(process_obj, parent_sentinel)
+        finally:
+            # A signal may have come before `pid` was set: all the same, no child returns from here.
+            if pid == 0 or os.getpid() != parent:
+                os._exit(1)
+        return pid
+
+
+def _run(process_obj: BaseProcess, parent_sentinel: int) -> None:
+    """Runs the child to its end."""
+    code = 1
+    try:
+        if sys.version_info >= (3, 13):
+            # From then on a forked child runs its own atexit callbacks, as the stdlib's does.
+            atexit._clear()
+            atexit.register(util._exit_function)
+        code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
+    finally:
+        if sys.version_info >= (3, 13):
+            atexit._run_exitfuncs()
+        os._exit(code)

@@ -1,0 +1,27 @@
+"""Queues between processes."""
+
+from __future__ import annotations
+
+from . import _native, handles
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from queue import Empty, Full
+
+__all__ = ["Empty", "Full", "Queue"]
+
+
+class Queue(_native.Queue):
+    """A first-in first-out queue that any number of processes put to and get from."""
+
+    def __reduce__(self) -> handles.Reduced:
+        return handles.reduce_channel(self)
+
+
+def __getattr__(name: str) -> type[Exception]:
+    # The stdlib's; fastmp itself does not need them, and importing them is not cheap.
+    if name in ("Empty", "Full"):
+        import queue
+
+        return globals().setdefault(name, getattr(queue, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

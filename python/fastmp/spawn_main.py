@@ -1,0 +1,49 @@
+"""What a spawned interpreter runs: it gets ready, then becomes the process it was started for."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from multiprocessing import spawn
+from multiprocessing.process import current_process
+
+from . import lifelines, start_method
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = ["freeze_support", "spawn_main"]
+
+
+def freeze_support() -> None:
+    """Runs the child, and does not return, if this frozen program was started as one."""
+    if spawn.is_forking(sys.argv):
+        pairs = (argument.split("=") for argument in sys.argv[2:])
+        spawn_main(**{name: int(fd) for name, fd in pairs})
+
+
+def spawn_main(data: int, parent_sentinel: int, lifeline: int) -> NoReturn:
+    """Runs the process that the parent described, and exits.
+
+    Args:
+        data: a file with the start method and preparation data, then the process object.
+        parent_sentinel: becomes readable when the parent ends.
+        lifeline: open as long as this process lives.
+    """
+    assert spawn.is_forking(sys.argv), "Not forking"
+    os.set_inheritable(parent_sentinel, False)
+    os.set_inheritable(lifeline, False)
+    lifelines.keep(lifeline)
+    process = current_process()
+    with open(data, "rb") as file:
+        process._inheriting = True  # starting a process would be a mistake: the main module is being imported
+        try:
+            method, preparation = pickle.load(file)
+            start_method.choose(method)
+            spawn.prepare(preparation)
+            child = pickle.load(file)
+        finally:
+            del process._inheriting
+    sys.exit(child._bootstrap(parent_sentinel))

@@ -1,0 +1,58 @@
+//! The one map from the core's errors to Python's exceptions.
+
+use fastmp_core::Error;
+use pyo3::create_exception;
+use pyo3::exceptions::{
+    PyAssertionError, PyBrokenPipeError, PyEOFError, PyMemoryError, PyOSError, PyRuntimeError, PyRuntimeWarning,
+    PyTimeoutError, PyValueError,
+};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+create_exception!(fastmp, OwnerDiedWarning, PyRuntimeWarning, "A lock was taken over from a process that died holding it.");
+create_exception!(fastmp, CorruptedError, PyRuntimeError, "Shared memory holds what no fastmp process would have written.");
+
+/// What an error means to somebody who called an operation of no special kind.
+pub fn raise(error: Error) -> PyErr {
+    match error {
+        Error::OutOfMemory => PyMemoryError::new_err("the system refused shared memory; free some or raise its limits"),
+        Error::Corrupted(what) => CorruptedError::new_err(what),
+        Error::Os(errno) => os_error(errno.raw_os_error()),
+        Error::NotOwner => PyAssertionError::new_err("attempt to release recursive lock not owned by thread"),
+        Error::Overflow => PyValueError::new_err("semaphore or lock released too many times"),
+        Error::PeerGone => PyBrokenPipeError::new_err((libc::EPIPE, "Broken pipe")),
+        Error::Closed => PyOSError::new_err("handle is closed"),
+        Error::TooLarge => PyValueError::new_err("message too large"),
+        Error::Full => instance("queue", "Full"),
+        Error::Empty => instance("queue", "Empty"),
+        Error::TimedOut | Error::WouldBlock => PyTimeoutError::new_err("timed out"),
+        // Never leaves `blocking`.
+        Error::Interrupted => os_error(libc::EINTR),
+    }
+}
+
+/// As `raise`, for one who receives: that the other end is gone is an end of file.
+pub fn raise_receiving(error: Error) -> PyErr {
+    match error {
+        Error::PeerGone | Error::Closed => PyEOFError::new_err(()),
+        other => raise(other),
+    }
+}
+
+/// The OSError subclass that goes with an error number.
+pub fn os_error(errno: i32) -> PyErr {
+    std::io::Error::from_raw_os_error(errno).into()
+}
+
+fn instance(module: &'static str, name: &'static str) -> PyErr {
+    static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static EMPTY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    Python::attach(|py| {
+        let cell = if name == "Full" { &FULL } else { &EMPTY };
+        match cell.import(py, module, name) {
+            Ok(class) => PyErr::from_type(class.clone(), ()),
+            Err(e) => e,
+        }
+    })
+}

@@ -1,0 +1,163 @@
+//! `Lock` and `RLock`.
+
+use std::ffi::CString;
+use std::os::fd::RawFd;
+
+use fastmp_core::arena::Block;
+use fastmp_core::layout::{Kind, Object};
+use fastmp_core::sync::mutex::Acquired;
+use fastmp_core::sync::rlock::LockState;
+use fastmp_core::sys::liveness::{me, thread_id};
+use fastmp_core::{Error, Result};
+use pyo3::prelude::*;
+use pyo3::types::{PyTuple, PyType};
+
+use crate::errors::{OwnerDiedWarning, raise};
+use crate::{blocking, passing};
+
+type Shared = Object<LockState, Block>;
+
+fn create() -> PyResult<Shared> {
+    let block = Block::alloc(Kind::Lock, size_of::<LockState>()).map_err(raise)?;
+    let payload = block.payload();
+    Object::new(block, payload).map_err(raise)
+}
+
+fn attach(fd: RawFd, offset: usize) -> PyResult<Shared> {
+    let block = Block::attach(passing::owned(fd)?, offset, Kind::Lock).map_err(raise)?;
+    let payload = block.payload();
+    Object::new(block, payload).map_err(raise)
+}
+
+/// The slow path of both: whatever the fast path could not do at once.
+#[cold]
+fn acquire(py: Python<'_>, state: &Shared, name: &str, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    let (me, thread) = (me(), thread_id());
+    let got: Result<Acquired> = if block {
+        let deadline = blocking::deadline(timeout);
+        blocking::wait(py, || state.lock(me, thread, deadline))?
+    } else {
+        state.try_lock_or_recover(me, thread).ok_or(Error::TimedOut)
+    };
+    match got {
+        Ok(Acquired::Clean) => Ok(true),
+        Ok(Acquired::Recovered(dead)) => {
+            let text = format!("{name} was held by process {}, which died; what it guards may be half-done", dead.pid());
+            let text = CString::new(text).unwrap_or_default();
+            let category = py.get_type::<OwnerDiedWarning>();
+            if let Err(error) = PyErr::warn(py, &category, &text, 1) {
+                // A warning made an error: the caller must not end up with the lock.
+                let _ = state.unlock_any();
+                return Err(error);
+            }
+            Ok(true)
+        }
+        Err(Error::TimedOut) => Ok(false),
+        Err(other) => Err(raise(other)),
+    }
+}
+
+macro_rules! lock_class {
+    ($class:ident, $doc:literal, $fast:expr, $release:expr) => {
+        #[doc = $doc]
+        #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
+        pub struct $class {
+            state: Shared,
+        }
+
+        #[pymethods]
+        impl $class {
+            #[new]
+            #[pyo3(signature = (*, ctx = None, _handle = None))]
+            fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<(RawFd, usize)>) -> PyResult<Self> {
+                let _ = ctx;
+                let state = match _handle {
+                    Some((fd, offset)) => attach(fd, offset)?,
+                    None => create()?,
+                };
+                Ok(Self { state })
+            }
+
+            #[classmethod]
+            fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
+                passing::attached(cls, (fd, offset))
+            }
+
+            #[pyo3(signature = (block = true, timeout = None))]
+            #[inline]
+            fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+                match ($fast)(&self.state) {
+                    Ok(true) => Ok(true),
+                    Ok(false) => acquire(py, &self.state, stringify!($class), block, timeout),
+                    Err(e) => Err(raise(e)),
+                }
+            }
+
+            #[inline]
+            fn release(&self) -> PyResult<()> {
+                ($release)(&self.state).map_err(raise)
+            }
+
+            #[inline]
+            fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+                self.acquire(py, true, None)
+            }
+
+            #[pyo3(signature = (*_args))]
+            #[inline]
+            fn __exit__(&self, _args: &Bound<'_, PyTuple>) -> PyResult<()> {
+                self.release()
+            }
+
+            /// How often it was taken over from a process that died holding it.
+            #[getter]
+            fn recoveries(&self) -> u32 {
+                self.state.recoveries()
+            }
+
+            /// (process id, native thread id) of the holder, or None.
+            #[getter]
+            fn owner(&self) -> Option<(u32, u32)> {
+                self.state.owner().map(|(owner, thread)| (owner.pid(), thread))
+            }
+
+            fn _is_mine(&self) -> bool {
+                self.state.is_mine(me(), thread_id())
+            }
+
+            fn _count(&self) -> u32 {
+                match self.state.owner() {
+                    Some((owner, _)) if owner == me() => self.state.depth(),
+                    _ => 0,
+                }
+            }
+
+            fn _get_value(&self) -> u32 {
+                u32::from(self.state.owner().is_none())
+            }
+
+            fn _handle(&self) -> (RawFd, usize) {
+                let (fd, offset) = self.state.keeper().export();
+                (passing::raw(fd), offset)
+            }
+        }
+    };
+}
+
+lock_class!(
+    Lock,
+    "A lock that one thread of one process holds at a time.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
+    |state: &Shared| -> Result<bool> { Ok(state.try_lock_first(me(), thread_id())) },
+    |state: &Shared| state.unlock_any()
+);
+
+lock_class!(
+    RLock,
+    "A lock that its holding thread may take again; it must release it as often.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
+    |state: &Shared| -> Result<bool> {
+        let (me, thread) = (me(), thread_id());
+        if state.try_lock_first(me, thread) { Ok(true) } else { state.relock(me, thread) }
+    },
+    |state: &Shared| state.unlock_once(me(), thread_id())
+);
+

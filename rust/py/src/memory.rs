@@ -1,0 +1,72 @@
+//! `Block`: plain shared memory with the buffer protocol, under `Value` and `Array`.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::RawFd;
+
+use fastmp_core::arena::Block as Core;
+use fastmp_core::layout::{Keeper, Kind};
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::errors::raise;
+use crate::passing;
+
+/// Zeroed shared memory of `size` bytes, as a writable buffer.
+#[pyclass(frozen, subclass, module = "fastmp.sharedctypes")]
+pub struct Block {
+    block: Core,
+    size: usize,
+}
+
+/// An empty object still needs an address.
+const LEAST: usize = 8;
+
+#[pymethods]
+impl Block {
+    #[new]
+    #[pyo3(signature = (size = 0, *, _handle = None))]
+    fn new(size: isize, _handle: Option<(RawFd, usize, usize)>) -> PyResult<Self> {
+        if let Some((fd, offset, size)) = _handle {
+            let block = Core::attach(passing::owned(fd)?, offset, Kind::Memory).map_err(raise)?;
+            if size > block.bytes() {
+                return Err(PyValueError::new_err("the block is smaller than that"));
+            }
+            return Ok(Self { block, size });
+        }
+        let size = usize::try_from(size).map_err(|_| PyValueError::new_err("size must not be negative"))?;
+        Ok(Self { block: Core::alloc(Kind::Memory, size.max(LEAST)).map_err(raise)?, size })
+    }
+
+    #[classmethod]
+    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize, size: usize) -> PyResult<Bound<'py, PyAny>> {
+        passing::attached(cls, (fd, offset, size))
+    }
+
+    /// Bytes.
+    #[getter]
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn __len__(&self) -> usize {
+        self.size
+    }
+
+    fn _handle(&self) -> (RawFd, usize, usize) {
+        let (fd, offset) = self.block.export();
+        (passing::raw(fd), offset, self.size)
+    }
+
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let this = slf.get();
+        let at = this.block.mapping().range(this.block.payload(), this.size).map_err(raise)?;
+        let at: *mut c_void = at.as_ptr().cast();
+        // SAFETY: `view` is the interpreter's; the memory stays mapped while the view holds its reference to the
+        // object, and a block's memory never moves.
+        let status = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), at, this.size as isize, 0, flags) };
+        if status == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+    }
+}

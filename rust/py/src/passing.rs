@@ -1,0 +1,98 @@
+//! Descriptors that ride along with a message: collected while an object is pickled for a channel, handed out while it is unpickled.
+
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use fastmp_core::sys::fdpass::MAX_FDS;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyType};
+
+thread_local! {
+    static SENDING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
+    static RECEIVED: RefCell<Vec<Option<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Run `f` with an empty collection; gives what it collected. What an outer message was collecting stays apart.
+pub fn collecting<T>(f: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Vec<OwnedFd>)> {
+    let outer = SENDING.replace(Some(Vec::new()));
+    let result = f();
+    let mine = SENDING.replace(outer).unwrap_or_default();
+    result.map(|value| (value, mine))
+}
+
+/// Run `f` with no collection: what it pickles goes where descriptors cannot.
+pub fn apart<T>(f: impl FnOnce() -> T) -> T {
+    let outer = SENDING.replace(None);
+    let result = f();
+    SENDING.set(outer);
+    result
+}
+
+/// Run `f` with these descriptors to hand out; those that it leaves are closed.
+pub fn handing_out<T>(fds: Vec<OwnedFd>, f: impl FnOnce() -> T) -> T {
+    let outer = RECEIVED.replace(fds.into_iter().map(Some).collect());
+    let result = f();
+    drop(RECEIVED.replace(outer));
+    result
+}
+
+/// Is an object being pickled for a channel that carries descriptors?
+#[pyfunction]
+#[pyo3(name = "_in_channel")]
+pub fn in_channel() -> bool {
+    SENDING.with_borrow(Option::is_some)
+}
+
+/// Have a copy of `fd` travel with the message being pickled; gives its index there.
+#[pyfunction]
+#[pyo3(name = "_channel_fd")]
+#[allow(unsafe_code)]
+pub fn channel_fd(fd: RawFd) -> PyResult<usize> {
+    SENDING.with_borrow_mut(|sending| {
+        let Some(fds) = sending else {
+            return Err(PyRuntimeError::new_err("no message is being pickled for a channel that carries descriptors"));
+        };
+        if fds.len() >= MAX_FDS {
+            return Err(PyValueError::new_err(format!("a message can carry at most {MAX_FDS} descriptors")));
+        }
+        if fd < 0 {
+            return Err(crate::errors::os_error(libc::EBADF));
+        }
+        // SAFETY: not -1, and borrowed for this call alone; if it is not open, the copy fails with EBADF.
+        let copy = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
+        fds.push(copy);
+        Ok(fds.len() - 1)
+    })
+}
+
+/// The descriptor with this index of the message being unpickled, now the caller's.
+#[pyfunction]
+#[pyo3(name = "_received_fd")]
+pub fn received_fd(index: usize) -> PyResult<RawFd> {
+    let fd = RECEIVED.with_borrow_mut(|fds| fds.get_mut(index).and_then(Option::take));
+    fd.map(IntoRawFd::into_raw_fd)
+        .ok_or_else(|| PyRuntimeError::new_err("this object can only be unpickled where its message is received"))
+}
+
+/// A descriptor that Python hands over.
+#[allow(unsafe_code)]
+pub fn owned(fd: RawFd) -> PyResult<OwnedFd> {
+    if fd < 0 {
+        return Err(crate::errors::os_error(libc::EBADF));
+    }
+    // SAFETY: the caller of an `_attach` gives up ownership, by its contract.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Its number.
+pub fn raw(fd: BorrowedFd<'_>) -> RawFd {
+    fd.as_raw_fd()
+}
+
+/// An instance of `cls`, which may be a Python subclass, made by its `__new__` from another process's handle.
+pub fn attached<'py>(cls: &Bound<'py, PyType>, handle: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyAny>> {
+    let kwargs = PyDict::new(cls.py());
+    kwargs.set_item("_handle", handle)?;
+    cls.call_method("__new__", (cls,), Some(&kwargs))
+}

@@ -1,0 +1,136 @@
+//! `Queue`.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fastmp_core::Error;
+use fastmp_core::channel::queue::Queue as Core;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::errors::raise;
+use crate::{blocking, passing, pickling};
+
+/// A queue of objects that many processes put into and get from.
+///
+/// An object is pickled by `put` itself and is then in shared memory: the process that put it may exit or be killed.
+#[pyclass(frozen, subclass, module = "fastmp.queues")]
+pub struct Queue {
+    queue: Core,
+    closed: AtomicBool,
+}
+
+impl Queue {
+    fn check_open(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().closed.load(Ordering::Relaxed) {
+            return Err(PyValueError::new_err(format!("Queue {} is closed", slf.repr()?)));
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Queue {
+    #[new]
+    #[pyo3(signature = (maxsize = 0, *, ctx = None, _handle = None))]
+    fn new(maxsize: i64, ctx: Option<&Bound<'_, PyAny>>, _handle: Option<(RawFd, RawFd, u64)>) -> PyResult<Self> {
+        let _ = ctx;
+        let queue = match _handle {
+            Some((memfd, event, _)) => Core::attach(passing::owned(memfd)?, passing::owned(event)?),
+            None => Core::create(maxsize.max(0) as u64),
+        };
+        Ok(Self { queue: queue.map_err(raise)?, closed: AtomicBool::new(false) })
+    }
+
+    #[classmethod]
+    fn _attach<'py>(cls: &Bound<'py, PyType>, memfd: RawFd, event: RawFd, maxsize: u64) -> PyResult<Bound<'py, PyAny>> {
+        passing::attached(cls, (memfd, event, maxsize))
+    }
+
+    fn _handle(&self) -> (RawFd, RawFd, u64) {
+        let (memfd, event) = self.queue.handles();
+        (passing::raw(memfd), passing::raw(event), self.queue.ring().maxsize())
+    }
+
+    /// Put `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full` at once.
+    #[pyo3(signature = (obj, block = true, timeout = None))]
+    fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
+        Self::check_open(slf)?;
+        let (py, queue) = (slf.py(), &slf.get().queue);
+        let encoded = pickling::encode(obj, false)?;
+        let tag = encoded.tag();
+        encoded.with_body(
+            py,
+            |bytes| queue.extent(bytes),
+            |body| match queue.try_put(tag, body) {
+                Err(Error::Full) if !block => Err(raise(Error::Full)),
+                Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
+                    let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
+                    blocking::wait(py, || queue.put(tag, body, deadline))?.map_err(raise)
+                }
+                done => done.map_err(raise),
+            },
+        )
+    }
+
+    /// Put `obj` if there is room, else raise `queue.Full`.
+    fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::put(slf, obj, false, None)
+    }
+
+    /// Get an object; wait for one for `timeout` seconds at most if `block`, else raise `queue.Empty` at once.
+    #[pyo3(signature = (block = true, timeout = None))]
+    fn get<'py>(slf: &Bound<'py, Self>, block: bool, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        Self::check_open(slf)?;
+        let (py, queue) = (slf.py(), &slf.get().queue);
+        pickling::with_inbox(|inbox| {
+            let taken = match queue.try_get(inbox) {
+                Ok(taken) => taken,
+                Err(Error::Empty) if !block => return Err(raise(Error::Empty)),
+                Err(Error::Empty | Error::WouldBlock | Error::Interrupted) => {
+                    let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
+                    blocking::wait(py, || queue.get(inbox, deadline))?.map_err(raise)?
+                }
+                Err(other) => return Err(raise(other)),
+            };
+            pickling::decode(py, taken, inbox, Vec::new())
+        })
+    }
+
+    /// Get an object if there is one, else raise `queue.Empty`.
+    fn get_nowait<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::get(slf, false, None)
+    }
+
+    /// Objects in the queue, at an instant during the call.
+    fn qsize(&self) -> u64 {
+        self.queue.ring().len()
+    }
+
+    /// Was it empty, at an instant during the call?
+    fn empty(&self) -> bool {
+        self.queue.ring().is_empty()
+    }
+
+    /// Was it full, at an instant during the call?
+    fn full(&self) -> bool {
+        self.queue.ring().is_full()
+    }
+
+    /// No more use of it here: `put` and `get` raise `ValueError` from now on. Others are not affected.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns at once: what was put is in shared memory already.
+    fn join_thread(&self) {}
+
+    /// Does nothing: nothing would be joined.
+    fn cancel_join_thread(&self) {}
+
+    #[getter]
+    fn _closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,1 @@
+"""What child processes of the tests run: importable by name, and quick to import."""

@@ -1,0 +1,70 @@
+"""Waiting for a state, and looking at processes from outside."""
+
+import dataclasses
+import os
+import time
+
+
+def wait_until(predicate, what="a state that never came", limit=50.0):
+    """Polls, so that no primitive under test is trusted; the limit is a watchdog and not a measure."""
+    deadline = time.monotonic() + limit
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {limit} s for {what}")
+        time.sleep(0.001)
+
+
+def line_up(ready, me):
+    """Waits until all the others run too: contention begins with everybody."""
+    ready[me] = 1
+    wait_until(lambda: all(ready), "the others at the start")
+
+
+def wait_asleep(pid, flag=None):
+    """Waits until a process that has announced its wait is in it (best effort: asleep five times in a row)."""
+    if flag is not None:
+        wait_until(lambda: flag.value, "the announcement of a wait")
+    streak = 0
+    while streak < 5:
+        state = look_at(pid)
+        if state is None or state.state in "ZX":
+            raise AssertionError(f"process {pid} ended instead of waiting")
+        streak = streak + 1 if state.state == "S" else 0
+        time.sleep(0.002)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """One process, as /proc shows it."""
+
+    pid: int
+    state: str
+    parent: int
+
+    def command(self):
+        try:
+            with open(f"/proc/{self.pid}/cmdline", "rb") as file:
+                return file.read().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return ""
+
+    def is_resource_tracker(self):
+        """The stdlib's helper: it outlives every test, and is replaced with a warning when it is killed."""
+        return "resource_tracker" in self.command()
+
+
+def look_at(pid):
+    """A process by its number, or None when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            text = file.read()
+    except OSError:
+        return None
+    state, parent = text.rpartition(")")[2].split()[:2]
+    return Seen(int(pid), state, int(parent))
+
+
+def process_table():
+    """All processes that can be seen."""
+    seen = (look_at(name) for name in os.listdir("/proc") if name.isdigit())
+    return [process for process in seen if process is not None]

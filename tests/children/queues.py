@@ -1,0 +1,126 @@
+"""Producers and consumers."""
+
+import importlib
+import os
+import random
+import time
+
+from children.common import line_up, wait_until
+
+
+def produce(queue, me, count, ready):
+    line_up(ready, me)
+    for i in range(count):
+        queue.put((me, i))
+
+
+def consume(queue, log, me, ready):
+    """Notes (producer, number) pairs until None comes; log[0] counts them."""
+    line_up(ready, me)
+    while (item := queue.get()) is not None:
+        at = log[0]
+        log[1 + 2 * at], log[2 + 2 * at] = item
+        log[0] = at + 1
+
+
+def consume_with_timeouts(queue, log, me, ready):
+    """As `consume`, with gets that give up in between."""
+    import queue as errors
+
+    line_up(ready, me)
+    choice = random.Random(me)
+    while True:
+        try:
+            item = queue.get(True, choice.choice([0, 0.0001, 0.001, None]))
+        except errors.Empty:
+            continue
+        if item is None:
+            return
+        at = log[0]
+        log[1 + 2 * at], log[2 + 2 * at] = item
+        log[0] = at + 1
+
+
+def entries(log):
+    """The pairs that a consumer noted."""
+    flat = log[1 : 1 + 2 * log[0]]
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def put_all(queue, items):
+    for item in items:
+        queue.put(item)
+
+
+def put_blobs(queue, me, count, ready):
+    """Messages of every size, each of one letter only."""
+    line_up(ready, me)
+    choice = random.Random(me)
+    for _ in range(count):
+        queue.put(bytes([65 + me]) * choice.choice([1, 100, 5000, 70_000, 300_000]))
+
+
+def echo(inbox, outbox):
+    """Sends everything back until None comes."""
+    while (item := inbox.get()) is not None:
+        outbox.put(item)
+
+
+def put_later(queue, delay, item):
+    time.sleep(delay)
+    queue.put(item)
+
+
+def get_one(queue, waiting, outcome):
+    waiting.value = 1
+    outcome.value = queue.get()
+
+
+def put_one(queue, waiting, done, item):
+    waiting.value = 1
+    queue.put(item)
+    done.value = 1
+
+
+def report_state(queue, state):
+    """What another process sees of it."""
+    state[:] = [queue.qsize(), queue.empty(), queue.full()]
+
+
+def put_pattern(queue, count, size):
+    """Messages that tell their number, each as large as the others."""
+    for i in range(count):
+        queue.put(i.to_bytes(8, "little") + bytes([i % 251]) * (size - 8))
+
+
+def check_pattern(message, i, size):
+    assert len(message) == size
+    assert message[:8] == i.to_bytes(8, "little")
+    assert message.count(bytes([i % 251]), 8) == size - 8
+
+
+def take_pattern(queue, count, size):
+    for i in range(count):
+        check_pattern(queue.get(), i, size)
+
+
+def put_under_pressure(queue, me, most, count, ready, seen):
+    """Puts on a bounded queue and notes the fullest that it saw."""
+    line_up(ready, me)
+    for i in range(count):
+        queue.put((me, i))
+        size = queue.qsize()
+        assert 0 <= size <= most, size
+        seen[me] = max(seen[me], size)
+
+
+def put_in_grandchild(queue, module, method):
+    context = importlib.import_module(module).get_context(method)
+    child = context.Process(target=put_all, args=(queue, [("grandchild", os.getpid())]))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
+def wait_for_size(queue, size):
+    wait_until(lambda: queue.qsize() >= size, f"{size} messages")

@@ -1,0 +1,199 @@
+"""Processes that are made to be killed, and those that go on after them."""
+
+import ctypes
+import os
+import queue as errors
+import random
+import time
+import warnings
+
+from children.common import line_up, wait_until
+
+ENTRY = 2  # numbers a received message is noted with: who put it, and which of its it was
+KINDS = 16  # how messages differ in size, see `text`
+
+
+def text(number):
+    """The body of a message: mostly small, now and then larger than a ring's segment, told by its number."""
+    letter = bytes([97 + number % 26])
+    if number % KINDS == 7:
+        return letter * 20_000
+    if number % (KINDS * 8) == 9:
+        return letter * 300_000
+    return letter * (number % 40)
+
+
+# ---- locks
+
+
+def hold_for_ever(lock, held, depth=1):
+    for _ in range(depth):
+        assert lock.acquire()
+    held.value = 1
+    while True:
+        time.sleep(100)
+
+
+def hold_and_exit(lock, depth=1):
+    """An end like any other, with the lock in hand."""
+    for _ in range(depth):
+        assert lock.acquire()
+
+
+def inherit_many(locks, waiting, taken, warned, recovered):
+    """Waits for each lock in turn; notes when it was taken, and with how many warnings."""
+    from fastmp.exceptions import OwnerDiedWarning
+
+    for i, lock in enumerate(locks):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            waiting[i] = 1
+            assert lock.acquire() is True
+            taken[i] = time.monotonic()
+        warned[i] = sum(issubclass(warning.category, OwnerDiedWarning) for warning in caught)
+        assert len(caught) == warned[i]
+        recovered[i] = lock.recoveries
+        lock.release()
+
+
+def inherit_with_error(lock, died, waiting, outcome):
+    """With warnings made errors: the lock must not stay behind."""
+    from fastmp.exceptions import OwnerDiedWarning
+
+    warnings.simplefilter("error")
+    waiting.value = 1
+    try:
+        lock.acquire()
+    except OwnerDiedWarning as warning:
+        assert str(died) in str(warning)
+        outcome.value = 1 if lock.acquire(False) else 2
+    else:
+        outcome.value = 3
+
+
+def take_with_time(lock, waiting, taken):
+    warnings.simplefilter("ignore")
+    waiting.value = 1
+    assert lock.acquire()
+    taken.value = time.monotonic()
+    lock.release()
+
+
+def churn(lock, state, ready, me):
+    """Takes and releases without an end; `state` is a counter and the mark of whoever is inside."""
+    warnings.simplefilter("ignore")
+    line_up(ready, me)
+    while True:
+        lock.acquire()
+        state[1] = me + 1
+        state[0] += 1
+        assert state[1] == me + 1, "somebody else is inside"
+        lock.release()
+
+
+def churn_until(lock, state, ready, me, stop):
+    warnings.simplefilter("ignore")
+    line_up(ready, me)
+    while not stop.value:
+        lock.acquire()
+        state[1] = me + 1
+        state[0] += 1
+        assert state[1] == me + 1, "somebody else is inside"
+        lock.release()
+
+
+def await_event(event, waiting):
+    waiting.value = 1
+    event.wait()
+
+
+# ---- queues and pipes: `channel` is a queue, or a connection
+
+
+def _put(channel):
+    return channel.put if hasattr(channel, "put") else channel.send
+
+
+def feed(channel, life, returned, stop, pause):
+    """Puts numbered messages, and notes after each that its put has returned.
+
+    Args:
+        channel: where to.
+        life: the number of this process's life, the same for no two.
+        returned: an array of how many puts have returned, by life.
+        stop: set when no more are wanted.
+        pause: a function of the queue that holds the producer back, or None.
+    """
+    put = _put(channel)
+    number = 0
+    while not stop.value:
+        put((life, number, text(number)))
+        number += 1
+        returned[life] = number
+        if pause and number % 64 == 0:
+            wait_until(lambda: channel.qsize() < pause or stop.value)
+
+
+def drain(queue, log, stop):
+    """Gets, checks and notes messages until there are no more; log[0] counts the numbers noted."""
+    while True:
+        try:
+            item = queue.get(timeout=0.05)
+        except errors.Empty:
+            if stop.value:
+                return
+            continue
+        note(log, item)
+
+
+def drain_pipe(conn, spare, log):
+    if spare is not None:
+        spare.close()
+    while True:
+        try:
+            item = conn.recv()
+        except EOFError:
+            return
+        note(log, item)
+
+
+def note(log, item):
+    """One aligned store commits the entry: a process killed in here has noted it or not."""
+    life, number, body = item
+    assert body == text(number), "a message is torn"
+    at = log[0]
+    log[1 + at], log[2 + at] = life, number
+    log[0] = at + ENTRY
+
+
+def put_large(channel, size, count, returned):
+    put = _put(channel)
+    for number in range(count):
+        put(number.to_bytes(8, "little") + bytes([number % 251]) * (size - 8))
+        returned.value = number + 1
+
+
+def get_large(queue, size, taken):
+    while True:
+        message = queue.get()
+        assert len(message) == size
+        taken.value += 1
+
+
+# ---- holders that must not be taken for dead
+
+
+def end_main_thread_only(lock, held):
+    """The leader of the thread group becomes a zombie; another thread holds on."""
+    import threading
+
+    thread = threading.Thread(target=hold_for_ever, args=(lock, held))
+    thread.start()
+    wait_until(lambda: held.value)
+    SYS_exit = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+    ctypes.CDLL(None).syscall(SYS_exit, 0)
+
+
+def random_delay(choice, longest):
+    """Mostly short, so that the first instructions of a life are hit as well."""
+    time.sleep(choice.random() ** 2 * longest)

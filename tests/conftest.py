@@ -1,0 +1,136 @@
+"""What every test shares: the implementations under test, a watchdog, and the end of stray children.
+
+A test that asks for `mp` runs for fastmp and for the stdlib, each with fork and with spawn; one that is marked
+`fastmp_only(reason)` runs for fastmp alone. What child processes run lives in the package `children`, which spawned
+children import by name: it imports neither pytest nor the tests, whatever import mode pytest is in.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from children.common import process_table  # noqa: E402
+
+METHODS = ("fork", "spawn")
+LIMIT = 60.0  # seconds for a test that names no limit of its own
+PR_SET_CHILD_SUBREAPER = 36
+
+_stderr = None  # the terminal, however much pytest captures
+
+
+def pytest_configure(config):
+    global _stderr
+    config.addinivalue_line("markers", "fastmp_only(reason): the stdlib differs, or has no such thing")
+    config.addinivalue_line("markers", "method(name): it is about one start method")
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        _stderr = os.dup(2)
+    # A spawned child imports its parent's main module: pytest's is slow, and of no use to it.
+    main = sys.modules["__main__"]
+    main.__spec__ = None
+    vars(main).pop("__file__", None)
+    # Orphaned grandchildren become ours, so that they can be found and ended.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def pytest_generate_tests(metafunc):
+    if "mp" not in metafunc.fixturenames:
+        return
+    only = metafunc.definition.get_closest_marker("fastmp_only")
+    modules = ("fastmp",) if only else ("multiprocessing", "fastmp")
+    one = metafunc.definition.get_closest_marker("method")
+    pairs = [(module, method) for module in modules for method in (one.args if one else METHODS)]
+    metafunc.parametrize("mp", pairs, indirect=True, ids=[f"{module}-{method}" for module, method in pairs])
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMIT, method="signal"))
+
+
+@pytest.fixture
+def mp(request):
+    """The context under test: `multiprocessing` or `fastmp`, with fork or spawn."""
+    module, method = request.param
+    return importlib.import_module(module).get_context(method)
+
+
+@pytest.fixture
+def module(mp):
+    """The name of the package that `mp` is of."""
+    return type(mp).__module__.partition(".")[0]
+
+
+@pytest.fixture(autouse=True)
+def watchdog(request):
+    """Ends the run, with every thread's stack, where the timeout's signal is not even looked at."""
+    limit = request.node.get_closest_marker("timeout").args[0]
+    faulthandler.dump_traceback_later(limit + 20, exit=True, file=_stderr)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def no_strays():
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    while strays := [p for p in process_table() if p.parent == os.getpid() and not p.is_resource_tracker()]:
+        for stray in strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(stray.pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(stray.pid, 0)
+    gc.collect()
+
+
+class Crew:
+    """Child processes of one test."""
+
+    def __init__(self, mp):
+        self.mp = mp
+        self.members = []
+
+    def start(self, target, *args, daemon=True, **kwargs):
+        member = self.mp.Process(target=target, args=args, kwargs=kwargs, daemon=daemon)
+        member.start()
+        self.members.append(member)
+        return member
+
+    def join(self):
+        """Waits for all that were started, and expects that each ended well."""
+        for member in self.members:
+            member.join()
+        assert [member.exitcode for member in self.members] == [0] * len(self.members)
+
+    def run(self, target, *args):
+        """One child, from start to good end."""
+        member = self.mp.Process(target=target, args=args)
+        member.start()
+        member.join()
+        assert member.exitcode == 0
+
+    def kill(self, member):
+        """SIGKILL, waited for; the victim is no longer expected to end well."""
+        if member in self.members:
+            self.members.remove(member)
+        member.kill()
+        member.join()
+        assert member.exitcode == -signal.SIGKILL
+
+
+@pytest.fixture
+def crew(mp):
+    return Crew(mp)

@@ -1,0 +1,170 @@
+"""Array and RawArray, held to what the stdlib's do."""
+
+import ctypes
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+from children import values
+
+MAKERS = pytest.mark.parametrize("make", ["Array", "RawArray"])
+
+
+@MAKERS
+def test_made_of_a_length(mp, make):
+    array = getattr(mp, make)("i", 5)
+    assert len(array) == 5
+    assert array[:] == [0] * 5
+    assert list(array) == [0] * 5
+    assert len(getattr(mp, make)("i", 0)) == 0
+
+
+@MAKERS
+def test_made_of_a_sequence(mp, make):
+    for source in ([3, 1, 2], (3, 1, 2), range(3, 0, -1)):
+        assert getattr(mp, make)("h", source)[:] == list(source)
+    assert getattr(mp, make)("d", [0.5])[:] == [0.5]
+    assert getattr(mp, make)(ctypes.c_ubyte, [255])[:] == [255]
+    assert getattr(mp, make)("i", [])[:] == []
+
+
+@MAKERS
+def test_items_and_slices(mp, make):
+    array = getattr(mp, make)("q", range(10))
+    assert (array[0], array[9], array[-1], array[-10]) == (0, 9, 9, 0)
+    assert array[2:5] == [2, 3, 4]
+    assert array[::3] == [0, 3, 6, 9]
+    assert array[::-1] == list(range(9, -1, -1))
+    assert array[7:100] == [7, 8, 9]
+    assert array[5:5] == []
+    array[0] = -(2**63)
+    array[-1] = 2**63 - 1
+    array[2:5] = [20, 30, 40]
+    assert array[:] == [-(2**63), 1, 20, 30, 40, 5, 6, 7, 8, 2**63 - 1]
+    assert 30 in list(array)
+
+
+@MAKERS
+def test_bad_items(mp, make):
+    array = getattr(mp, make)("i", 4)
+    for index in (4, -5, 2**70):
+        with pytest.raises(IndexError):
+            array[index]
+        with pytest.raises(IndexError):
+            array[index] = 1
+    with pytest.raises(TypeError):
+        array["0"]
+    with pytest.raises(TypeError):
+        array[0] = 1.5
+    for wrong in ([1], [1, 2, 3, 4, 5]):
+        with pytest.raises(ValueError):
+            array[:] = wrong
+    with pytest.raises((TypeError, AttributeError)):
+        del array[0]
+    assert array[:] == [0] * 4
+
+
+@MAKERS
+def test_bad_arguments(mp, make):
+    with pytest.raises(ValueError):
+        getattr(mp, make)("i", -1)
+    for wrong in (1.5, None, object()):
+        with pytest.raises(TypeError):
+            getattr(mp, make)("i", wrong)
+    with pytest.raises(TypeError):
+        getattr(mp, make)("i", ["1"])
+    with pytest.raises(TypeError):
+        getattr(mp, make)("zz", 3)
+
+
+@MAKERS
+def test_bytes(mp, make):
+    array = getattr(mp, make)("c", 10)
+    assert array.raw == bytes(10)
+    array.value = b"hello"
+    assert (array.value, array.raw) == (b"hello", b"hello" + bytes(5))
+    array.value = b"hi"
+    assert (array.value, array.raw) == (b"hi", b"hi\0lo" + bytes(5))
+    array.raw = b"0123456789"
+    assert array.value == b"0123456789"
+    array[0] = b"x"
+    assert array[0] == b"x"
+    assert array[:3] == b"x12"
+    with pytest.raises(ValueError):
+        array.value = b"longer than ten"
+    assert getattr(mp, make)("c", b"abc").raw == b"abc"
+
+
+def test_locks(mp):
+    array = mp.Array("i", 3)
+    with array.get_lock(), array:
+        array[0] = 1
+    assert array.get_obj()[0] == 1
+    assert array.acquire() is True
+    array.release()
+    assert repr(array).startswith("<SynchronizedArray wrapper for <")
+    assert repr(mp.Array("c", 3)).startswith("<SynchronizedString wrapper for <")
+    lock = mp.Lock()
+    assert mp.Array("i", 3, lock=lock).get_lock() is lock
+    raw = mp.Array("i", 3, lock=False)
+    assert isinstance(raw, ctypes.Array)
+    with pytest.raises(AttributeError):
+        mp.Array("i", 3, lock=3)
+    with pytest.raises(TypeError):
+        mp.Array("i", 3, True)
+
+
+def test_raw_arrays_are_ctypes(mp):
+    array = mp.RawArray("d", [1.5, 2.5])
+    assert isinstance(array, ctypes.Array)
+    view = memoryview(array).cast("B").cast("d")
+    view[0] = 9.5
+    assert array[:] == [9.5, 2.5]
+    assert ctypes.sizeof(array) == 16
+
+
+def test_arrays_do_not_overlap(mp):
+    many = [mp.RawArray("B", size) for size in range(1, 300)]
+    for i, array in enumerate(many):
+        array[:] = [i % 256] * len(array)
+    assert all(set(array) == {i % 256} for i, array in enumerate(many))
+
+
+@MAKERS
+def test_large(mp, crew, make):
+    array = getattr(mp, make)("B", 32 << 20)
+    assert not any(array[:: 1 << 12])
+    array[-1] = 7
+    crew.run(values.set_items, array, bytes(range(256)) * (1 << 17))
+    assert array[255] == 255
+    assert array[-1] == 255
+    assert bytes(array[: 1 << 16]) == bytes(range(256)) * 256
+
+
+@MAKERS
+def test_fresh_arrays_are_zero(mp, make):
+    for size in (3, 100, 5000, 100_000):
+        for _ in range(5):
+            array = getattr(mp, make)("q", size)
+            assert not any(array)
+            array[:] = [-1] * size
+            del array
+
+
+def test_shared_with_a_child(mp, crew):
+    value, array, plain = mp.Value("d", 1.5), mp.Array("i", [1, 2, 3]), mp.RawArray("h", [4, 5])
+    crew.run(values.negate, value, array, plain)
+    assert (value.value, array[:], plain[:]) == (-1.5, [-1, -2, -3], [-4, -5])
+
+
+def test_its_lock_excludes_processes(mp, crew):
+    array, ready = mp.Array("q", 5), mp.RawArray("b", 4)
+    for me in range(4):
+        crew.start(values.add_to_all, array, ready, me, 500)
+    crew.join()
+    assert array[:] == [2000] * 5
+
+
+def test_not_picklable_outside_a_start(mp):
+    for array in (mp.Array("i", 2), mp.RawArray("i", 2)):
+        with pytest.raises(RuntimeError):
+            ForkingPickler.dumps(array)

@@ -1,0 +1,544 @@
+"""Pipe and Connection, held to what the stdlib's do."""
+
+import array
+import multiprocessing
+import pickle
+import select
+import threading
+import time
+from multiprocessing.connection import wait
+
+import pytest
+from children import pipes
+from children.common import wait_asleep
+from children.objects import SomeError, Unreceivable, Unsendable
+
+BufferTooShort = multiprocessing.BufferTooShort
+
+
+@pytest.fixture
+def pipe(mp):
+    """Both ends of a duplex pipe."""
+    left, right = mp.Pipe()
+    with left, right:
+        yield left, right
+
+
+@pytest.fixture
+def oneway(mp):
+    """The end to read from, and the end to write to."""
+    reader, writer = mp.Pipe(False)
+    with reader, writer:
+        yield reader, writer
+
+
+def inherited(mp, conn):
+    """What a forked child has to close as well, before its other end is at the end of file."""
+    return conn if mp.get_start_method() == "fork" else None
+
+
+def test_both_directions(pipe):
+    left, right = pipe
+    assert left.send({"a": [1]}) is None
+    right.send("back")
+    assert right.recv() == {"a": [1]}
+    assert left.recv() == "back"
+    for i in range(100):
+        left.send(i)
+    assert [right.recv() for _ in range(100)] == list(range(100))
+
+
+def test_one_direction(oneway):
+    reader, writer = oneway
+    assert (reader.readable, reader.writable) == (True, False)
+    assert (writer.readable, writer.writable) == (False, True)
+    writer.send(1)
+    assert reader.recv() == 1
+    for wrong in (
+        lambda: reader.send(1),
+        lambda: reader.send_bytes(b"x"),
+        writer.recv,
+        writer.recv_bytes,
+        lambda: writer.recv_bytes_into(bytearray(3)),
+        writer.poll,
+    ):
+        with pytest.raises(OSError, match="-only"):
+            wrong()
+    writer.send(2)
+    assert reader.recv() == 2
+
+
+def test_ways_to_call_pipe(mp):
+    for ends in (mp.Pipe(), mp.Pipe(True), mp.Pipe(duplex=True)):
+        assert all(end.readable and end.writable for end in ends)
+        for end in ends:
+            end.close()
+    for end in mp.Pipe(duplex=False):
+        assert end.readable != end.writable
+        end.close()
+
+
+def test_closed(mp):
+    left, right = mp.Pipe()
+    assert left.closed is False
+    assert left.close() is None
+    left.close()
+    assert left.closed is True
+    for use in (
+        lambda: left.send(1),
+        lambda: left.send_bytes(b"x"),
+        left.recv,
+        left.recv_bytes,
+        lambda: left.recv_bytes_into(bytearray(1)),
+        left.poll,
+        left.fileno,
+    ):
+        with pytest.raises(OSError, match="handle is closed"):
+            use()
+    right.close()
+
+
+def test_context_manager(mp):
+    left, right = mp.Pipe()
+    with left as entered, right:
+        assert entered is left
+    assert left.closed
+    assert right.closed
+
+
+def test_end_of_file(mp):
+    reader, writer = mp.Pipe(False)
+    writer.send("last words")
+    writer.send(b"x" * 3000)
+    writer.close()
+    assert reader.poll() is True
+    assert reader.recv() == "last words"
+    assert len(reader.recv()) == 3000
+    for _ in range(3):
+        assert reader.poll() is True
+        assert reader.poll(None) is True
+        with pytest.raises(EOFError):
+            reader.recv()
+        with pytest.raises(EOFError):
+            reader.recv_bytes()
+        with pytest.raises(EOFError):
+            reader.recv_bytes_into(bytearray(3))
+    reader.close()
+
+
+@pytest.mark.parametrize("duplex", [True, False])
+def test_broken_pipe(mp, duplex):
+    reader, writer = mp.Pipe(duplex)
+    reader.close()
+    for _ in range(3):
+        with pytest.raises(BrokenPipeError):
+            writer.send(1)
+        with pytest.raises(BrokenPipeError):
+            writer.send_bytes(b"x" * 100_000)
+    writer.close()
+
+
+def test_bytes(pipe):
+    left, right = pipe
+    for message in (b"", b"x", bytes(range(256)), bytearray(b"abc"), memoryview(b"view")):
+        assert left.send_bytes(message) is None
+        got = right.recv_bytes()
+        assert type(got) is bytes
+        assert got == bytes(message)
+    left.send_bytes(array.array("i", [1, -1]))
+    assert right.recv_bytes() == array.array("i", [1, -1]).tobytes()
+    left.send_bytes(b"0123456789", 3)
+    left.send_bytes(b"0123456789", 3, 4)
+    left.send_bytes(buf=b"0123456789", offset=9, size=1)
+    left.send_bytes(b"0123456789", 10)
+    left.send_bytes(b"0123456789", 4, 0)
+    assert [right.recv_bytes() for _ in range(5)] == [b"3456789", b"3456", b"9", b"", b""]
+
+
+def test_bytes_and_objects_are_one_stream(pipe):
+    left, right = pipe
+    left.send_bytes(pickle.dumps([1]))
+    assert right.recv() == [1]
+    left.send([2])
+    assert pickle.loads(right.recv_bytes()) == [2]
+
+
+def test_bad_ranges(pipe):
+    left, right = pipe
+    for args in ((-1,), (4,), (0, -1), (0, 4), (1, 3), (4, 0), (3, 1)):
+        with pytest.raises(ValueError):
+            left.send_bytes(b"abc", *args)
+    for wrong in ("text", None, 5, [1]):
+        with pytest.raises(TypeError):
+            left.send_bytes(wrong)
+    assert right.poll() is False
+    with pytest.raises(ValueError):
+        right.recv_bytes(-1)
+    left.send_bytes(b"abc")
+    with pytest.raises(ValueError):
+        right.recv_bytes_into(bytearray(5), -1)
+    with pytest.raises(ValueError):
+        right.recv_bytes_into(bytearray(5), 6)
+    assert right.recv_bytes() == b"abc"
+
+
+def test_recv_bytes_into(pipe):
+    left, right = pipe
+    buffer = bytearray(b"." * 10)
+    left.send_bytes(b"abc")
+    assert right.recv_bytes_into(buffer) == 3
+    assert buffer == b"abc......."
+    left.send_bytes(b"abc")
+    assert right.recv_bytes_into(buffer, 7) == 3
+    assert buffer == b"abc....abc"
+    left.send_bytes(b"")
+    assert right.recv_bytes_into(buffer, 10) == 0
+    numbers = array.array("i", [0] * 4)
+    left.send_bytes(array.array("i", [7, 8]))
+    assert right.recv_bytes_into(numbers, 2 * numbers.itemsize) == 2 * numbers.itemsize
+    assert list(numbers) == [0, 0, 7, 8]
+    view = memoryview(buffer)[2:6]
+    left.send_bytes(b"WXYZ")
+    assert right.recv_bytes_into(view) == 4
+    assert buffer == b"abWXYZ.abc"
+
+
+def test_buffer_too_short(pipe):
+    left, right = pipe
+    message = bytes(range(200)) * 50
+    buffer = bytearray(b"." * 9999)
+    for offset in (0, 5000, 9999):
+        left.send_bytes(message)
+        with pytest.raises(BufferTooShort) as caught:
+            right.recv_bytes_into(buffer, offset)
+        assert caught.value.args == (message,)
+        assert isinstance(caught.value, multiprocessing.ProcessError)
+    left.send_bytes(b"after")
+    assert right.recv_bytes_into(buffer) == 5
+
+
+def test_read_only_buffer(pipe):
+    left, right = pipe
+    left.send_bytes(b"abc")
+    with pytest.raises((TypeError, BufferError)):
+        right.recv_bytes_into(b"constant")
+
+
+def test_maxlength(pipe):
+    left, right = pipe
+    for maxlength in (3, 4, 10**9, None):
+        left.send_bytes(b"abc")
+        assert right.recv_bytes(maxlength) == b"abc"
+    left.send_bytes(b"")
+    assert right.recv_bytes(0) == b""
+
+
+def test_message_beyond_maxlength_ends_reading(mp):
+    left, right = mp.Pipe()
+    left.send_bytes(b"abc")
+    with pytest.raises(OSError):
+        right.recv_bytes(2)
+    with pytest.raises(OSError):
+        right.recv_bytes()
+    right.send("still writable")
+    assert left.recv() == "still writable"
+    left.close()
+    right.close()
+    reader, writer = mp.Pipe(False)
+    writer.send_bytes(b"abc")
+    with pytest.raises(OSError):
+        reader.recv_bytes(2)
+    assert reader.closed
+    writer.close()
+
+
+def test_poll(pipe):
+    left, right = pipe
+    assert right.poll() is False
+    assert right.poll(0) is False
+    assert right.poll(-1) is False
+    started = time.monotonic()
+    assert right.poll(0.1) is False
+    assert time.monotonic() - started >= 0.098
+    left.send(1)
+    left.send(2)
+    for timeout in (0, 0.1, -1, None, 1e6):
+        assert right.poll(timeout) is True
+    assert right.recv() == 1
+    assert right.poll() is True
+    assert right.recv() == 2
+    assert right.poll() is False
+    assert left.poll() is False
+    with pytest.raises(TypeError):
+        right.poll("1")
+
+
+def test_poll_waits(mp, pipe, crew):
+    left, right = pipe
+    waiting, outcome = mp.RawValue("b"), mp.RawValue("b")
+    wait_asleep(crew.start(pipes.wait_poll, right, waiting, outcome).pid, waiting)
+    assert outcome.value == 0
+    left.send("x")
+    crew.join()
+    assert outcome.value == 2
+    assert right.recv() == "x"
+
+
+def test_errors_in_pickling(pipe):
+    left, right = pipe
+    for item, error in [
+        (Unsendable(), SomeError),
+        ([b"x" * 100_000, Unsendable()], SomeError),
+        (threading.Lock(), TypeError),
+        (lambda: None, (pickle.PicklingError, AttributeError)),
+    ]:
+        with pytest.raises(error):
+            left.send(item)
+    assert right.poll() is False
+    left.send(Unreceivable())
+    left.send("after")
+    with pytest.raises(SomeError):
+        right.recv()
+    assert right.recv() == "after"
+
+
+def test_garbage_is_an_error(pipe):
+    left, right = pipe
+    left.send_bytes(b"this is not a pickle")
+    with pytest.raises((pickle.UnpicklingError, EOFError, ValueError)):
+        right.recv()
+    left.send("after")
+    assert right.recv() == "after"
+
+
+def test_fileno_and_select(pipe):
+    left, right = pipe
+    fd = right.fileno()
+    assert type(fd) is int
+    assert fd == right.fileno() != left.fileno()
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    for _ in range(50):
+        assert select.select([right], [], [], 0)[0] == []
+        left.send(1)
+        left.send(2)
+        assert select.select([right], [], [], 5)[0] == [right]
+        assert poller.poll(5000)[0][0] == fd
+        assert right.recv() == 1
+        assert select.select([right], [], [], 5)[0] == [right]
+        assert right.recv() == 2
+    left.close()
+    assert select.select([right], [], [], 5)[0] == [right]
+
+
+def test_fileno_asked_late(pipe):
+    left, right = pipe
+    left.send(1)
+    assert select.select([right], [], [], 5)[0] == [right]
+    assert right.recv() == 1
+    assert select.select([right], [], [], 0)[0] == []
+
+
+def test_fileno_wakes_a_select(mp, pipe, crew):
+    left, right = pipe
+    crew.start(pipes.send_later, left, 0.1, "late")
+    assert select.select([right], [], [], 50)[0] == [right]
+    assert right.recv() == "late"
+    crew.join()
+
+
+def test_connection_wait(mp, crew):
+    pairs = [mp.Pipe(False) for _ in range(4)]
+    readers = [reader for reader, _ in pairs]
+    started = time.monotonic()
+    assert wait(readers, 0.1) == []
+    assert time.monotonic() - started >= 0.098
+    pairs[2][1].send("x")
+    assert wait(readers, 50) == [readers[2]]
+    pairs[0][1].close()
+    assert set(wait(readers, 50)) == {readers[0], readers[2]}
+    assert readers[2].recv() == "x"
+    with pytest.raises(EOFError):
+        readers[0].recv()
+    child = crew.start(pipes.send_later, pairs[3][1], 0.05, "y")
+    assert readers[3] in wait([readers[1], readers[3]])
+    assert readers[3].recv() == "y"
+    assert wait([readers[1], child.sentinel, readers[3]]) == [child.sentinel]
+    crew.join()
+    for reader, writer in pairs:
+        reader.close()
+        writer.close()
+
+
+def test_round_trips_with_a_child(mp, pipe, crew):
+    left, right = pipe
+    crew.start(pipes.echo, right, inherited(mp, left))
+    right.close()
+    for item in (None, [1, "a"], {"b": (2.5,)}, b"x" * 100, "y" * 200_000, 7):
+        left.send(item)
+        assert left.recv() == item
+    for i in range(1000):
+        left.send(i)
+        assert left.recv() == i
+    left.close()
+    crew.join()
+
+
+@pytest.mark.parametrize("size", [1 << 20, 32 << 20])
+def test_large_messages(mp, crew, size):
+    left, right = mp.Pipe()
+    crew.start(pipes.echo_bytes, right, inherited(mp, left))
+    right.close()
+    message = bytes(range(256)) * (size >> 8)
+    for _ in range(2):
+        left.send_bytes(message)
+        assert left.poll(None)
+        assert left.recv_bytes() == message
+    buffer = bytearray(size)
+    left.send_bytes(message)
+    assert left.recv_bytes_into(buffer) == size
+    assert buffer == message
+    left.close()
+    crew.join()
+
+
+def test_sender_waits_for_a_slow_reader(mp, crew):
+    reader, writer = mp.Pipe(False)
+    items = [bytes([i]) * 50_000 for i in range(100)]
+    crew.start(pipes.send_all, writer, items)
+    writer.close()
+    time.sleep(0.1)
+    assert [reader.recv() for _ in items] == items
+    with pytest.raises(EOFError):
+        reader.recv()
+    crew.join()
+
+
+@pytest.mark.parametrize("ending", ["close", "_exit", "return", "kill"])
+def test_end_of_the_other_process(mp, crew, ending):
+    reader, writer = mp.Pipe(False)
+    child = crew.start(pipes.send_and_end, writer, [1, "two"], ending)
+    writer.close()
+    assert [reader.recv(), reader.recv()] == [1, "two"]
+    with pytest.raises(EOFError):
+        reader.recv()
+    child.join()
+    reader.close()
+
+
+def test_closing_ends_a_wait_elsewhere(mp, crew):
+    reader, writer = mp.Pipe(False)
+    wait_asleep(crew.start(pipes.expect_end, reader, inherited(mp, writer)).pid)
+    writer.close()
+    crew.join()
+    reader.close()
+
+
+def test_all_copies_must_be_closed(mp, crew):
+    reader, writer = mp.Pipe(False)
+    crew.start(pipes.send_later, writer, 0.2, "from the other copy")
+    writer.close()
+    assert reader.recv() == "from the other copy"
+    with pytest.raises(EOFError):
+        reader.recv()
+    crew.join()
+
+
+@pytest.mark.parametrize("way", ["pipe", "queue"])
+def test_connections_travel(mp, crew, way):
+    if way == "queue":
+        channel = mp.Queue()
+        send, target = channel.put, pipes.answer_on_queue
+    else:
+        mine, channel = mp.Pipe()
+        send, target = mine.send, pipes.answer_on
+    left, right = mp.Pipe()
+    child = crew.start(target, channel)
+    send(right)
+    assert left.recv() == ("hello from", child.pid)
+    left.send("thanks")
+    crew.join()
+    assert right.closed is False
+    right.close()
+    with pytest.raises(EOFError):
+        left.recv()
+
+
+@pytest.mark.fastmp_only("the stdlib asks the sender for the descriptor when the message is read")
+def test_connections_outlive_their_sender(mp, crew):
+    mine, yours = mp.Pipe()
+    child = crew.start(pipes.send_an_end_and_die, yours, mp.get_start_method())
+    child.join()
+    received = mine.recv()
+    assert received.recv() == "left behind"
+    with pytest.raises(EOFError):
+        received.recv()
+    crew.join()
+
+
+@pytest.mark.fastmp_only("the stdlib's sharer hands it to whoever asks")
+def test_not_picklable_outside_a_start(pipe):
+    with pytest.raises(RuntimeError):
+        pickle.dumps(pipe[0])
+
+
+@pytest.mark.fastmp_only("the stdlib's messages mix")
+@pytest.mark.parametrize("threads", [0, 3])
+def test_one_end_shared_by_many_writers(mp, crew, threads):
+    reader, writer = mp.Pipe(False)
+    ready = mp.RawArray("b", 2)
+    for me in range(2):
+        if threads:
+            crew.start(pipes.send_letters_from_threads, writer, me, 60, ready, threads)
+        else:
+            crew.start(pipes.send_letters, writer, me, 180, ready)
+    writer.close()
+    got = []
+    while True:
+        try:
+            sender, number, text = reader.recv()
+        except EOFError:
+            break
+        assert text == bytes([65 + sender]) * (1, 3000, 100_000)[number % 3]
+        got.append((sender, number))
+    crew.join()
+    senders = 2 * (threads or 1)
+    assert len(got) == 360
+    for sender in range(senders):
+        assert [number for who, number in got if who == sender] == list(range(360 // senders))
+
+
+@pytest.mark.fastmp_only("the stdlib's messages mix")
+def test_one_end_shared_by_many_readers(mp, crew):
+    reader, writer = mp.Pipe(False)
+    ready = mp.RawArray("b", 3)
+    logs = [mp.RawArray("i", 1 + 300) for _ in range(3)]
+    for me, log in enumerate(logs):
+        crew.start(pipes.take_letters, reader, inherited(mp, writer), log, me, ready)
+    for i in range(300):
+        writer.send((0, i, b"A" * (1, 3000, 100_000)[i % 3]))
+    writer.close()
+    crew.join()
+    got = [log[1 : 1 + log[0]] for log in logs]
+    assert sorted(sum(got, [])) == list(range(300))
+    assert all(numbers == sorted(numbers) for numbers in got)
+
+
+@pytest.mark.fastmp_only("an extension that users expect")
+def test_close_in_another_thread_ends_a_recv(pipe):
+    left, _ = pipe
+    outcome = []
+
+    def receive():
+        try:
+            left.recv()
+        except BaseException as error:
+            outcome.append(type(error))
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    time.sleep(0.1)
+    left.close()
+    thread.join()
+    assert outcome == [EOFError]
+
