@@ -24,19 +24,24 @@ from cases import CASES
 MODULES = ["fastmp", "multiprocessing"]
 
 
+def show_progress(text):
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
 def measure_round(cases, number, samples, budget, limit):
     """Measure each case once; append to `samples[case][module]` a figure, or a string saying what went wrong."""
     for case in cases:
         modules = MODULES if case.most is None else MODULES[:1]
         # Who goes first changes: the second finds a warmer, or a hotter, machine.
         for module in modules if number % 2 else reversed(modules):
-            print(f"\r\033[K{number}: {case.name}, {module}", end="", file=sys.stderr, flush=True)
+            show_progress(f"round {number}: {case.name}, {module}")
             try:
                 outcome = runner.run(case.name, module, budget, limit)
             except runner.CaseFailed as trouble:
                 outcome = str(trouble)
             samples[case.name][module].append(outcome)
-    print("\r\033[K", end="", file=sys.stderr, flush=True)
+    show_progress("")
 
 
 def figures(outcomes):

@@ -19,7 +19,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from children.common import process_table  # noqa: E402
+from children.common import process_table
 
 METHODS = ("fork", "spawn")
 LIMIT = 60.0  # seconds for a test that names no limit of its own

@@ -1,5 +1,6 @@
 """A faster, kill-safe, drop-in subset of the standard library's multiprocessing, for Linux."""
 
+import importlib
 import sys
 
 if sys.platform != "linux":
@@ -87,7 +88,5 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # Submodules that `import fastmp` need not pay for: one imports ctypes, the other is for children.
     if name in ("sharedctypes", "spawn_main"):
-        from importlib import import_module
-
-        return import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import multiprocessing.context
 import sys
 from multiprocessing.context import (
@@ -19,6 +21,7 @@ from .process import BaseProcess, ForkProcess, Process, SpawnProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import types
     from collections.abc import Sequence
     from typing import Any
 
@@ -38,6 +41,12 @@ __all__ = [
     "get_spawning_popen",
     "set_spawning_popen",
 ]
+
+
+@functools.cache
+def _sharedctypes() -> types.ModuleType:
+    # Imports ctypes, so only when there is a first shared value; cached, as an import statement takes a microsecond.
+    return importlib.import_module(".sharedctypes", __package__)
 
 
 class BaseContext(multiprocessing.context.BaseContext):
@@ -73,31 +82,21 @@ class BaseContext(multiprocessing.context.BaseContext):
         """Returns two connected ends; with duplex=False the first one only reads, the second only writes."""
         return connection.Pipe(duplex)
 
-    # ctypes is imported by the first shared value, as with the stdlib.
-
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """Returns a ctypes object in shared memory."""
-        from .sharedctypes import RawValue
-
-        return RawValue(typecode_or_type, *args)
+        return _sharedctypes().RawValue(typecode_or_type, *args)
 
     def RawArray(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:
         """Returns a ctypes array in shared memory."""
-        from .sharedctypes import RawArray
-
-        return RawArray(typecode_or_type, size_or_initializer)
+        return _sharedctypes().RawArray(typecode_or_type, size_or_initializer)
 
     def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
         """Returns a ctypes object in shared memory, guarded by a lock unless lock=False."""
-        from .sharedctypes import Value
-
-        return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+        return _sharedctypes().Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
 
     def Array(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True) -> Any:
         """Returns a ctypes array in shared memory, guarded by a lock unless lock=False."""
-        from .sharedctypes import Array
-
-        return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+        return _sharedctypes().Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
 
     def freeze_support(self) -> None:
         """In a frozen program that was started as a child, runs the child and exits; else does nothing."""
@@ -148,7 +147,9 @@ class DefaultContext(BaseContext):
         Raises:
             ValueError: there is no such start method.
         """
-        return super().get_context(start_method.settled() if method is None else method)
+        if method is None:
+            return _concrete_contexts[start_method.settled()]
+        return super().get_context(method)
 
     def set_start_method(self, method: str | None, force: bool = False) -> None:
         """Chooses the start method; with force=True also anew, None leaving it open again.

@@ -42,32 +42,26 @@ def assert_travelling(obj: object) -> None:
 
 
 def reduce_block(obj: Any) -> Reduced:
-    """Reduces an object inside a segment that it shares with others: `_handle()` is `(fd, *numbers)`."""
-    reduced = _reduce(obj, fds=1)
-    popen = get_spawning_popen()
-    if popen is not None:
-        # Until the child has attached it, nobody else may hold the block: it must not be reused.
-        vars(popen).setdefault("_fastmp_held", []).append(obj)
-    return reduced
+    """Reduces an object inside a segment that others share: its handle is `(fd, *numbers)`."""
+    return _reduce(obj, fds=1)
 
 
 def reduce_channel(obj: Any) -> Reduced:
-    """Reduces a channel, which has a segment of its own: `_handle()` is `(memfd, wakefd, *numbers)`."""
-    # Not held as a block is: the parent's copy of a Connection would keep its peer from seeing the end.
+    """Reduces an object with a segment and a wake-up of its own: its handle is `(fd, fd, *numbers)`."""
     return _reduce(obj, fds=2)
 
 
 def _reduce(obj: Any, fds: int) -> Reduced:
     assert_travelling(obj)
     handle = obj._handle()
-    return rebuild, (type(obj), [_lend(obj, fd) for fd in handle[:fds]], handle[fds:])
+    return rebuild, (type(obj), [_lend(fd) for fd in handle[:fds]], handle[fds:])
 
 
-def _lend(obj: Any, fd: int) -> Any:
+def _lend(fd: int) -> Any:
     if _native._in_channel():
         return ChannelFd(_native._channel_fd(fd))
-    popen = get_spawning_popen()
-    # Any popen, also the stdlib's: there a descriptor passed twice is an error.
+    popen: Any = get_spawning_popen()
+    # Any popen, also the stdlib's, where a descriptor passed twice is an error.
     lent = vars(popen).setdefault("_fastmp_lent", {})
     if fd not in lent:
         lent[fd] = popen.DupFd(popen.duplicate_for_child(fd))

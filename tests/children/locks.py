@@ -160,7 +160,7 @@ def read_slots(free, filled, ring, total):
 
 
 def read_or_write(lock, readers_lock, readers, pair, ready, me, rounds):
-    """Readers and writers out of two locks: readers share, writers are alone, and the pair never differs to a reader."""
+    """Readers and writers out of two locks: readers share, writers are alone, to a reader the pair never differs."""
     line_up(ready, me)
     for i in range(rounds):
         if (i + me) % 4:

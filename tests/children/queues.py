@@ -124,3 +124,27 @@ def put_in_grandchild(queue, module, method):
 
 def wait_for_size(queue, size):
     wait_until(lambda: queue.qsize() >= size, f"{size} messages")
+
+
+def put_beyond_the_limit(outcome):
+    """With a limit on the size of files, which counts for segments, a put too large fails and the queue goes on."""
+    import resource
+    import signal
+
+    import fastmp
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    queue = fastmp.Queue()
+    queue.put("before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+    for _ in range(3):
+        try:
+            queue.put(b"x" * (64 << 20))
+        except MemoryError:
+            pass
+        else:
+            raise RuntimeError("the limit was not kept")
+    assert queue.qsize() == 1
+    queue.put("after")
+    assert [queue.get(), queue.get()] == ["before", "after"]
+    outcome.value = 1

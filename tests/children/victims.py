@@ -3,7 +3,6 @@
 import ctypes
 import os
 import queue as errors
-import random
 import time
 import warnings
 

@@ -10,10 +10,35 @@ import sys
 
 import pytest
 
-NAMES = """Lock RLock Semaphore BoundedSemaphore Event Queue Pipe Value Array RawValue RawArray Process current_process
-    parent_process active_children cpu_count get_context set_start_method get_start_method get_all_start_methods
-    freeze_support get_logger log_to_stderr set_executable allow_connection_pickling reducer""".split()
-ERRORS = "ProcessError BufferTooShort TimeoutError AuthenticationError".split()
+NAMES = [
+    "Lock",
+    "RLock",
+    "Semaphore",
+    "BoundedSemaphore",
+    "Event",
+    "Queue",
+    "Pipe",
+    "Value",
+    "Array",
+    "RawValue",
+    "RawArray",
+    "Process",
+    "current_process",
+    "parent_process",
+    "active_children",
+    "cpu_count",
+    "get_context",
+    "set_start_method",
+    "get_start_method",
+    "get_all_start_methods",
+    "freeze_support",
+    "get_logger",
+    "log_to_stderr",
+    "set_executable",
+    "allow_connection_pickling",
+    "reducer",
+]
+ERRORS = ["ProcessError", "BufferTooShort", "TimeoutError", "AuthenticationError"]
 
 
 def run_python(code, *args):
@@ -111,7 +136,7 @@ def test_default_start_method(module):
     assert run_python(code, module) == run_python(code, "multiprocessing")
 
 
-SCRIPT = '''
+SCRIPT = """
 import importlib, os, sys
 mp = importlib.import_module(sys.argv[1])
 
@@ -133,7 +158,7 @@ if __name__ == "__main__":
     daemon = mp.Process(target=importlib.import_module("time").sleep, args=(1000,), daemon=True)
     daemon.start()
     print("done", daemon.pid)
-'''
+"""
 
 
 def test_a_whole_program(mp, module, tmp_path):

@@ -541,4 +541,3 @@ def test_close_in_another_thread_ends_a_recv(pipe):
     left.close()
     thread.join()
     assert outcome == [EOFError]
-

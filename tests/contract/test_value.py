@@ -94,9 +94,8 @@ def test_locks_of_its_own(mp):
     assert value.get_obj().value == 3
     value.get_obj().value = 4
     assert value.value == 4
-    with value.get_lock():
-        with value.get_lock():  # recursive
-            value.value += 1
+    with value.get_lock(), value.get_lock():  # recursive
+        value.value += 1
     assert value.value == 5
     with value:
         value.value += 1

@@ -266,12 +266,8 @@ impl Books {
         };
         spot.segment.mapping.zero(spot.offset, whole)?;
         self.dirty = true;
-        let home = Home {
-            class,
-            born: self.newest + 1,
-            generation: forked::generation(),
-            exported: AtomicBool::new(false),
-        };
+        let home =
+            Home { class, born: self.newest + 1, generation: forked::generation(), exported: AtomicBool::new(false) };
         Ok(Block { segment: spot.segment, offset: spot.offset, bytes, home: Some(home) })
     }
 

@@ -1,10 +1,12 @@
 //! Python bindings of `fastmp-core`: conversions and waiting, no logic of their own.
 
 mod blocking;
+mod bound;
 mod codec;
 mod connection;
 mod errors;
 mod event;
+mod hot;
 mod lock;
 mod memory;
 mod passing;
@@ -31,4 +33,13 @@ mod _native {
     use crate::queue::Queue;
     #[pymodule_export]
     use crate::semaphore::{BoundedSemaphore, Semaphore};
+
+    #[pymodule_init]
+    fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        let py = module.py();
+        crate::hot::install::<Lock>(py)?;
+        crate::hot::install::<RLock>(py)?;
+        crate::hot::install::<Semaphore>(py)?;
+        crate::hot::install::<BoundedSemaphore>(py)
+    }
 }

@@ -10,9 +10,10 @@ use fastmp_core::sync::rlock::LockState;
 use fastmp_core::sys::liveness::{me, thread_id};
 use fastmp_core::{Error, Result};
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::PyType;
 
 use crate::errors::{OwnerDiedWarning, raise};
+use crate::hot::Hot;
 use crate::{blocking, passing};
 
 type Shared = Object<LockState, Block>;
@@ -58,11 +59,36 @@ fn acquire(py: Python<'_>, state: &Shared, name: &str, block: bool, timeout: Opt
 }
 
 macro_rules! lock_class {
-    ($class:ident, $doc:literal, $fast:expr, $release:expr) => {
+    ($class:ident, $doc:literal, $attempt:expr, $end:expr) => {
         #[doc = $doc]
         #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
         pub struct $class {
             state: Shared,
+        }
+
+        impl $class {
+            /// Take it if that is possible without waiting.
+            #[inline(always)]
+            fn attempt(&self) -> Result<bool> {
+                ($attempt)(&self.state)
+            }
+
+            #[inline(always)]
+            fn end(&self) -> Result<()> {
+                ($end)(&self.state)
+            }
+        }
+
+        impl Hot for $class {
+            #[inline(always)]
+            fn take(&self) -> bool {
+                matches!(self.attempt(), Ok(true))
+            }
+
+            #[inline(always)]
+            fn give(&self) -> bool {
+                self.end().is_ok()
+            }
         }
 
         #[pymethods]
@@ -84,29 +110,15 @@ macro_rules! lock_class {
             }
 
             #[pyo3(signature = (block = true, timeout = None))]
-            #[inline]
-            fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-                match ($fast)(&self.state) {
-                    Ok(true) => Ok(true),
-                    Ok(false) => acquire(py, &self.state, stringify!($class), block, timeout),
-                    Err(e) => Err(raise(e)),
+            fn _acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+                match self.attempt().map_err(raise)? {
+                    true => Ok(true),
+                    false => acquire(py, &self.state, stringify!($class), block, timeout),
                 }
             }
 
-            #[inline]
-            fn release(&self) -> PyResult<()> {
-                ($release)(&self.state).map_err(raise)
-            }
-
-            #[inline]
-            fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-                self.acquire(py, true, None)
-            }
-
-            #[pyo3(signature = (*_args))]
-            #[inline]
-            fn __exit__(&self, _args: &Bound<'_, PyTuple>) -> PyResult<()> {
-                self.release()
+            fn _release(&self) -> PyResult<()> {
+                self.end().map_err(raise)
             }
 
             /// How often it was taken over from a process that died holding it.

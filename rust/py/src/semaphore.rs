@@ -7,9 +7,10 @@ use fastmp_core::layout::{Kind, Object};
 use fastmp_core::sync::semaphore::{MAX, Semaphore as State};
 use fastmp_core::{Deadline, Error};
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::PyType;
 
 use crate::errors::{os_error, raise};
+use crate::hot::Hot;
 use crate::{blocking, passing};
 
 type Shared = Object<State, Block>;
@@ -39,6 +40,18 @@ macro_rules! semaphore_class {
             state: Shared,
         }
 
+        impl Hot for $class {
+            #[inline(always)]
+            fn take(&self) -> bool {
+                self.state.try_acquire()
+            }
+
+            #[inline(always)]
+            fn give(&self) -> bool {
+                self.state.release().is_ok()
+            }
+        }
+
         #[pymethods]
         impl $class {
             #[new]
@@ -58,7 +71,7 @@ macro_rules! semaphore_class {
             }
 
             #[pyo3(signature = (block = true, timeout = None))]
-            fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+            fn _acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
                 if self.state.try_acquire() {
                     return Ok(true);
                 }
@@ -73,17 +86,8 @@ macro_rules! semaphore_class {
                 }
             }
 
-            fn release(&self) -> PyResult<()> {
+            fn _release(&self) -> PyResult<()> {
                 self.state.release().map_err(raise)
-            }
-
-            fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-                self.acquire(py, true, None)
-            }
-
-            #[pyo3(signature = (*_args))]
-            fn __exit__(&self, _args: &Bound<'_, PyTuple>) -> PyResult<()> {
-                self.release()
             }
 
             /// Permits left.

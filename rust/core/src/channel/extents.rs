@@ -136,7 +136,9 @@ impl Extents {
         let fits = |offset: u64, cap: u64| {
             if chunk { cap == CHUNK && offset.is_multiple_of(CHUNK) } else { cap >= need && cap / 4 <= need.max(CHUNK) }
         };
-        if let Some(hold) = self.take(|slot| fits(slot.offset.load(Ordering::Relaxed), slot.cap.load(Ordering::Relaxed))) {
+        if let Some(hold) =
+            self.take(|slot| fits(slot.offset.load(Ordering::Relaxed), slot.cap.load(Ordering::Relaxed)))
+        {
             kill_point!("extent.taken");
             return Ok(hold);
         }
@@ -282,9 +284,11 @@ impl Extents {
     }
 
     fn free(&self, slot: &Slot) {
-        let kept = self.state.slots.iter().filter(|s| {
-            s.owner.load(Ordering::Relaxed) == 0 && s.cap.load(Ordering::Relaxed) > 0
-        });
+        let kept = self
+            .state
+            .slots
+            .iter()
+            .filter(|s| s.owner.load(Ordering::Relaxed) == 0 && s.cap.load(Ordering::Relaxed) > 0);
         if slot.cap.load(Ordering::Relaxed) > KEEP_BYTES || kept.count() >= KEEP {
             self.give_back(slot);
         }

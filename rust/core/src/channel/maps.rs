@@ -28,7 +28,10 @@ impl Maps {
             return Ok(mapping);
         }
         let end = offset.checked_add(bytes as u64);
-        if bytes == 0 || !offset.is_multiple_of(4096) || end.is_none_or(|end| memfd::size(segment).map_or(true, |size| end > size)) {
+        if bytes == 0
+            || !offset.is_multiple_of(4096)
+            || end.is_none_or(|end| memfd::size(segment).map_or(true, |size| end > size))
+        {
             return Err(Error::Corrupted("an extent outside its segment"));
         }
         let mapping = Arc::new(Mapping::new(segment, offset, bytes)?);

@@ -94,16 +94,13 @@ impl End {
     fn over(segment: Arc<Segment>, socket: OwnedFd, flags: Flags) -> Result<End> {
         let extents = Arc::new(Extents::new(segment.clone(), TABLE)?);
         let ring = |index: u32| {
-            let shape = Shape {
-                index,
-                base: BASES + u64::from(index) * BASE_MOST,
-                overflows: false,
-                extents: LARGE_UNREAD,
-            };
+            let shape =
+                Shape { index, base: BASES + u64::from(index) * BASE_MOST, overflows: false, extents: LARGE_UNREAD };
             Ring::new(segment.clone(), RINGS + index as usize * size_of::<RingState>(), extents.clone(), shape)
         };
         let (incoming, outgoing) = (ring(u32::from(!flags.second))?, ring(u32::from(flags.second))?);
-        let farewell = Farewell { segment: segment.clone(), ring: RINGS + usize::from(!flags.second) * size_of::<RingState>() };
+        let farewell =
+            Farewell { segment: segment.clone(), ring: RINGS + usize::from(!flags.second) * size_of::<RingState>() };
         Ok(End {
             incoming,
             outgoing,
@@ -193,7 +190,13 @@ impl End {
     ///
     /// # Errors
     /// `PeerGone` if nobody could ever receive it; `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been sent then.
-    pub fn send(&self, tag: Tag, body: &mut Option<Body<'_>>, fds: &[BorrowedFd<'_>], deadline: Deadline) -> Result<()> {
+    pub fn send(
+        &self,
+        tag: Tag,
+        body: &mut Option<Body<'_>>,
+        fds: &[BorrowedFd<'_>],
+        deadline: Deadline,
+    ) -> Result<()> {
         wait_for(
             &self.outgoing.state().not_full,
             &SEND_SPIN,
@@ -223,9 +226,8 @@ impl End {
     fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Taken> {
         scratch.clear();
         let getting = self.incoming.getting(deadline)?;
-        let taken = getting.get(scratch, |tag, number, _| {
-            if tag.fds > 0 { self.look_for(number, fds) } else { Ok(()) }
-        })?;
+        let taken =
+            getting.get(scratch, |tag, number, _| if tag.fds > 0 { self.look_for(number, fds) } else { Ok(()) })?;
         if taken.tag.fds > 0 {
             kill_point!("pipe.fds_taken");
             fdpass::pop(&self.socket);
@@ -304,9 +306,7 @@ impl End {
         if self.incoming.looks_ready() {
             return Ok(());
         }
-        if deadline != Deadline::PASSED
-            && RECV_SPIN.until(|| self.incoming.looks_ready().then_some(())).is_some()
-        {
+        if deadline != Deadline::PASSED && RECV_SPIN.until(|| self.incoming.looks_ready().then_some(())).is_some() {
             return Ok(());
         }
         loop {

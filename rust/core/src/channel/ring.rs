@@ -405,9 +405,7 @@ impl Putting<'_> {
         };
         let most = if is_extent { maxsize.min(ring.shape.extents) } else { maxsize };
         let need = record_bytes(len);
-        let room = |head: Mark| {
-            (tail.since(head) < most).then(|| self.room(tail, head, need)).flatten()
-        };
+        let room = |head: Mark| (tail.since(head) < most).then(|| self.room(tail, head, need)).flatten();
         if let Some(at) = room(head) {
             return Ok(Place { at, chunk: None });
         }
@@ -456,11 +454,7 @@ impl Putting<'_> {
             return (at + need <= base + cap).then_some(at);
         }
         if at >= head.at() {
-            if at + need <= base + cap {
-                Some(at)
-            } else {
-                (base + need <= head.at()).then_some(base)
-            }
+            if at + need <= base + cap { Some(at) } else { (base + need <= head.at()).then_some(base) }
         } else {
             (at + need <= head.at()).then_some(at)
         }

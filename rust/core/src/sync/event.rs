@@ -86,8 +86,7 @@ impl EventState {
                 return Err(Error::TimedOut);
             }
             let waited = word | WAITERS;
-            if word != waited
-                && self.word.compare_exchange(word, waited, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            if word != waited && self.word.compare_exchange(word, waited, Ordering::Relaxed, Ordering::Relaxed).is_err()
             {
                 continue;
             }

@@ -124,8 +124,7 @@ impl Mutex {
                 return self.try_lock_or_recover(me).ok_or(Error::TimedOut);
             }
             let waited = word | WAITERS;
-            if word != waited
-                && self.word.compare_exchange(word, waited, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            if word != waited && self.word.compare_exchange(word, waited, Ordering::Relaxed, Ordering::Relaxed).is_err()
             {
                 continue;
             }

@@ -56,7 +56,11 @@ impl Owner {
 
     /// An owner from its parts.
     pub fn new(pid: u32, start: u64, space: u16) -> Owner {
-        Owner((u64::from(pid) & PID_MASK) << PID_SHIFT | (start & START_MASK) << START_SHIFT | u64::from(space) << SPACE_SHIFT)
+        Owner(
+            (u64::from(pid) & PID_MASK) << PID_SHIFT
+                | (start & START_MASK) << START_SHIFT
+                | u64::from(space) << SPACE_SHIFT,
+        )
     }
 
     /// Process id, in the owner's own namespace.

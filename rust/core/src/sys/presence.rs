@@ -41,8 +41,7 @@ impl Presence {
 
     /// Certainly nobody holds it any more (an error of the kernel's proves nothing).
     pub fn is_gone(&self) -> bool {
-        self.mapping.is_none()
-            && fcntl_add_seals(&self.fd, SealFlags::WRITE).is_ok()
+        self.mapping.is_none() && fcntl_add_seals(&self.fd, SealFlags::WRITE).is_ok()
     }
 
     /// In a forked child: hold what was inherited until exec or death, and close the opener's descriptor.

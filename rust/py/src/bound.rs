@@ -1,0 +1,216 @@
+//! What `with lock` binds: a descriptor whose bound objects come off a free list.
+//!
+//! The interpreter binds `__enter__` and `__exit__` anew for every `with`. Two garbage-collected objects made and freed cost as much as
+//! all the rest of an uncontended `with`; a reused one with nothing but a function and its `self` costs next to nothing. Accessed
+//! through the class (as `ExitStack` does) the plain method descriptor shows instead.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_int, c_void};
+use std::mem::offset_of;
+use std::ptr;
+
+use pyo3::exceptions::PySystemError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+/// What such a method does with its `self`; it takes no argument that it looks at.
+pub type Function = unsafe extern "C" fn(*mut ffi::PyObject, *mut ffi::PyObject) -> *mut ffi::PyObject;
+
+#[repr(C)]
+struct Binding {
+    head: ffi::PyObject,
+    function: Function,
+    most: ffi::Py_ssize_t,
+    /// For access through the class.
+    plain: *mut ffi::PyObject,
+    bound: *mut ffi::PyTypeObject,
+}
+
+#[repr(C)]
+struct Method {
+    head: ffi::PyObject,
+    vectorcall: ffi::vectorcallfunc,
+    function: Function,
+    /// The most arguments that it takes.
+    most: ffi::Py_ssize_t,
+    slf: *mut ffi::PyObject,
+}
+
+const KEPT: usize = 8;
+
+thread_local! {
+    /// Memory of dead bound objects of this thread; the rest of the array is null.
+    static FREE: Cell<([*mut Method; KEPT], usize)> = const { Cell::new(([ptr::null_mut(); KEPT], 0)) };
+}
+
+unsafe extern "C" fn bind(
+    descriptor: *mut ffi::PyObject,
+    slf: *mut ffi::PyObject,
+    _class: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the slot's contract: `descriptor` is a `Binding`, `slf` null or an instance. The memory is a free one of the right size,
+    // and is initialised before it is seen.
+    unsafe {
+        let binding = descriptor.cast::<Binding>();
+        if slf.is_null() {
+            ffi::Py_INCREF((*binding).plain);
+            return (*binding).plain;
+        }
+        let memory = FREE.with(|free| {
+            let (mut list, n) = free.get();
+            if n == 0 {
+                return ptr::null_mut();
+            }
+            let memory = std::mem::replace(&mut list[n - 1], ptr::null_mut());
+            free.set((list, n - 1));
+            memory
+        });
+        let memory = if memory.is_null() { ffi::PyObject_Malloc(size_of::<Method>()).cast() } else { memory };
+        if memory.is_null() {
+            return ffi::PyErr_NoMemory();
+        }
+        ffi::PyObject_Init(memory.cast(), (*binding).bound);
+        ffi::Py_INCREF(slf);
+        (&raw mut (*memory).vectorcall).write(call);
+        (&raw mut (*memory).function).write((*binding).function);
+        (&raw mut (*memory).most).write((*binding).most);
+        (&raw mut (*memory).slf).write(slf);
+        memory.cast()
+    }
+}
+
+unsafe extern "C" fn call(
+    bound: *mut ffi::PyObject,
+    _args: *const *mut ffi::PyObject,
+    nargs: usize,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called through the slot of a `Method`.
+    unsafe {
+        let bound = bound.cast::<Method>();
+        // The top bit says that the slot before the arguments may be used.
+        let nargs = nargs & (usize::MAX >> 1);
+        if nargs > (*bound).most as usize || !(keywords.is_null() || ffi::PyTuple_Size(keywords) == 0) {
+            ffi::PyErr_SetString(ffi::PyExc_TypeError, c"this method takes no such arguments".as_ptr());
+            return ptr::null_mut();
+        }
+        ((*bound).function)((*bound).slf, ptr::null_mut())
+    }
+}
+
+unsafe extern "C" fn call_slowly(
+    bound: *mut ffi::PyObject,
+    args: *mut ffi::PyObject,
+    _keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the slot's contract: `args` is a tuple.
+    unsafe { call(bound, ptr::null(), ffi::PyTuple_Size(args) as usize, ptr::null_mut()) }
+}
+
+unsafe extern "C" fn dealloc(bound: *mut ffi::PyObject) {
+    // SAFETY: the last reference to a `Method`, whose type is a heap type that it holds a reference to.
+    unsafe {
+        let class = ffi::Py_TYPE(bound);
+        let slf = (*bound.cast::<Method>()).slf;
+        let kept = FREE.with(|free| {
+            let (mut list, n) = free.get();
+            if n < KEPT {
+                list[n] = bound.cast();
+                free.set((list, n + 1));
+            }
+            n < KEPT
+        });
+        if !kept {
+            ffi::PyObject_Free(bound.cast());
+        }
+        ffi::Py_DECREF(class.cast());
+        // Last: it may run anything.
+        ffi::Py_DECREF(slf);
+    }
+}
+
+fn make_type(
+    py: Python<'_>,
+    name: &'static CStr,
+    size: usize,
+    flags: u64,
+    slots: &mut [ffi::PyType_Slot],
+) -> PyResult<Py<PyType>> {
+    let mut spec = ffi::PyType_Spec {
+        name: name.as_ptr(),
+        basicsize: size as c_int,
+        itemsize: 0,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION | flags) as _,
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: a complete spec; what it points to outlives the call, and what the type keeps is static.
+    let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&mut spec))? };
+    Ok(class.cast_into::<PyType>()?.unbind())
+}
+
+const END: ffi::PyType_Slot = ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() };
+
+fn bound_type(py: Python<'_>) -> PyResult<&Py<PyType>> {
+    static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    TYPE.get_or_try_init(py, || {
+        // Known to CPython since 3.9, and part of the limited API since 3.12.
+        const HAVE_VECTORCALL: u64 = 1 << 11;
+        const T_OBJECT_EX: c_int = 16;
+        const T_PYSSIZET: c_int = 19;
+        const READONLY: c_int = 1;
+        let member = |name: &'static CStr, kind, offset: usize| ffi::PyMemberDef {
+            name: name.as_ptr(),
+            type_code: kind,
+            offset: offset as _,
+            flags: READONLY,
+            doc: ptr::null(),
+        };
+        let none = ffi::PyMemberDef { name: ptr::null(), type_code: 0, offset: 0, flags: 0, doc: ptr::null() };
+        // The type keeps pointers into it.
+        let members = Box::leak(Box::new([
+            member(c"__vectorcalloffset__", T_PYSSIZET, offset_of!(Method, vectorcall)),
+            member(c"__self__", T_OBJECT_EX, offset_of!(Method, slf)),
+            none,
+        ]));
+        let mut slots = [
+            ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
+            ffi::PyType_Slot { slot: ffi::Py_tp_call, pfunc: call_slowly as *mut c_void },
+            ffi::PyType_Slot { slot: ffi::Py_tp_members, pfunc: members.as_mut_ptr().cast() },
+            END,
+        ];
+        make_type(py, c"fastmp._native.bound_method", size_of::<Method>(), HAVE_VECTORCALL, &mut slots)
+    })
+}
+
+/// A descriptor that binds `function`, which takes at most `most` arguments; `plain` shows through the class.
+pub fn descriptor<'py>(
+    plain: Bound<'py, PyAny>,
+    function: Function,
+    most: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = plain.py();
+    let bound = bound_type(py)?.bind(py).as_type_ptr();
+    let class = TYPE.get_or_try_init(py, || {
+        let mut slots = [ffi::PyType_Slot { slot: ffi::Py_tp_descr_get, pfunc: bind as *mut c_void }, END];
+        make_type(py, c"fastmp._native.method_binding", size_of::<Binding>(), 0, &mut slots)
+    })?;
+    // SAFETY: memory of the type's size, initialised before it is seen. It is never freed (its class lives for ever), and so holds its references
+    // for ever: one extra reference sees to that.
+    unsafe {
+        let memory: *mut Binding = ffi::PyObject_Malloc(size_of::<Binding>()).cast();
+        if memory.is_null() {
+            return Err(PySystemError::new_err("out of memory"));
+        }
+        ffi::PyObject_Init(memory.cast(), class.bind(py).as_type_ptr());
+        (&raw mut (*memory).function).write(function);
+        (&raw mut (*memory).most).write(most as ffi::Py_ssize_t);
+        (&raw mut (*memory).plain).write(plain.into_ptr());
+        (&raw mut (*memory).bound).write(bound);
+        ffi::Py_INCREF(memory.cast());
+        Ok(Bound::from_owned_ptr(py, memory.cast()))
+    }
+}

@@ -1,0 +1,92 @@
+"""A process that forks while its other threads are in the middle of things."""
+
+import os
+import threading
+import time
+import warnings
+
+from children.common import wait_until
+
+
+def run_all(*functions):
+    threads = [threading.Thread(target=function, daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def put_for_ever(queue, stop):
+    while not stop:
+        queue.put(b"x" * 300)
+
+
+def get_for_ever(queue, stop):
+    while not stop:
+        queue.get()
+
+
+def lock_for_ever(lock, stop):
+    while not stop:
+        with lock:
+            pass
+
+
+def make_for_ever(mp, stop):
+    """Keeps the allocator and the table of mappings busy."""
+    while not stop:
+        kept = [mp.Lock() for _ in range(20)]
+        queue = mp.Queue()
+        queue.put(len(kept))
+        queue.get()
+
+
+def round_trip(left, right, stop):
+    while not stop:
+        left.send(b"y" * 100)
+        right.recv()
+
+
+def use_everything(mp, lock, rlock, free, idle, conns, value, result):
+    """What a child does at once with what it has inherited; the result tells how far it came.
+
+    `lock` and `rlock` are taken and given back by threads of the parent all the time, `free` is nobody's.
+    """
+    warnings.simplefilter("error")
+    with free:
+        result.value = 1
+    with lock:
+        result.value = 2
+    with rlock, rlock:
+        result.value = 3
+    idle.put([1, b"z" * 100_000])
+    assert idle.get() == [1, b"z" * 100_000]
+    result.value = 4
+    conns[0].send("hello")
+    assert conns[1].recv() == "hello"
+    result.value = 5
+    with value.get_lock():
+        value.value += 1
+    fresh_lock, fresh_queue = mp.Lock(), mp.Queue()
+    with fresh_lock:
+        fresh_queue.put("fresh")
+        assert fresh_queue.get() == "fresh"
+    result.value = 6
+
+
+def report_owner(lock, pid, held, go):
+    """Takes a lock in a forked child: the owner must be the child, however much it is a copy of its parent."""
+    with lock:
+        assert lock.owner == (os.getpid(), threading.get_native_id())
+        pid.value = os.getpid()
+        held.value = 1
+        wait_until(lambda: go.value)
+
+
+def put_from_threads(queue, count):
+    team = run_all(*[lambda n=n: [queue.put((n, i)) for i in range(count)] for n in range(3)])
+    for thread in team:
+        thread.join()
+
+
+def pause():
+    time.sleep(0.001)

@@ -1,0 +1,106 @@
+"""What a process holds: descriptors, mappings, shared memory, children."""
+
+import gc
+import os
+import re
+
+from children.common import process_table
+
+
+def descriptors():
+    """How many are open."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")) - 1
+
+
+def mappings():
+    """How many parts the address space has that are backed by a memfd."""
+    with open("/proc/self/maps") as file:
+        return sum("/memfd:" in line for line in file)
+
+
+def shared_bytes():
+    """Memory in all the segments that this process has mapped or holds open, each counted once."""
+    segments = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("/memfd:"):
+                status = os.stat(f"/proc/self/fd/{name}")
+                segments[status.st_ino] = status.st_blocks * 512
+        except OSError:
+            continue
+    with open("/proc/self/maps") as file:
+        for line in file:
+            if "/memfd:" in line:
+                span, _, _, _, inode = line.split()[:5]
+                path = f"/proc/self/map_files/{re.sub('(^|-)0+(?=.)', lambda m: m[1], span)}"
+                try:
+                    segments.setdefault(int(inode), os.stat(path).st_blocks * 512)
+                except OSError:
+                    segments.setdefault(int(inode), 0)
+    return sum(segments.values())
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def dev_shm():
+    """Names in /dev/shm, were there any."""
+    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+
+
+def own_children():
+    return [p for p in process_table() if p.parent == os.getpid()]
+
+
+def look():
+    """All of it at once."""
+    gc.collect()
+    return {
+        "descriptors": descriptors(),
+        "mappings": mappings(),
+        "shared bytes": shared_bytes(),
+        "resident bytes": resident_bytes(),
+    }
+
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+# ---- children
+
+
+def use(*shared):
+    """Touches each object that it was given."""
+    for one in shared:
+        if hasattr(one, "put"):
+            one.put("used")
+        elif hasattr(one, "send"):
+            one.send("used")
+        elif hasattr(one, "get_lock"):
+            with one.get_lock():
+                one.value += 1
+        elif hasattr(one, "set"):
+            one.set()
+        else:
+            with one:
+                pass
+
+
+def use_and_hold(flag, *shared):
+    """As `use`, and then waits for its end with all that can be held in hand."""
+    import signal
+
+    use(*shared)
+    for one in shared:
+        if hasattr(one, "acquire"):
+            one.acquire()
+    flag.value = 1
+    signal.pause()
+
+
+def count_threads(out):
+    out.value = threads()

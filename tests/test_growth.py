@@ -1,0 +1,95 @@
+"""An unbounded queue grows as long as nobody reads, and gives the memory back when somebody has."""
+
+import threading
+
+import pytest
+from children import queues, usage
+from children.common import wait_until
+
+pytestmark = pytest.mark.fastmp_only("the stdlib buffers in its own process")
+MIB = 1 << 20
+
+
+@pytest.mark.method("fork")
+def test_many_puts_without_a_reader(mp):
+    queue, count = mp.Queue(), 200_000
+    before = usage.shared_bytes()
+    for i in range(count):
+        queue.put((i, "x" * 100))
+    assert queue.qsize() == count
+    assert not queue.full()
+    peak = usage.shared_bytes() - before
+    assert peak > count * 100  # it is in shared memory, and not in this process
+    for i in range(count):
+        assert queue.get() == (i, "x" * 100)
+    assert queue.empty()
+    left = usage.shared_bytes() - before
+    print(f"peak {peak / MIB:.1f} MiB, left {left / MIB:.1f} MiB")
+    assert left < peak / 4
+
+
+def test_a_child_puts_without_a_reader(mp, crew):
+    queue, count = mp.Queue(), 200_000
+    before = usage.shared_bytes()
+    crew.run(queues.put_all, queue, range(count))
+    assert queue.qsize() == count
+    assert [queue.get() for _ in range(count)] == list(range(count))
+    assert usage.shared_bytes() - before < 2 * MIB
+
+
+@pytest.mark.method("fork")
+def test_large_messages_without_a_reader(mp):
+    queue = mp.Queue()
+    before = usage.shared_bytes()
+    for i in range(20):
+        queue.put(bytes([i]) * (8 * MIB))
+    peak = usage.shared_bytes() - before
+    assert peak >= 160 * MIB
+    for i in range(20):
+        assert queue.get() == bytes([i]) * (8 * MIB)
+    left = usage.shared_bytes() - before
+    print(f"peak {peak / MIB:.1f} MiB, left {left / MIB:.1f} MiB")
+    assert left < peak / 4
+
+
+def test_waves(mp, crew):
+    """Growing and draining by turns, with both sides in different processes, ends where it began."""
+    inbox, outbox = mp.Queue(), mp.Queue()
+    crew.start(queues.echo, inbox, outbox)
+    sizes = []
+    for wave in range(8):
+        items = [(wave, i, b"y" * (i % 700)) for i in range(5000)]
+        for item in items:
+            inbox.put(item)
+        queues.wait_for_size(outbox, len(items))
+        assert [outbox.get() for _ in items] == items
+        sizes.append(usage.shared_bytes())
+    inbox.put(None)
+    crew.join()
+    print([f"{size / MIB:.1f}" for size in sizes])
+    assert sizes[-1] <= sizes[1] + 2 * MIB
+
+
+@pytest.mark.method("fork")
+def test_qsize_never_lies_while_it_grows(mp):
+    queue, count = mp.Queue(), 30_000
+    putter = threading.Thread(target=queues.put_all, args=(queue, range(count)))
+    putter.start()
+    taken, largest = 0, 0
+    while taken < count:
+        size = queue.qsize()
+        assert 0 <= size <= count - taken
+        largest = max(largest, size)
+        if size:
+            assert queue.get(False) == taken
+            taken += 1
+    putter.join()
+    assert queue.qsize() == 0
+
+
+@pytest.mark.method("fork")
+def test_memory_refused_is_an_error_and_no_more(mp, crew):
+    outcome = mp.RawValue("i")
+    crew.run(queues.put_beyond_the_limit, outcome)
+    wait_until(lambda: outcome.value)
+    assert outcome.value == 1

@@ -1,0 +1,247 @@
+"""Making, sharing and dropping keeps everything flat: descriptors, mappings, memory, children, /dev/shm."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+from children import processes, usage
+from children.common import wait_until
+
+pytestmark = pytest.mark.fastmp_only("the stdlib takes a descriptor or a name for each")
+MIB = 1 << 20
+
+
+def expect_flat(before, after, descriptors=0, mappings=0, shared=MIB, resident=16 * MIB):
+    """Nothing has grown, but for what is allowed."""
+    print(before, after, sep="\n")
+    assert after["descriptors"] <= before["descriptors"] + descriptors
+    assert after["mappings"] <= before["mappings"] + mappings
+    assert after["shared bytes"] <= before["shared bytes"] + shared
+    assert after["resident bytes"] <= before["resident bytes"] + resident
+
+
+@pytest.fixture
+def no_names_left():
+    before = usage.dev_shm()
+    yield
+    assert usage.dev_shm() <= before
+
+
+@pytest.mark.method("fork")
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Event", "Value", "RawValue"])
+def test_ten_thousand_at_once(mp, no_names_left, kind):
+    """Fewer than fifty descriptors, and all given back."""
+    args = ("i",) if "Value" in kind else ()
+    make = getattr(mp, kind)
+    make(*args)
+    before = usage.look()
+    many = [make(*args) for _ in range(10_000)]
+    held = usage.look()
+    assert held["descriptors"] < before["descriptors"] + 50
+    assert held["mappings"] < before["mappings"] + 50
+    assert held["shared bytes"] < before["shared bytes"] + 10_000 * 1024
+    assert len({one._handle() for one in many if hasattr(one, "_handle")}) in (0, 10_000)
+    del many
+    first = usage.look()
+    for _ in range(3):
+        many = [make(*args) for _ in range(10_000)]
+        del many
+    expect_flat(first, usage.look())
+
+
+@pytest.mark.method("fork")
+def test_made_and_dropped_in_one_process(mp, no_names_left):
+    def cycle(times):
+        for _ in range(times):
+            lock, rlock, semaphore, event = mp.Lock(), mp.RLock(), mp.Semaphore(3), mp.Event()
+            value, array = mp.Value("i"), mp.Array("d", 100)
+            with lock, rlock, semaphore, value, array:
+                event.set()
+
+    cycle(500)
+    before = usage.look()
+    cycle(10_000)
+    expect_flat(before, usage.look())
+
+
+@pytest.mark.method("fork")
+@pytest.mark.parametrize("ending", ["close", "drop"])
+def test_queues_and_pipes_made_and_dropped(mp, no_names_left, ending):
+    def cycle(times):
+        for i in range(times):
+            queue, (left, right) = mp.Queue(i % 3), mp.Pipe(i % 2 == 0)
+            queue.put([i])
+            queue.get()
+            if i % 7 == 0:
+                queue.put(b"left unread, and large" * 10_000)
+            right.send(i)
+            assert left.recv() == i
+            if ending == "close":
+                for one in (queue, left, right):
+                    one.close()
+
+    cycle(100)
+    before = usage.look()
+    cycle(1500)
+    expect_flat(before, usage.look())
+
+
+@pytest.mark.parametrize("size", [1000, 100_000, 8 * MIB])
+def test_messages_leave_nothing(mp, no_names_left, size):
+    queue, (left, right) = mp.Queue(), mp.Pipe()
+    # Larger messages than a pipe holds need a reader; what is looked at here is the queue's share.
+    small = min(size, 10_000)
+
+    def cycle(times):
+        for _ in range(times):
+            queue.put(b"x" * size)
+            assert len(queue.get()) == size
+            left.send(b"x" * small)
+            assert len(right.recv()) == small
+
+    cycle(20)
+    before = usage.look()
+    cycle(200 if size < MIB else 40)
+    expect_flat(before, usage.look(), shared=2 * MIB, resident=2 * size + 16 * MIB)
+
+
+@pytest.mark.timeout(120, method="signal")
+def test_shared_with_children_and_dropped(mp, crew, no_names_left):
+    """2,000 cycles with fork; the holder is killed in every twentieth."""
+
+    def cycle(times):
+        for i in range(times):
+            shared = [mp.Lock(), mp.RLock(), mp.Value("i"), mp.Queue(), mp.Event()]
+            left, right = mp.Pipe()
+            if i % 20 == 19:
+                flag = mp.RawValue("b")
+                child = mp.Process(target=usage.use_and_hold, args=(flag, *shared, right))
+                child.start()
+                wait_until(lambda flag=flag: flag.value)
+                child.kill()
+            else:
+                child = mp.Process(target=usage.use, args=(*shared, right))
+                child.start()
+            assert left.recv() == "used"
+            assert shared[3].get() == "used"
+            child.join()
+            child.close()
+            left.close()
+            right.close()
+            if i % 20 == 19:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    assert shared[0].acquire()
+                assert shared[0].recoveries == 1
+            assert shared[4].is_set()
+
+    once = 2000 if mp.get_start_method() == "fork" else 40
+    cycle(once // 10)
+    children = len(usage.own_children())
+    before = usage.look()
+    cycle(once)
+    expect_flat(before, usage.look())
+    assert len(usage.own_children()) <= children
+
+
+def test_killed_users_of_large_messages_leave_nothing(mp, crew, no_names_left):
+    from children import victims
+
+    queue = mp.Queue()
+
+    def cycle(times):
+        for _ in range(times):
+            returned = mp.RawValue("i")
+            victim = crew.start(victims.put_large, queue, 4 * MIB, 1000, returned)
+            wait_until(lambda returned=returned: returned.value >= 2)
+            crew.kill(victim)
+            while not queue.empty():
+                queue.get()
+
+    cycle(3)
+    before = usage.look()
+    cycle(12)
+    # One message may lie half-written until the next holder looks.
+    expect_flat(before, usage.look(), shared=2 * 4 * MIB + MIB, resident=64 * MIB)
+
+
+def test_processes_leave_nothing(mp, no_names_left):
+    def cycle(times):
+        for _ in range(times):
+            child = mp.Process(target=processes.nothing)
+            child.start()
+            child.join()
+
+    cycle(3)
+    before, children = usage.look(), len(usage.own_children())
+    cycle(100 if mp.get_start_method() == "fork" else 20)
+    expect_flat(before, usage.look())
+    assert len(usage.own_children()) <= children
+
+
+PROGRAM = """
+import os, sys, threading
+import fastmp as mp
+from children import usage
+
+def work(lock, value, queue, conn):
+    with lock, value.get_lock():
+        queue.put(usage.threads())
+    conn.send([p.command() for p in usage.own_children()])
+
+if __name__ == "__main__":
+    assert not usage.own_children() and usage.threads() == 1, "the import alone"
+    mp.set_start_method(sys.argv[1])
+    lock, value, queue, (mine, yours) = mp.Lock(), mp.Value("i"), mp.Queue(), mp.Pipe()
+    array, event, semaphore = mp.Array("d", 10), mp.Event(), mp.Semaphore()
+    queue.put(b"x" * 1_000_000)
+    queue.get()
+    assert not usage.own_children() and usage.threads() == 1, "the objects alone"
+    child = mp.Process(target=work, args=(lock, value, queue, yours))
+    child.start()
+    assert queue.get() == 1, "a thread in the child"
+    assert mine.recv() == [], "a process of the child's"
+    child.join()
+    assert not usage.own_children(), [p.command() for p in usage.own_children()]
+    assert usage.threads() == 1, "a thread here"
+    from multiprocessing import resource_tracker
+    assert resource_tracker._resource_tracker._fd is None
+    print("done")
+"""
+
+
+def test_no_tracker_no_thread_no_process(mp, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.abspath(__file__))}
+    done = subprocess.run(
+        [sys.executable, str(program), mp.get_start_method()],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.method("fork")
+def test_segments_are_sealed_and_close_on_exec(mp):
+    import fcntl
+
+    fd, _ = mp.Lock()._handle()
+    queue = mp.Queue()
+    for segment in (fd, queue._handle()[0]):
+        seals = fcntl.fcntl(segment, fcntl.F_GET_SEALS)
+        assert seals & fcntl.F_SEAL_SHRINK
+        assert seals & fcntl.F_SEAL_SEAL
+        assert not seals & fcntl.F_SEAL_GROW
+        with pytest.raises(PermissionError):
+            os.ftruncate(segment, 0)
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if "fastmp" in os.readlink(f"/proc/self/fd/{name}"):
+                assert not os.get_inheritable(int(name))
+        except OSError:
+            continue

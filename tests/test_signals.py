@@ -1,0 +1,72 @@
+"""Signals and waits: Ctrl-C ends each, a handler that returns ends none."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from children import signalled
+from children.common import wait_asleep, wait_until
+
+TIMED = [name for name in signalled.OPERATIONS if "send" not in name and "recv" not in name and "with" not in name]
+SERVED = [name for name in signalled.OPERATIONS if "send" not in name and "RLock" not in name]
+
+
+@pytest.mark.parametrize("operation", signalled.OPERATIONS)
+def test_ctrl_c_ends_a_wait(mp, module, crew, operation):
+    waiting = mp.RawValue("b")
+    child = crew.start(signalled.be_interrupted, module, operation, waiting)
+    wait_asleep(child.pid, waiting)
+    os.kill(child.pid, signal.SIGINT)
+    crew.join()
+
+
+@pytest.mark.parametrize("operation", TIMED)
+def test_handlers_take_no_time_away_and_add_none(mp, module, crew, operation):
+    waiting, elapsed, calls = mp.RawValue("b"), mp.RawValue("d"), mp.RawValue("i")
+    child = crew.start(signalled.be_disturbed, module, operation, waiting, 0.4, elapsed, calls)
+    wait_asleep(child.pid, waiting)
+    # For as long as it takes: were each signal to begin the time anew, this would never end.
+    while child.exitcode is None:
+        os.kill(child.pid, signal.SIGUSR1)
+        time.sleep(0.02)
+    crew.join()
+    assert elapsed.value >= 0.4 * 0.98
+    assert calls.value > 0
+
+
+@pytest.mark.fastmp_only("the stdlib's locks are no more re-entrant than its pipes")
+@pytest.mark.parametrize("operation", SERVED)
+def test_wait_outlives_handlers(mp, module, crew, operation):
+    waiting, calls = mp.RawValue("b"), mp.RawValue("i")
+    child = crew.start(signalled.be_served, module, operation, waiting, calls)
+    wait_asleep(child.pid, waiting)
+    for i in range(5):
+        wait_until(lambda i=i: calls.value == i)
+        os.kill(child.pid, signal.SIGUSR1)
+    crew.join()
+
+
+class Stop(Exception):
+    """What a handler raises."""
+
+
+def stop(number, frame):
+    raise Stop
+
+
+def test_what_a_handler_raises_ends_a_wait(mp):
+    lock = mp.Lock()
+    lock.acquire()
+    before = signal.signal(signal.SIGUSR1, stop)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(Stop):
+            lock.acquire(True, 1000)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    lock.release()
+    assert lock.acquire(False)
