@@ -74,7 +74,7 @@ def verdict(row):
         return "above the most" if row["fastmp"] is not None and row["fastmp"] > row["most"] else ""
     if not row["ratios"]:
         return ""
-    ratio = statistics.median(row["ratios"])
+    ratio = round(statistics.median(row["ratios"]), 2)  # as it is shown
     if row["floor"] is not None and ratio < row["floor"]:
         return "BELOW THE FLOOR"
     return "below the goal" if ratio < row["goal"] else ""
@@ -134,7 +134,7 @@ def describe_machine():
         "python": platform.python_version(),
         "fastmp": metadata.version("fastmp"),
         "commit": commit(),
-        "load": os.getloadavg()[0],
+        "load": round(os.getloadavg()[0], 1),
     }
 
 

@@ -24,7 +24,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
@@ -85,6 +85,15 @@ impl Segment {
     /// The mapping.
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
+    }
+
+    /// This segment, of which another descriptor has come in: closed, unless it is the very same (a spawned child gets each descriptor
+    /// once, however many objects refer to it).
+    fn also(self: Arc<Self>, fd: OwnedFd) -> Arc<Self> {
+        if fd.as_raw_fd() == self.fd.as_raw_fd() {
+            let _ = fd.into_raw_fd();
+        }
+        self
     }
 }
 
@@ -154,7 +163,7 @@ impl Block {
         let id = memfd::identity(&fd)?;
         let known = books().known.get(&id).and_then(Weak::upgrade);
         let segment = match known {
-            Some(segment) => segment,
+            Some(segment) => segment.also(fd),
             None => {
                 let new = Arc::new(Segment::attach(fd, Kind::Arena, 0)?);
                 let mut books = books();

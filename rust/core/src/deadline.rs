@@ -46,6 +46,16 @@ impl Deadline {
         }
     }
 
+    /// This deadline, but at least a moment from now: for a lock that is held for microseconds as a rule, and that must be
+    /// waited for also by a call that is not to wait. A dead holder is found out within that moment.
+    pub fn with_grace(self) -> Deadline {
+        const MOMENT: u64 = NANOS / 4;
+        match self {
+            Deadline::Never => Deadline::Never,
+            Deadline::At(at) => Deadline::At(at.max(now() + MOMENT)),
+        }
+    }
+
     /// The earlier of this deadline and `slice` from now: no wait is longer than a slice, so that
     /// a death is noticed although nobody signals it.
     pub fn slice(self, slice: Duration) -> u64 {

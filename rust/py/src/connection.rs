@@ -74,6 +74,7 @@ impl Connection {
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_body(
             py,
+            Deadline::Never,
             |bytes| end.extent(bytes),
             |body| match end.try_send(tag, body, &fds) {
                 Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {

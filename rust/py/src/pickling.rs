@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use fastmp_core::channel::extents::Hold;
 use fastmp_core::channel::ring::{Body, INLINE, Tag, Taken};
 use fastmp_core::sys::mapping::Mapping;
-use fastmp_core::{Error, Result as CoreResult};
+use fastmp_core::{Deadline, Error, Result as CoreResult};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyKeyError;
 use pyo3::ffi;
@@ -168,6 +168,7 @@ impl Encoded {
     pub fn with_body<T>(
         &self,
         py: Python<'_>,
+        deadline: Deadline,
         extent: impl Fn(u64) -> CoreResult<Hold> + Sync,
         send: impl FnOnce(&mut Option<Body<'_>>) -> PyResult<T>,
     ) -> PyResult<T> {
@@ -188,7 +189,7 @@ impl Encoded {
             }
             return send(&mut Some(Body::Inline(&whole)));
         }
-        let hold = slot(py, || extent(len as u64))?;
+        let hold = slot(py, deadline, || extent(len as u64))?;
         let mapping = hold.map().map_err(raise)?;
         for (at, bytes) in pieces {
             let copied = if bytes.len() >= DETACHED {
@@ -208,10 +209,12 @@ impl Drop for Encoded {
     }
 }
 
-/// Every slot of a channel's table is in use for a moment: wait for one.
-fn slot(py: Python<'_>, attempt: impl Fn() -> CoreResult<Hold> + Sync) -> PyResult<Hold> {
+/// Every slot of a channel's table is in use for a moment: wait for one, until `deadline` at the latest.
+fn slot(py: Python<'_>, deadline: Deadline, attempt: impl Fn() -> CoreResult<Hold> + Sync) -> PyResult<Hold> {
+    let deadline = deadline.with_grace();
     loop {
         match blocking::wait(py, &attempt)? {
+            Err(Error::WouldBlock) if deadline.passed() => return Err(raise(Error::Full)),
             Err(Error::WouldBlock) => {
                 py.detach(|| std::thread::sleep(std::time::Duration::from_micros(200)));
                 py.check_signals()?;

@@ -58,15 +58,16 @@ impl Queue {
     fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
         Self::check_open(slf)?;
         let (py, queue) = (slf.py(), &slf.get().queue);
+        let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
         let encoded = pickling::encode(obj, false)?;
         let tag = encoded.tag();
         encoded.with_body(
             py,
+            deadline,
             |bytes| queue.extent(bytes),
             |body| match queue.try_put(tag, body) {
                 Err(Error::Full) if !block => Err(raise(Error::Full)),
                 Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
-                    let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
                     blocking::wait(py, || queue.put(tag, body, deadline))?.map_err(raise)
                 }
                 done => done.map_err(raise),

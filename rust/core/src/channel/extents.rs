@@ -145,7 +145,11 @@ impl Extents {
         let hold = self.take_empty()?;
         let state = &*self.state;
         let me = liveness::me();
-        let acquired = state.growth.lock(me, Deadline::Never)?;
+        // Held for the time of a reservation; whoever cannot wait that long any more says so by trying again or not.
+        let acquired = match state.growth.lock(me, Deadline::PASSED.with_grace()) {
+            Err(Error::TimedOut) => return Err(Error::WouldBlock),
+            locked => locked?,
+        };
         let grown = self.grow(&hold, acquired, need, chunk, drained);
         state.growth.unlock();
         grown.map(|()| hold)

@@ -172,6 +172,7 @@ impl End {
         }
         let putting = self.outgoing.putting(deadline)?;
         if !fds.is_empty() {
+            putting.make_room(body)?;
             if !fdpass::send_fds(&self.socket, putting.next_number(), fds)? {
                 return Err(Error::Full);
             }
@@ -235,7 +236,7 @@ impl End {
         drop(getting);
         let state = self.incoming.state();
         if state.watched.load(Ordering::Relaxed) != 0 && self.incoming.is_empty() {
-            self.quieten()?;
+            self.quieten(false)?;
         }
         if state.not_full.is_waited_on() && self.incoming.has_room_again() {
             state.not_full.notify();
@@ -260,18 +261,20 @@ impl End {
         }
     }
 
-    /// Clear the token if the ring is empty; is it?
+    /// Clear the token if the ring is empty; is it? `anyway`: the socket was readable although no token is known of: a sender was
+    /// killed between sending something and saying so.
     #[cold]
-    fn quieten(&self) -> Result<bool> {
+    fn quieten(&self, anyway: bool) -> Result<bool> {
         loop {
-            match self.incoming.putting(Some(Deadline::Never)) {
+            match self.incoming.putting(Some(Deadline::PASSED)) {
                 Err(Error::Interrupted) => continue,
+                Err(Error::TimedOut) => return Ok(true),
                 Err(e) => return Err(e),
                 Ok(putting) => {
                     if !putting.is_empty() {
                         return Ok(false);
                     }
-                    if putting.has_token() {
+                    if anyway || putting.has_token() {
                         putting.set_token(false);
                         kill_point!("pipe.token_clearing");
                         fdpass::drain(&self.socket);
@@ -309,6 +312,7 @@ impl End {
         if deadline != Deadline::PASSED && RECV_SPIN.until(|| self.incoming.looks_ready().then_some(())).is_some() {
             return Ok(());
         }
+        let mut readable = false;
         loop {
             if self.closing.load(Ordering::Relaxed) {
                 return Err(Error::Closed);
@@ -321,7 +325,7 @@ impl End {
                     true => Err(Error::Empty),
                 };
             }
-            if !self.quieten()? {
+            if !self.quieten(readable)? {
                 return Ok(());
             }
             kill_point!("pipe.parking");
@@ -332,13 +336,14 @@ impl End {
             if seen.hung_up && self.incoming.is_empty() {
                 return Err(Error::PeerGone);
             }
+            readable = seen.readable;
         }
     }
 
     /// A descriptor that is readable while a message or a hang-up is there, from now on.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
         if self.flags.readable && self.incoming.state().watched.swap(1, Ordering::SeqCst) == 0 {
-            self.quieten()?;
+            self.quieten(false)?;
         }
         Ok(self.socket.as_fd())
     }

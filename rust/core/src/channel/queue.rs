@@ -130,12 +130,14 @@ impl Queue {
     fn get_once(&self, scratch: &mut Vec<u8>, deadline: Option<Deadline>) -> Result<Taken> {
         scratch.clear();
         let getting = self.ring.getting(deadline)?;
-        let taken = getting.get(scratch, |_, _, _| Ok(()))?;
+        let taken = getting.get(scratch, |_, _, _| Ok(()));
         drop(getting);
         let state = self.ring.state();
         if state.watched.load(Ordering::Relaxed) != 0 && self.ring.is_empty() {
-            self.clear_if_empty();
+            // A watcher who found nothing was called for nothing: a kill has left the descriptor readable.
+            self.clear_if_empty(matches!(taken, Err(Error::Empty)));
         }
+        let taken = taken?;
         state.not_full.notify();
         Ok(taken)
     }
@@ -159,16 +161,16 @@ impl Queue {
     /// A descriptor that is readable while a message is there, from now on.
     pub fn watch(&self) -> BorrowedFd<'_> {
         if self.ring.state().watched.swap(1, Ordering::SeqCst) == 0 {
-            self.clear_if_empty();
+            self.clear_if_empty(false);
         }
         self.event.as_fd()
     }
 
     #[cold]
-    fn clear_if_empty(&self) {
-        // Only a signal can end this wait early; the holder is done in a moment.
-        while let Err(Error::Interrupted) = self.ring.putting(Some(Deadline::Never)).map(|putting| {
-            if putting.is_empty() && putting.has_token() {
+    fn clear_if_empty(&self, anyway: bool) {
+        // A signal may end this wait early; else the holder is done in a moment, or the descriptor stays readable.
+        while let Err(Error::Interrupted) = self.ring.putting(Some(Deadline::PASSED)).map(|putting| {
+            if putting.is_empty() && (anyway || putting.has_token()) {
                 putting.set_token(false);
                 kill_point!("queue.token_clearing");
                 eventfd::clear(&self.event);

@@ -256,7 +256,7 @@ impl Ring {
             // Held for well under a microsecond as a rule.
             None if lock.brief_spin(me) => Ok(Acquired::Clean),
             None => lock.try_lock_or_recover(me).ok_or(Error::WouldBlock),
-            Some(deadline) => lock.lock(me, deadline),
+            Some(deadline) => lock.lock(me, deadline.with_grace()),
         }
     }
 
@@ -345,6 +345,20 @@ impl Putting<'_> {
     /// The descriptor has just been made readable, or is about to be cleared.
     pub fn set_token(&self, readable: bool) {
         self.ring.state.token.store(u32::from(readable), Ordering::Relaxed);
+    }
+
+    /// Would `put` find room for this? What it needs is made, so that `put` then does.
+    ///
+    /// # Errors
+    /// Those of `put`.
+    pub fn make_room(&self, body: &Option<Body<'_>>) -> Result<()> {
+        let (len, is_extent) = match body {
+            Some(Body::Inline(bytes)) => (bytes.len(), false),
+            Some(Body::Extent(..)) => (EXTENT_BYTES, true),
+            None => return Ok(()),
+        };
+        let tail = Mark(self.ring.state.tail.load(Ordering::Relaxed));
+        self.place(tail, len, is_extent).map(drop)
     }
 
     /// Put one message. On error nothing has happened, and an extent is given back with it.
@@ -464,7 +478,7 @@ impl Putting<'_> {
     fn widen(&self, tail: Mark, head: Mark, need: u64) -> Result<Option<u64>> {
         let ring = self.ring;
         let (base, at) = (ring.shape.base, tail.at());
-        let cap = ring.state.base_cap.load(Ordering::Relaxed);
+        let cap = ring.state.base_cap.load(Ordering::Relaxed).clamp(BASE_FIRST, BASE_MOST);
         if !ring.in_base(at) || (ring.in_base(head.at()) && head.at() > at) {
             return Ok(None);
         }

@@ -120,19 +120,24 @@ impl Mutex {
                 return Ok(taken);
             }
             looked = true;
-            if deadline.passed() {
-                return self.try_lock_or_recover(me).ok_or(Error::TimedOut);
-            }
             let waited = word | WAITERS;
-            if word != waited && self.word.compare_exchange(word, waited, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            let late = deadline.passed();
+            // Who gives up after a wake-up that another's quickness made useless leaves the flag, for those who sleep on.
+            if (!late || mine & WAITERS != 0)
+                && word != waited
+                && self.word.compare_exchange(word, waited, Ordering::Relaxed, Ordering::Relaxed).is_err()
             {
                 continue;
             }
+            if late {
+                return self.try_lock_or_recover(me).ok_or(Error::TimedOut);
+            }
             kill_point!("mutex.parking");
-            let parked = self.word.park(waited, deadline.slice(facade::SLICE))?;
+            let parked = self.word.park(waited, deadline.slice(facade::SLICE));
             kill_point!("mutex.woken");
             mine = me.word() | WAITERS;
-            if parked == facade::Parked::TimedOut {
+            // Signals that come more often than slices end must not keep the death from being noticed.
+            if parked == Ok(facade::Parked::TimedOut) || (parked.is_err() && may_probe()) {
                 let word = self.word.load(Ordering::Relaxed);
                 if let Some(owner) = Owner::in_word(word).filter(|&o| facade::is_dead(o))
                     && let Some(taken) = self.take_over(word, owner, me)
@@ -140,6 +145,7 @@ impl Mutex {
                     return Ok(taken);
                 }
             }
+            parked?;
         }
     }
 

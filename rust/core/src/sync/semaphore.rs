@@ -87,13 +87,16 @@ impl Semaphore {
                 }
                 continue;
             }
-            if deadline.passed() {
-                return Err(Error::TimedOut);
-            }
-            if word & WAITERS == 0
+            let late = deadline.passed();
+            // Who gives up after a wake-up that another's quickness made useless leaves the flag, for those who sleep on.
+            if (!late || flag != 0)
+                && word & WAITERS == 0
                 && self.word.compare_exchange(word, word | WAITERS, Ordering::Relaxed, Ordering::Relaxed).is_err()
             {
                 continue;
+            }
+            if late {
+                return Err(Error::TimedOut);
             }
             kill_point!("semaphore.parking");
             self.word.park(WAITERS, deadline.slice(facade::SLICE))?;

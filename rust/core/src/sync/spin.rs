@@ -3,15 +3,17 @@
 //! Waking a sleeping core costs tens of microseconds, so a wait that is about to end should not sleep. But a spinner
 //! whose counterpart has no core to run on only delays it. So each kind of wait keeps, per process, a budget: doubled when a
 //! spin ended in success, halved when it ended in sleep, with a small one left to find out that times have changed.
-//! After a few pauses the spinner yields the core at every turn, so that a counterpart that is ready to run can.
+//! After the first few looks the spinner yields the core again and again, so that a counterpart that is ready to run can.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::deadline::now;
 use crate::facade;
 
-/// Pauses before the first yield: about a microsecond.
-const PAUSES: u32 = 24;
+/// Looks before the first yield: some three microseconds. What comes sooner is not worth a system call.
+const LOOKS: u32 = 64;
+/// Looks between yields.
+const BETWEEN: u32 = 8;
 
 /// What one kind of wait has learnt in this process.
 #[derive(Debug)]
@@ -29,19 +31,26 @@ impl Spin {
 
     /// Spin until `ready` gives something, or until it no longer pays. Relaxed orders: the budget is a guess.
     pub fn until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-        if cfg!(loom) {
+        if cfg!(loom) || alone() {
             return ready();
         }
-        for _ in 0..PAUSES {
-            if let Some(found) = ready() {
-                return Some(found);
-            }
-            facade::spin();
+        let mut look = |times: u32| {
+            (0..times).find_map(|_| {
+                let found = ready();
+                if found.is_none() {
+                    facade::spin();
+                }
+                found
+            })
+        };
+        if let Some(found) = look(LOOKS) {
+            return Some(found);
         }
         let budget = self.budget.load(Ordering::Relaxed);
         let end = now() + u64::from(budget);
         loop {
-            if let Some(found) = ready() {
+            facade::give_way();
+            if let Some(found) = look(BETWEEN) {
                 self.budget.store(budget.saturating_mul(2).min(self.most), Ordering::Relaxed);
                 return Some(found);
             }
@@ -49,7 +58,17 @@ impl Spin {
                 self.budget.store((budget / 2).max(self.most / 16), Ordering::Relaxed);
                 return None;
             }
-            facade::give_way();
         }
     }
+}
+
+/// Has this process one core only? Nobody can then end a wait while it spins.
+fn alone() -> bool {
+    static CORES: AtomicU32 = AtomicU32::new(0);
+    let mut cores = CORES.load(Ordering::Relaxed);
+    if cores == 0 {
+        cores = std::thread::available_parallelism().map_or(2, |n| n.get() as u32);
+        CORES.store(cores, Ordering::Relaxed);
+    }
+    cores == 1
 }
