@@ -9,9 +9,27 @@ no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, 
 `ctx` is accepted as the stdlib's classes do, and not used: an object serves every start method.
 """
 
+import sys
 from typing import Any, Self
 
 from typing_extensions import Buffer
+
+__all__ = [
+    "Block",
+    "BoundedSemaphore",
+    "Connection",
+    "CorruptedError",
+    "Event",
+    "Lock",
+    "OwnerDiedWarning",
+    "Pipe",
+    "Queue",
+    "RLock",
+    "Semaphore",
+    "_channel_fd",
+    "_in_channel",
+    "_received_fd",
+]
 
 class OwnerDiedWarning(RuntimeWarning):
     """The last owner of a lock ended while holding it; what the lock guards may be half-changed."""
@@ -22,7 +40,7 @@ class CorruptedError(RuntimeError):
 class Lock:
     """A lock that is not recursive, and that any process or thread may release."""
 
-    def __new__(cls, *, ctx: object = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock; returns False if it was not to be had in time.
 
@@ -66,7 +84,7 @@ class Lock:
 class RLock:
     """A lock that its owner, a thread of a process, may take again; only the owner may release it."""
 
-    def __new__(cls, *, ctx: object = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock, once more if this thread has it; returns False if it was not to be had in time.
 
@@ -109,7 +127,7 @@ class RLock:
 class Semaphore:
     """A count of permits."""
 
-    def __new__(cls, value: int = 1, *, ctx: object = None) -> Self: ...
+    def __new__(cls, value: int = 1, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time."""
 
@@ -125,17 +143,15 @@ class Semaphore:
     def get_value(self) -> int:
         """The number of permits left."""
 
+    @property
+    def maxvalue(self) -> int:
+        """The most permits there can be."""
+
     def _get_value(self) -> int:
         """The number of permits left."""
 
     def _is_zero(self) -> bool:
         """Whether no permit is left."""
-
-    def _is_mine(self) -> bool:
-        """Always False: permits have no owner."""
-
-    def _count(self) -> int:
-        """Always 0: permits have no owner."""
 
     def _handle(self) -> tuple[int, int]:
         """Descriptor of the segment, and offset in bytes."""
@@ -146,7 +162,7 @@ class Semaphore:
 class BoundedSemaphore:
     """A count of permits that never exceeds what it was at first."""
 
-    def __new__(cls, value: int = 1, *, ctx: object = None) -> Self: ...
+    def __new__(cls, value: int = 1, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time."""
 
@@ -172,12 +188,6 @@ class BoundedSemaphore:
     def _is_zero(self) -> bool:
         """Whether no permit is left."""
 
-    def _is_mine(self) -> bool:
-        """Always False: permits have no owner."""
-
-    def _count(self) -> int:
-        """Always 0: permits have no owner."""
-
     def _handle(self) -> tuple[int, int]:
         """Descriptor of the segment, and offset in bytes."""
 
@@ -187,7 +197,7 @@ class BoundedSemaphore:
 class Event:
     """A flag to wait for."""
 
-    def __new__(cls, *, ctx: object = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
     def is_set(self) -> bool:
         """Whether the flag is set."""
 
@@ -209,12 +219,13 @@ class Event:
 class Block:
     """Zeroed shared memory; a writable buffer of `size` bytes, one-dimensional, of format 'B'."""
 
-    def __new__(cls, size: int) -> Self: ...
+    def __new__(cls, size: int = 0, *, _handle: tuple[int, int, int] | None = None) -> Self: ...
     @property
     def size(self) -> int:
         """Length in bytes."""
 
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
     def _handle(self) -> tuple[int, int, int]:
         """Descriptor of the segment, offset and length in bytes."""
 
@@ -224,7 +235,9 @@ class Block:
 class Queue:
     """A queue of messages; one that has been put survives the process that put it."""
 
-    def __new__(cls, maxsize: int = 0, *, ctx: object = None) -> Self: ...
+    def __new__(
+        cls, maxsize: int = 0, *, ctx: object = None, _handle: tuple[int, int, int, int] | None = None
+    ) -> Self: ...
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Pickles the object and appends it.
 
@@ -274,15 +287,16 @@ class Queue:
     def _closed(self) -> bool:
         """Whether `close()` has been called in this process."""
 
-    def _handle(self) -> tuple[int, int, int]:
-        """Descriptors of the segment and of the wake-up; maxsize."""
+    def _handle(self) -> tuple[int, int, int, int]:
+        """Descriptors of the segment, and of both ends of the socket that carries descriptors; maxsize."""
 
     @classmethod
-    def _attach(cls, memfd: int, eventfd: int, maxsize: int) -> Self: ...
+    def _attach(cls, memfd: int, reader: int, writer: int, maxsize: int) -> Self: ...
 
 class Connection:
-    """One end of a pipe of messages."""
+    """One end of a pipe of messages, made by `Pipe()`."""
 
+    def __new__(cls, *, _handle: tuple[int, int, int]) -> Self: ...
     @property
     def closed(self) -> bool:
         """Whether this end is closed."""
@@ -339,8 +353,8 @@ class Connection:
             OSError: this end is closed or only writes.
         """
 
-    def poll(self, timeout: float | None = 0.0) -> bool:
-        """Waits until there is something to receive, the end included; returns False if not in time.
+    def poll(self, timeout: float | None = ...) -> bool:
+        """Waits until there is something to receive, the end included; returns False if not in time (by default 0.0).
 
         Raises:
             OSError: this end is closed or only writes.
@@ -362,7 +376,7 @@ class Connection:
         """Descriptors of the segment and of the socket; flags."""
 
     @classmethod
-    def _attach(cls, memfd: int, sockfd: int, flags: int) -> Self: ...
+    def _attach(cls, memfd: int, socket: int, flags: int) -> Self: ...
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """Returns two connected ends; with duplex=False the first only receives, the second only sends."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "Connection", "Listener", "Pipe", "wait"]
 
-copyreg.pickle(Connection, handles.reduce_channel)
+copyreg.pickle(Connection, handles.reduce_connection)
 
 
 def __getattr__(name: str) -> object:

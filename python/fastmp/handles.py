@@ -46,9 +46,14 @@ def reduce_block(obj: Any) -> Reduced:
     return _reduce(obj, fds=1)
 
 
-def reduce_channel(obj: Any) -> Reduced:
-    """Reduces an object with a segment and a wake-up of its own: its handle is `(fd, fd, *numbers)`."""
+def reduce_connection(obj: Any) -> Reduced:
+    """Reduces an object with a segment and a socket of its own: its handle is `(fd, fd, *numbers)`."""
     return _reduce(obj, fds=2)
+
+
+def reduce_queue(obj: Any) -> Reduced:
+    """Reduces an object with a segment and both ends of a socket: its handle is `(fd, fd, fd, *numbers)`."""
+    return _reduce(obj, fds=3)
 
 
 def _reduce(obj: Any, fds: int) -> Reduced:

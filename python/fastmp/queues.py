@@ -14,8 +14,17 @@ __all__ = ["Empty", "Full", "Queue"]
 class Queue(_native.Queue):
     """A first-in first-out queue that any number of processes put to and get from."""
 
+    def __init__(self, maxsize: int = 0, *, ctx: object = None) -> None:
+        """Finds the work done, by `__new__`; subclasses call this as they call the stdlib's.
+
+        Raises:
+            TypeError: a subclass hands on another maxsize than it was called with.
+        """
+        if maxsize > 0 and maxsize != self._handle()[-1]:
+            raise TypeError(f"{type(self).__name__} has been made without maxsize={maxsize}: call it with that")
+
     def __reduce__(self) -> handles.Reduced:
-        return handles.reduce_channel(self)
+        return handles.reduce_queue(self)
 
 
 def __getattr__(name: str) -> type[Exception]:

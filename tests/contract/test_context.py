@@ -78,11 +78,16 @@ def test_names(mp, module):
         assert getattr(package, name) is getattr(mp, name) is getattr(multiprocessing, name)
 
 
+def parameters(function):
+    """Names, kinds and defaults: annotations are our own affair."""
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
 def test_signatures(mp):
     theirs = multiprocessing.get_context(mp.get_start_method())
     for name in NAMES:
         if inspect.ismethod(getattr(theirs, name, None)):
-            assert inspect.signature(getattr(mp, name)) == inspect.signature(getattr(theirs, name)), name
+            assert parameters(getattr(mp, name)) == parameters(getattr(theirs, name)), name
 
 
 def test_types(mp):

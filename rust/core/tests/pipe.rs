@@ -130,9 +130,11 @@ fn move_each(end: &End, who: usize) -> impl FnOnce() + '_ {
 fn every_end_of_the_peer_is_noticed() {
     let _turn = common::turn();
     for how in ["exit", "kill", "close"] {
-        let (a, b) = pipe::create(true).unwrap();
+        let ((a, b), words) = (pipe::create(true).unwrap(), words());
+        let there = &words;
         let child = Child::fork(move || {
             put(&b, 1, 0, SMALL);
+            there.set(0, 1);
             match how {
                 "close" => drop(b),
                 "exit" => common::exit(0),
@@ -148,6 +150,7 @@ fn every_end_of_the_peer_is_noticed() {
             assert_eq!(send(&a, b"x", &[], Deadline::Never), Err(Error::PeerGone));
         });
         if how == "kill" {
+            until("the message is there", || words.get(0) == 1);
             last.until_parked();
             child.kill();
         }
@@ -172,7 +175,7 @@ fn a_blocked_sender_notices_the_end_of_its_reader() {
     let _turn = common::turn();
     for len in [SMALL, INLINED, LARGE] {
         let (a, b) = pipe::create(false).unwrap();
-        let mut sender = Child::fork(|| {
+        let sender = Child::fork(|| {
             let mut number = 0;
             let end = loop {
                 if let Err(e) = send(&b, &message(1, number, len), &[], Deadline::Never) {
@@ -296,11 +299,11 @@ fn state_is_parked(child: &Child) -> bool {
 
 /// Take message `next` if it is there; readiness must have told so.
 fn take_next(a: &End, next: usize, case: &str) -> bool {
-    let told = readable(&a.watch().unwrap());
+    // Nobody else takes: what is there stays there, and must be told of.
+    let there = a.wait(Deadline::PASSED).is_ok();
+    assert!(!there || readable(&a.watch().unwrap()), "{case}: a message without readiness");
     match recv(a, Deadline::PASSED) {
         Ok((bytes, _)) => {
-            // What came between the two looks could not be told by the first.
-            assert!(told || a.wait(Deadline::PASSED).is_ok() || next > 0, "{case}: a message without readiness");
             assert_eq!(read_message(&bytes), (1, next), "{case}");
             true
         }
@@ -339,7 +342,8 @@ fn receivers_die_at_every_point() {
             });
             doomed.kill();
             let had = words.get(0) as usize;
-            if had == 40 {
+            // The last one may have died in its hands, or it may never have come to the point.
+            if had >= 39 && recv(&a, Deadline::after(0.1)).is_err() {
                 assert_eq!(sender.wait(), OK, "{case}");
                 continue;
             }

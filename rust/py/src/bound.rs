@@ -186,11 +186,7 @@ fn bound_type(py: Python<'_>) -> PyResult<&Py<PyType>> {
 }
 
 /// A descriptor that binds `function`, which takes at most `most` arguments; `plain` shows through the class.
-pub fn descriptor<'py>(
-    plain: Bound<'py, PyAny>,
-    function: Function,
-    most: usize,
-) -> PyResult<Bound<'py, PyAny>> {
+pub fn descriptor<'py>(plain: Bound<'py, PyAny>, function: Function, most: usize) -> PyResult<Bound<'py, PyAny>> {
     static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = plain.py();
     let bound = bound_type(py)?.bind(py).as_type_ptr();

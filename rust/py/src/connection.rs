@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use fastmp_core::channel::lane::Letter;
 use fastmp_core::channel::pipe::{self, End, Flags};
 use fastmp_core::channel::ring::Taken;
 use fastmp_core::{Deadline, Error};
@@ -70,17 +71,19 @@ impl Connection {
     }
 
     fn transmit(py: Python<'_>, end: &End, encoded: &pickling::Encoded) -> PyResult<()> {
-        let tag = encoded.tag();
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_body(
             py,
             Deadline::Never,
             |bytes| end.extent(bytes),
-            |body| match end.try_send(tag, body, &fds) {
-                Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
-                    blocking::wait(py, || end.send(tag, body, &fds, Deadline::Never))?.map_err(raise)
+            |body| {
+                let mut letter = Letter { tag: encoded.tag(), body, fds: &fds };
+                match end.try_send(&mut letter) {
+                    Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
+                        blocking::wait(py, || end.send(&mut letter, Deadline::Never))?.map_err(raise)
+                    }
+                    done => done.map_err(raise),
                 }
-                done => done.map_err(raise),
             },
         )
     }
@@ -111,11 +114,8 @@ impl Connection {
     #[pyo3(signature = (*, _handle))]
     fn new(_handle: (RawFd, RawFd, u32)) -> PyResult<Self> {
         let (memfd, socket, flags) = _handle;
-        let flags = Flags {
-            readable: flags & READABLE != 0,
-            writable: flags & WRITABLE != 0,
-            second: flags & SECOND != 0,
-        };
+        let flags =
+            Flags { readable: flags & READABLE != 0, writable: flags & WRITABLE != 0, second: flags & SECOND != 0 };
         let (memfd, socket) = (passing::owned(memfd)?, passing::owned(socket)?);
         Ok(Self::over(End::attach(memfd, socket, flags).map_err(raise)?))
     }
@@ -137,7 +137,7 @@ impl Connection {
     /// Send an object.
     fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let end = self.sender()?;
-        Self::transmit(obj.py(), &end, &pickling::encode(obj, true)?)
+        Self::transmit(obj.py(), &end, &pickling::encode(obj)?)
     }
 
     /// Receive an object.

@@ -10,8 +10,18 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-create_exception!(fastmp, OwnerDiedWarning, PyRuntimeWarning, "A lock was taken over from a process that died holding it.");
-create_exception!(fastmp, CorruptedError, PyRuntimeError, "Shared memory holds what no fastmp process would have written.");
+create_exception!(
+    fastmp,
+    OwnerDiedWarning,
+    PyRuntimeWarning,
+    "A lock was taken over from a process that died holding it."
+);
+create_exception!(
+    fastmp,
+    CorruptedError,
+    PyRuntimeError,
+    "Shared memory holds what no fastmp process would have written."
+);
 
 /// What an error means to somebody who called an operation of no special kind.
 pub fn raise(error: Error) -> PyErr {

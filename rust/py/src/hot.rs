@@ -65,8 +65,8 @@ unsafe extern "C" fn acquire<T: Hot>(
     // SAFETY: the interpreter's calling convention: nargs arguments, then those that kwnames names. A name that
     // is looked up is interned once by the interpreter.
     unsafe {
-        let plain = kwnames.is_null()
-            && (nargs == 0 || (nargs == 1 && (*args == ffi::Py_True() || *args == ffi::Py_False())));
+        let plain =
+            kwnames.is_null() && (nargs == 0 || (nargs == 1 && (*args == ffi::Py_True() || *args == ffi::Py_False())));
         if plain && this::<T>(slf).take() {
             return truth();
         }
@@ -136,7 +136,8 @@ unsafe extern "C" fn exit<T: Hot>(
 pub fn install<T: Hot + PyTypeInfo>(py: Python<'_>) -> PyResult<()> {
     let class = py.get_type::<T>();
     let acquire_doc = c"acquire($self, block=True, timeout=None)\n--\n\nTake it, waiting for `timeout` seconds at most (None: for ever) if `block`; was it got?";
-    let release_doc = c"release($self)\n--\n\nGive it up.\n\nRaises ValueError (a recursive lock: AssertionError) if it is not held.";
+    let release_doc =
+        c"release($self)\n--\n\nGive it up.\n\nRaises ValueError (a recursive lock: AssertionError) if it is not held.";
     let methods = [
         (
             c"acquire",

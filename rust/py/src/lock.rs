@@ -43,7 +43,8 @@ fn acquire(py: Python<'_>, state: &Shared, name: &str, block: bool, timeout: Opt
     match got {
         Ok(Acquired::Clean) => Ok(true),
         Ok(Acquired::Recovered(dead)) => {
-            let text = format!("{name} was held by process {}, which died; what it guards may be half-done", dead.pid());
+            let text =
+                format!("{name} was held by process {}, which died; what it guards may be half-done", dead.pid());
             let text = CString::new(text).unwrap_or_default();
             let category = py.get_type::<OwnerDiedWarning>();
             if let Err(error) = PyErr::warn(py, &category, &text, 1) {
@@ -172,4 +173,3 @@ lock_class!(
     },
     |state: &Shared| state.unlock_once(me(), thread_id())
 );
-

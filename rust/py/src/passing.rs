@@ -21,14 +21,6 @@ pub fn collecting<T>(f: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Vec<OwnedF
     result.map(|value| (value, mine))
 }
 
-/// Run `f` with no collection: what it pickles goes where descriptors cannot.
-pub fn apart<T>(f: impl FnOnce() -> T) -> T {
-    let outer = SENDING.replace(None);
-    let result = f();
-    SENDING.set(outer);
-    result
-}
-
 /// Run `f` with these descriptors to hand out; those that it leaves are closed.
 pub fn handing_out<T>(fds: Vec<OwnedFd>, f: impl FnOnce() -> T) -> T {
     let outer = RECEIVED.replace(fds.into_iter().map(Some).collect());

@@ -88,8 +88,8 @@ pub fn with_inbox<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     result
 }
 
-/// `obj` as a message. `fds`: may descriptors go along?
-pub fn encode(obj: &Bound<'_, PyAny>, fds: bool) -> PyResult<Encoded> {
+/// `obj` as a message.
+pub fn encode(obj: &Bound<'_, PyAny>) -> PyResult<Encoded> {
     let py = obj.py();
     let mut encoded = Encoded { format: VALUE, scratch: SCRATCH.take(), parts: Vec::new(), fds: Vec::new() };
     encoded.scratch.clear();
@@ -103,11 +103,7 @@ pub fn encode(obj: &Bound<'_, PyAny>, fds: bool) -> PyResult<Encoded> {
         return Ok(encoded);
     }
     encoded.format = PICKLE;
-    let (pickled, fds) = if fds {
-        passing::collecting(|| pickle(obj))?
-    } else {
-        (passing::apart(|| pickle(obj))?, Vec::new())
-    };
+    let (pickled, fds) = passing::collecting(|| pickle(obj))?;
     encoded.fds = fds;
     if pickled.buffers.is_empty() {
         encoded.parts = pickled.frames.into_iter().map(Part::Bytes).collect();
@@ -192,11 +188,8 @@ impl Encoded {
         let hold = slot(py, deadline, || extent(len as u64))?;
         let mapping = hold.map().map_err(raise)?;
         for (at, bytes) in pieces {
-            let copied = if bytes.len() >= DETACHED {
-                py.detach(|| mapping.write(at, bytes))
-            } else {
-                mapping.write(at, bytes)
-            };
+            let copied =
+                if bytes.len() >= DETACHED { py.detach(|| mapping.write(at, bytes)) } else { mapping.write(at, bytes) };
             copied.map_err(raise)?;
         }
         send(&mut Some(Body::Extent(hold, len as u64)))
@@ -357,7 +350,12 @@ pub fn decode<'py>(py: Python<'py>, taken: Taken, inbox: &[u8], fds: Vec<OwnedFd
 }
 
 /// A message as `recv_bytes` gives it: what `send_bytes` sent, or an object's pickle.
-pub fn decode_bytes<'py>(py: Python<'py>, taken: Taken, inbox: &[u8], fds: Vec<OwnedFd>) -> PyResult<Bound<'py, PyBytes>> {
+pub fn decode_bytes<'py>(
+    py: Python<'py>,
+    taken: Taken,
+    inbox: &[u8],
+    fds: Vec<OwnedFd>,
+) -> PyResult<Bound<'py, PyBytes>> {
     if matches!(taken.tag.format, RAW | PICKLE) {
         let source = source(&taken, inbox)?;
         return source.bytes(py, 0, source.len());
@@ -398,7 +396,8 @@ impl Kit {
         let kwargs = PyDict::new(py);
         kwargs.set_item("buffer_callback", &apart)?;
         let pickler = py.import("pickle")?.getattr("Pickler")?.call((&sink, 5), Some(&kwargs))?;
-        let registered = py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?.getattr("_extra_reducers")?;
+        let registered =
+            py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?.getattr("_extra_reducers")?;
         let standard = py.import("copyreg")?.getattr("dispatch_table")?;
         let tables = Tables { tables: [registered.cast_into()?.unbind(), standard.cast_into()?.unbind()] };
         pickler.setattr("dispatch_table", Py::new(py, tables)?)?;

@@ -1,9 +1,10 @@
 //! `Queue`.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core::Error;
+use fastmp_core::channel::lane::Letter;
 use fastmp_core::channel::queue::Queue as Core;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -34,23 +35,35 @@ impl Queue {
 impl Queue {
     #[new]
     #[pyo3(signature = (maxsize = 0, *, ctx = None, _handle = None))]
-    fn new(maxsize: i64, ctx: Option<&Bound<'_, PyAny>>, _handle: Option<(RawFd, RawFd, u64)>) -> PyResult<Self> {
+    fn new(
+        maxsize: i64,
+        ctx: Option<&Bound<'_, PyAny>>,
+        _handle: Option<(RawFd, RawFd, RawFd, u64)>,
+    ) -> PyResult<Self> {
         let _ = ctx;
         let queue = match _handle {
-            Some((memfd, event, _)) => Core::attach(passing::owned(memfd)?, passing::owned(event)?),
+            Some((memfd, reader, writer, _)) => {
+                Core::attach(passing::owned(memfd)?, passing::owned(reader)?, passing::owned(writer)?)
+            }
             None => Core::create(maxsize.max(0) as u64),
         };
         Ok(Self { queue: queue.map_err(raise)?, closed: AtomicBool::new(false) })
     }
 
     #[classmethod]
-    fn _attach<'py>(cls: &Bound<'py, PyType>, memfd: RawFd, event: RawFd, maxsize: u64) -> PyResult<Bound<'py, PyAny>> {
-        passing::attached(cls, (memfd, event, maxsize))
+    fn _attach<'py>(
+        cls: &Bound<'py, PyType>,
+        memfd: RawFd,
+        reader: RawFd,
+        writer: RawFd,
+        maxsize: u64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        passing::attached(cls, (memfd, reader, writer, maxsize))
     }
 
-    fn _handle(&self) -> (RawFd, RawFd, u64) {
-        let (memfd, event) = self.queue.handles();
-        (passing::raw(memfd), passing::raw(event), self.queue.ring().maxsize())
+    fn _handle(&self) -> (RawFd, RawFd, RawFd, u64) {
+        let [memfd, reader, writer] = self.queue.handles().map(passing::raw);
+        (memfd, reader, writer, self.queue.ring().maxsize())
     }
 
     /// Put `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full` at once.
@@ -59,18 +72,21 @@ impl Queue {
         Self::check_open(slf)?;
         let (py, queue) = (slf.py(), &slf.get().queue);
         let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-        let encoded = pickling::encode(obj, false)?;
-        let tag = encoded.tag();
+        let encoded = pickling::encode(obj)?;
+        let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_body(
             py,
             deadline,
             |bytes| queue.extent(bytes),
-            |body| match queue.try_put(tag, body) {
-                Err(Error::Full) if !block => Err(raise(Error::Full)),
-                Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
-                    blocking::wait(py, || queue.put(tag, body, deadline))?.map_err(raise)
+            |body| {
+                let mut letter = Letter { tag: encoded.tag(), body, fds: &fds };
+                match queue.try_put(&mut letter) {
+                    Err(Error::Full) if !block => Err(raise(Error::Full)),
+                    Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
+                        blocking::wait(py, || queue.put(&mut letter, deadline))?.map_err(raise)
+                    }
+                    done => done.map_err(raise),
                 }
-                done => done.map_err(raise),
             },
         )
     }
@@ -86,16 +102,17 @@ impl Queue {
         Self::check_open(slf)?;
         let (py, queue) = (slf.py(), &slf.get().queue);
         pickling::with_inbox(|inbox| {
-            let taken = match queue.try_get(inbox) {
+            let mut fds = Vec::new();
+            let taken = match queue.try_get(inbox, &mut fds) {
                 Ok(taken) => taken,
                 Err(Error::Empty) if !block => return Err(raise(Error::Empty)),
                 Err(Error::Empty | Error::WouldBlock | Error::Interrupted) => {
                     let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-                    blocking::wait(py, || queue.get(inbox, deadline))?.map_err(raise)?
+                    blocking::wait(py, || queue.get(inbox, &mut fds, deadline))?.map_err(raise)?
                 }
                 Err(other) => return Err(raise(other)),
             };
-            pickling::decode(py, taken, inbox, Vec::new())
+            pickling::decode(py, taken, inbox, fds)
         })
     }
 

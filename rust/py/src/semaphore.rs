@@ -6,6 +6,7 @@ use fastmp_core::arena::Block;
 use fastmp_core::layout::{Kind, Object};
 use fastmp_core::sync::semaphore::{MAX, Semaphore as State};
 use fastmp_core::{Deadline, Error};
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -16,9 +17,11 @@ use crate::{blocking, passing};
 type Shared = Object<State, Block>;
 
 fn create(value: i64, bounded: bool) -> PyResult<Shared> {
-    let permits = u32::try_from(value).ok().filter(|&v| v <= MAX);
-    // The stdlib's answer to an impossible value.
-    let permits = permits.ok_or_else(|| os_error(libc::EINVAL))?;
+    // The stdlib's answers to impossible values.
+    if value > i64::from(MAX) {
+        return Err(PyOverflowError::new_err("signed integer is greater than maximum"));
+    }
+    let permits = u32::try_from(value).map_err(|_| os_error(libc::EINVAL))?;
     let block = Block::alloc(Kind::Semaphore, size_of::<State>()).map_err(raise)?;
     let payload = block.payload();
     let state: Shared = Object::new(block, payload).map_err(raise)?;
@@ -117,5 +120,9 @@ macro_rules! semaphore_class {
     };
 }
 
-semaphore_class!(Semaphore, "A counter of permits: `acquire` takes one, waiting while there is none; `release` adds one.", false);
+semaphore_class!(
+    Semaphore,
+    "A counter of permits: `acquire` takes one, waiting while there is none; `release` adds one.",
+    false
+);
 semaphore_class!(BoundedSemaphore, "A semaphore that cannot be released above its initial value.", true);

@@ -1,6 +1,7 @@
 //! Channels: rings of messages in shared memory, and the queue and the pipe made of them.
 
 pub mod extents;
+pub mod lane;
 pub mod maps;
 pub mod pipe;
 pub mod queue;

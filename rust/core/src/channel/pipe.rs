@@ -1,17 +1,12 @@
 //! A pipe: two ends, a ring for each direction, and a socket between them.
 //!
-//! Messages go through the rings. The socket carries what only the kernel can: hang-up (an end notices when every copy of the other is closed,
-//! however its holders ended), readiness for `poll` (see `ring`: a one-byte packet is the token), and descriptors.
+//! Messages go through the rings. The socket carries readiness and descriptors (see [`lane`](super::lane)), and tells of hang-up: an end
+//! notices when every copy of the other is closed, however its holders ended.
 //!
-//! A receiver with nothing to receive clears the token under the put lock, seeing the ring empty, and sleeps in `poll` on the socket:
-//! the next sender finds the token gone and sends one, before its commit.
+//! A receiver with nothing to receive clears its lane's token and sleeps in `poll` on the socket, where a token and a hang-up both wake it.
 //!
 //! A sender asks the socket whether the other end is there at most once a millisecond, and again whenever a copy of that end
 //! has been closed; a process that died in between is noticed by the next send after that.
-//!
-//! Descriptors: a packet tagged with the message's number goes before the commit, and a token follows it, so that taking the packet leaves
-//! the socket readable. The receiver looks at the packet under the get lock without taking it, commits, then takes it. A packet whose
-//! message was never committed, or already taken, is stale: it is skipped.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -19,15 +14,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, Hold};
+use crate::channel::lane::{Lane, Letter};
 use crate::channel::queue::{BASES, RINGS, TABLE, wait_for};
-use crate::channel::ring::{BASE_MOST, Body, Ring, RingState, Shape, Tag, Taken};
+use crate::channel::ring::{BASE_MOST, Ring, RingState, Shape, Taken};
 use crate::deadline::{Deadline, now};
 use crate::error::{Error, Result};
 use crate::facade::{self, Ordering};
 use crate::kill_point;
 use crate::layout::{self, Kind};
 use crate::sync::spin::Spin;
-use crate::sys::fdpass::{self, Packet};
+use crate::sys::fdpass;
 use crate::sys::liveness;
 
 const EXTENTS: u64 = (BASES + 2 * BASE_MOST).next_multiple_of(CHUNK);
@@ -53,8 +49,8 @@ pub struct Flags {
 /// One end of a pipe.
 #[derive(Debug)]
 pub struct End {
-    incoming: Ring,
-    outgoing: Ring,
+    incoming: Lane,
+    outgoing: Lane,
     extents: Arc<Extents>,
     segment: Arc<Segment>,
     /// Dropped before `_farewell`.
@@ -75,10 +71,10 @@ pub fn create(duplex: bool) -> Result<(End, End)> {
     let second = Flags { readable: duplex, writable: true, second: false };
     let (first, second) = (End::over(segment.clone(), a, first)?, End::over(segment, b, second)?);
     first.extents.set_up(EXTENTS);
-    first.incoming.set_up(0)?;
+    first.incoming.ring().set_up(0)?;
     fdpass::send_token(&second.socket)?;
     if duplex {
-        first.outgoing.set_up(0)?;
+        first.outgoing.ring().set_up(0)?;
         fdpass::send_token(&first.socket)?;
     }
     Ok((first, second))
@@ -96,7 +92,8 @@ impl End {
         let ring = |index: u32| {
             let shape =
                 Shape { index, base: BASES + u64::from(index) * BASE_MOST, overflows: false, extents: LARGE_UNREAD };
-            Ring::new(segment.clone(), RINGS + index as usize * size_of::<RingState>(), extents.clone(), shape)
+            let words = RINGS + index as usize * size_of::<RingState>();
+            Ring::new(segment.clone(), words, extents.clone(), shape).map(Lane::new)
         };
         let (incoming, outgoing) = (ring(u32::from(!flags.second))?, ring(u32::from(flags.second))?);
         let farewell =
@@ -127,13 +124,13 @@ impl End {
 
     /// An extent for a message of `bytes`, to be filled before it is sent.
     pub fn extent(&self, bytes: u64) -> Result<Hold> {
-        let drained = || self.incoming.is_drained() && self.outgoing.is_drained();
+        let drained = || self.incoming.ring().is_drained() && self.outgoing.ring().is_drained();
         self.extents.allocate(bytes, false, drained)
     }
 
     /// Is every copy of the other end closed? Believed for a while; see the module.
     fn peer_is_gone(&self) -> bool {
-        let closings = self.outgoing.state().reader_closings.load(Ordering::Acquire);
+        let closings = self.outgoing.ring().state().reader_closings.load(Ordering::Acquire);
         let now = now();
         if closings == self.closings_seen.load(Ordering::Relaxed)
             && now.saturating_sub(self.asked.load(Ordering::Relaxed)) < BELIEVED
@@ -153,65 +150,40 @@ impl End {
     /// # Errors
     /// `Full`; `WouldBlock` if another is sending just now; those of [`send`](Self::send).
     #[inline]
-    pub fn try_send(&self, tag: Tag, body: &mut Option<Body<'_>>, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        self.send_once(tag, body, fds, None)
+    pub fn try_send(&self, letter: &mut Letter<'_, '_>) -> Result<()> {
+        self.send_once(letter, None)
     }
 
-    fn send_once(
-        &self,
-        tag: Tag,
-        body: &mut Option<Body<'_>>,
-        fds: &[BorrowedFd<'_>],
-        deadline: Option<Deadline>,
-    ) -> Result<()> {
+    fn send_once(&self, letter: &mut Letter<'_, '_>, deadline: Option<Deadline>) -> Result<()> {
         if self.closing.load(Ordering::Relaxed) {
             return Err(Error::Closed);
         }
         if self.peer_is_gone() {
             return Err(Error::PeerGone);
         }
-        let putting = self.outgoing.putting(deadline)?;
-        if !fds.is_empty() {
-            putting.make_room(body)?;
-            if !fdpass::send_fds(&self.socket, putting.next_number(), fds)? {
-                return Err(Error::Full);
-            }
-            kill_point!("pipe.fds_sent");
-            putting.set_token(false);
-        }
-        if !putting.has_token() {
-            fdpass::send_token(&self.socket)?;
-            kill_point!("pipe.token_sent");
-            putting.set_token(true);
-        }
-        putting.put(tag, body)
+        self.outgoing.send(self.socket.as_fd(), letter, deadline)
     }
 
     /// Send, waiting until `deadline` for room.
     ///
     /// # Errors
     /// `PeerGone` if nobody could ever receive it; `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been sent then.
-    pub fn send(
-        &self,
-        tag: Tag,
-        body: &mut Option<Body<'_>>,
-        fds: &[BorrowedFd<'_>],
-        deadline: Deadline,
-    ) -> Result<()> {
+    pub fn send(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()> {
+        let ring = self.outgoing.ring();
         wait_for(
-            &self.outgoing.state().not_full,
+            &ring.state().not_full,
             &SEND_SPIN,
             Error::Full,
             deadline,
             || {
-                let sent = self.send_once(tag, body, fds, Some(deadline));
+                let sent = self.send_once(letter, Some(deadline));
                 if sent == Err(Error::Full) {
                     // About to wait: is it worth while?
                     self.asked.store(0, Ordering::Relaxed);
                 }
                 sent
             },
-            || self.outgoing.has_room_again(),
+            || ring.has_room_again(),
         )
     }
 
@@ -225,64 +197,12 @@ impl End {
     }
 
     fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Taken> {
-        scratch.clear();
-        let getting = self.incoming.getting(deadline)?;
-        let taken =
-            getting.get(scratch, |tag, number, _| if tag.fds > 0 { self.look_for(number, fds) } else { Ok(()) })?;
-        if taken.tag.fds > 0 {
-            kill_point!("pipe.fds_taken");
-            fdpass::pop(&self.socket);
-        }
-        drop(getting);
-        let state = self.incoming.state();
-        if state.watched.load(Ordering::Relaxed) != 0 && self.incoming.is_empty() {
-            self.quieten(false)?;
-        }
-        if state.not_full.is_waited_on() && self.incoming.has_room_again() {
-            state.not_full.notify();
+        let taken = self.incoming.recv(self.socket.as_fd(), scratch, fds, deadline)?;
+        let ring = self.incoming.ring();
+        if ring.state().not_full.is_waited_on() && ring.has_room_again() {
+            ring.state().not_full.notify();
         }
         Ok(taken)
-    }
-
-    /// The descriptors of message `number`, which stay in the socket for now.
-    #[cold]
-    fn look_for(&self, number: u64, fds: &mut Vec<OwnedFd>) -> Result<()> {
-        fds.clear();
-        loop {
-            match fdpass::peek(&self.socket)? {
-                Packet::Fds(tag, found) if tag == number => {
-                    *fds = found;
-                    return Ok(());
-                }
-                Packet::None => return Err(Error::Corrupted("a message's descriptors are missing")),
-                // A token (one follows the packet that is looked for), or stale.
-                _ => fdpass::pop(&self.socket),
-            }
-        }
-    }
-
-    /// Clear the token if the ring is empty; is it? `anyway`: the socket was readable although no token is known of: a sender was
-    /// killed between sending something and saying so.
-    #[cold]
-    fn quieten(&self, anyway: bool) -> Result<bool> {
-        loop {
-            match self.incoming.putting(Some(Deadline::PASSED)) {
-                Err(Error::Interrupted) => continue,
-                Err(Error::TimedOut) => return Ok(true),
-                Err(e) => return Err(e),
-                Ok(putting) => {
-                    if !putting.is_empty() {
-                        return Ok(false);
-                    }
-                    if anyway || putting.has_token() {
-                        putting.set_token(false);
-                        kill_point!("pipe.token_clearing");
-                        fdpass::drain(&self.socket);
-                    }
-                    return Ok(true);
-                }
-            }
-        }
     }
 
     /// Receive, waiting until `deadline` for a message.
@@ -306,10 +226,11 @@ impl End {
     /// # Errors
     /// As for [`recv`](Self::recv).
     pub fn wait(&self, deadline: Deadline) -> Result<()> {
-        if self.incoming.looks_ready() {
+        let ring = self.incoming.ring();
+        if ring.looks_ready() {
             return Ok(());
         }
-        if deadline != Deadline::PASSED && RECV_SPIN.until(|| self.incoming.looks_ready().then_some(())).is_some() {
+        if deadline != Deadline::PASSED && RECV_SPIN.until(|| ring.looks_ready().then_some(())).is_some() {
             return Ok(());
         }
         let mut readable = false;
@@ -319,21 +240,21 @@ impl End {
             }
             if deadline.passed() {
                 let gone = fdpass::hung_up(&self.socket);
-                return match self.incoming.is_empty() {
+                return match ring.is_empty() {
                     false => Ok(()),
                     true if gone => Err(Error::PeerGone),
                     true => Err(Error::Empty),
                 };
             }
-            if !self.quieten(readable)? {
+            if !self.incoming.quieten(self.socket.as_fd(), readable)? {
                 return Ok(());
             }
             kill_point!("pipe.parking");
             let seen = fdpass::wait(&self.socket, deadline.slice(facade::SLICE))?;
-            if !self.incoming.is_empty() {
+            if !ring.is_empty() {
                 return Ok(());
             }
-            if seen.hung_up && self.incoming.is_empty() {
+            if seen.hung_up && ring.is_empty() {
                 return Err(Error::PeerGone);
             }
             readable = seen.readable;
@@ -342,8 +263,8 @@ impl End {
 
     /// A descriptor that is readable while a message or a hang-up is there, from now on.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
-        if self.flags.readable && self.incoming.state().watched.swap(1, Ordering::SeqCst) == 0 {
-            self.quieten(false)?;
+        if self.flags.readable {
+            self.incoming.watch(self.socket.as_fd())?;
         }
         Ok(self.socket.as_fd())
     }

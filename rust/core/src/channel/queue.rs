@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, ExtentState, Extents, Hold};
-use crate::channel::ring::{self, BASE_MOST, Body, Ring, RingState, Shape, Tag, Taken};
+use crate::channel::lane::{Lane, Letter};
+use crate::channel::ring::{self, BASE_MOST, Ring, RingState, Shape, Taken};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::facade::Ordering;
 use crate::kill_point;
 use crate::layout::Kind;
 use crate::sync::spin::Spin;
 use crate::sync::waitset::WaitSet;
-use crate::sys::{eventfd, liveness};
+use crate::sys::{fdpass, liveness};
 
 /// Offsets in a channel's segment: the ring's words, the extents' table, the base.
 pub(super) const RINGS: usize = 64;
@@ -31,13 +31,14 @@ const SHAPE: Shape = Shape { index: 0, base: BASES, overflows: true, extents: ri
 static GET_SPIN: Spin = Spin::new(40_000);
 static PUT_SPIN: Spin = Spin::new(40_000);
 
-/// See the module.
+/// See the module. Every process that has the queue has both ends of its socket.
 #[derive(Debug)]
 pub struct Queue {
-    ring: Ring,
+    lane: Lane,
     extents: Arc<Extents>,
     segment: Arc<Segment>,
-    event: OwnedFd,
+    reader: OwnedFd,
+    writer: OwnedFd,
 }
 
 impl Queue {
@@ -45,38 +46,40 @@ impl Queue {
     pub fn create(maxsize: u64) -> Result<Queue> {
         liveness::me();
         let segment = Segment::sparse("fastmp-queue", Kind::Queue, EXTENTS as usize, BASES as usize)?;
-        let queue = Self::over(segment, eventfd::create(1)?)?;
+        let (reader, writer) = fdpass::pair()?;
+        let queue = Self::over(segment, reader, writer)?;
         queue.extents.set_up(EXTENTS);
-        queue.ring.set_up(maxsize)?;
+        queue.ring().set_up(maxsize)?;
+        fdpass::send_token(&queue.writer)?;
         Ok(queue)
     }
 
     /// The queue that another process made, from the descriptors that it lent.
-    pub fn attach(memfd: OwnedFd, event: OwnedFd) -> Result<Queue> {
+    pub fn attach(memfd: OwnedFd, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
         liveness::me();
-        Self::over(Segment::attach(memfd, Kind::Queue, EXTENTS as usize)?, event)
+        Self::over(Segment::attach(memfd, Kind::Queue, EXTENTS as usize)?, reader, writer)
     }
 
-    fn over(segment: Segment, event: OwnedFd) -> Result<Queue> {
+    fn over(segment: Segment, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
         let segment = Arc::new(segment);
         let extents = Arc::new(Extents::new(segment.clone(), TABLE)?);
-        let ring = Ring::new(segment.clone(), RINGS, extents.clone(), SHAPE)?;
-        Ok(Queue { ring, extents, segment, event })
+        let lane = Lane::new(Ring::new(segment.clone(), RINGS, extents.clone(), SHAPE)?);
+        Ok(Queue { lane, extents, segment, reader, writer })
     }
 
-    /// The descriptors that another process needs to attach.
-    pub fn handles(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
-        (self.segment.as_fd(), self.event.as_fd())
+    /// The descriptors that another process needs to attach, in the order of `attach`.
+    pub fn handles(&self) -> [BorrowedFd<'_>; 3] {
+        [self.segment.as_fd(), self.reader.as_fd(), self.writer.as_fd()]
     }
 
     /// The ring, to ask how full it is.
     pub fn ring(&self) -> &Ring {
-        &self.ring
+        self.lane.ring()
     }
 
     /// An extent for a message of `bytes`, to be filled before it is put.
     pub fn extent(&self, bytes: u64) -> Result<Hold> {
-        self.extents.allocate(bytes, false, || self.ring.is_drained())
+        self.extents.allocate(bytes, false, || self.ring().is_drained())
     }
 
     /// Put without sleeping.
@@ -84,61 +87,44 @@ impl Queue {
     /// # Errors
     /// `Full`; `WouldBlock` if another is putting just now; those of [`put`](Self::put).
     #[inline]
-    pub fn try_put(&self, tag: Tag, body: &mut Option<Body<'_>>) -> Result<()> {
-        self.put_once(tag, body, None)
+    pub fn try_put(&self, letter: &mut Letter<'_, '_>) -> Result<()> {
+        self.put_once(letter, None)
     }
 
-    fn put_once(&self, tag: Tag, body: &mut Option<Body<'_>>, deadline: Option<Deadline>) -> Result<()> {
-        let putting = self.ring.putting(deadline)?;
-        if !putting.has_token() {
-            eventfd::set(&self.event);
-            kill_point!("queue.token_set");
-            putting.set_token(true);
-        }
-        putting.put(tag, body)?;
-        drop(putting);
+    fn put_once(&self, letter: &mut Letter<'_, '_>, deadline: Option<Deadline>) -> Result<()> {
+        self.lane.send(self.writer.as_fd(), letter, deadline)?;
         kill_point!("queue.put.before_wake");
-        self.ring.state().not_empty.notify();
+        self.ring().state().not_empty.notify();
         Ok(())
     }
 
     /// Put, waiting until `deadline` for room.
     ///
     /// # Errors
-    /// `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been put then, and `body` is as it was.
-    pub fn put(&self, tag: Tag, body: &mut Option<Body<'_>>, deadline: Deadline) -> Result<()> {
-        let not_full = &self.ring.state().not_full;
+    /// `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been put then, and the letter is as it was.
+    pub fn put(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()> {
         wait_for(
-            not_full,
+            &self.ring().state().not_full,
             &PUT_SPIN,
             Error::Full,
             deadline,
-            || self.put_once(tag, body, Some(deadline)),
-            || !self.ring.is_full(),
+            || self.put_once(letter, Some(deadline)),
+            || !self.ring().is_full(),
         )
     }
 
-    /// Get without sleeping; see [`ring::Getting::get`] for `scratch`.
+    /// Get without sleeping; see [`ring::Getting::get`] for `scratch`. `fds` gets the descriptors that came along.
     ///
     /// # Errors
     /// `Empty`; `WouldBlock` if another is getting just now; those of [`get`](Self::get).
     #[inline]
-    pub fn try_get(&self, scratch: &mut Vec<u8>) -> Result<Taken> {
-        self.get_once(scratch, None)
+    pub fn try_get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Taken> {
+        self.get_once(scratch, fds, None)
     }
 
-    fn get_once(&self, scratch: &mut Vec<u8>, deadline: Option<Deadline>) -> Result<Taken> {
-        scratch.clear();
-        let getting = self.ring.getting(deadline)?;
-        let taken = getting.get(scratch, |_, _, _| Ok(()));
-        drop(getting);
-        let state = self.ring.state();
-        if state.watched.load(Ordering::Relaxed) != 0 && self.ring.is_empty() {
-            // A watcher who found nothing was called for nothing: a kill has left the descriptor readable.
-            self.clear_if_empty(matches!(taken, Err(Error::Empty)));
-        }
-        let taken = taken?;
-        state.not_full.notify();
+    fn get_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Taken> {
+        let taken = self.lane.recv(self.reader.as_fd(), scratch, fds, deadline)?;
+        self.ring().state().not_full.notify();
         Ok(taken)
     }
 
@@ -146,36 +132,21 @@ impl Queue {
     ///
     /// # Errors
     /// `Empty` at the deadline; `Interrupted`; `Corrupted`.
-    pub fn get(&self, scratch: &mut Vec<u8>, deadline: Deadline) -> Result<Taken> {
-        let not_empty = &self.ring.state().not_empty;
+    pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken> {
         wait_for(
-            not_empty,
+            &self.ring().state().not_empty,
             &GET_SPIN,
             Error::Empty,
             deadline,
-            || self.get_once(scratch, Some(deadline)),
-            || self.ring.looks_ready(),
+            || self.get_once(scratch, fds, Some(deadline)),
+            || self.ring().looks_ready(),
         )
     }
 
     /// A descriptor that is readable while a message is there, from now on.
-    pub fn watch(&self) -> BorrowedFd<'_> {
-        if self.ring.state().watched.swap(1, Ordering::SeqCst) == 0 {
-            self.clear_if_empty(false);
-        }
-        self.event.as_fd()
-    }
-
-    #[cold]
-    fn clear_if_empty(&self, anyway: bool) {
-        // A signal may end this wait early; else the holder is done in a moment, or the descriptor stays readable.
-        while let Err(Error::Interrupted) = self.ring.putting(Some(Deadline::PASSED)).map(|putting| {
-            if putting.is_empty() && (anyway || putting.has_token()) {
-                putting.set_token(false);
-                kill_point!("queue.token_clearing");
-                eventfd::clear(&self.event);
-            }
-        }) {}
+    pub fn watch(&self) -> Result<BorrowedFd<'_>> {
+        self.lane.watch(self.reader.as_fd())?;
+        Ok(self.reader.as_fd())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! Messages are records in units of 16 bytes: a header, then the payload. A *position* is an offset in the segment, in units. The *base*
-//! is a circle that starts with 64 KiB and doubles up to 1 MiB while it stays unwrapped; a ring that may overflow goes on in *chunks*,
+//! is a circle that starts with 16 KiB and doubles up to 1 MiB while it stays unwrapped; a ring that may overflow goes on in *chunks*,
 //! extents of 1 MiB that are filled once from start to end, and comes back to the base when it is empty. Wherever the next record does not follow
 //! the last one a link says where it is; room for one link always stays behind the last record.
 //!
@@ -40,8 +40,8 @@ use crate::sys::{liveness, memfd};
 
 /// Bytes of a unit, and of a record's header.
 pub const UNIT: u64 = 16;
-/// The base's bytes at first, and at most.
-pub const BASE_FIRST: u64 = 64 << 10;
+/// The base's bytes at first.
+pub const BASE_FIRST: u64 = 16 << 10;
 /// The base's bytes at most; this much of the segment is set aside for it.
 pub const BASE_MOST: u64 = 1 << 20;
 /// The largest payload that is copied under the lock; what is larger goes into an extent before.
@@ -79,12 +79,14 @@ pub struct RingState {
     head_seen: AtomicU64,
     base_cap: AtomicU64,
     token: AtomicU32,
-    _reserved2: [AtomicU32; 5],
+    _reserved2: AtomicU32,
+    parcels: AtomicU64,
+    _reserved3: AtomicU64,
 
     get_lock: Mutex,
     head: AtomicU64,
     tail_seen: AtomicU64,
-    _reserved3: [AtomicU64; 4],
+    _reserved4: [AtomicU64; 4],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,11 +308,12 @@ impl std::ops::Deref for Where<'_> {
     }
 }
 
-fn header(kind: u8, tag: Tag, len: usize, link: u64) -> [u8; UNIT as usize] {
+/// `more`: a link's target; the parcel of a message with descriptors.
+fn header(kind: u8, tag: Tag, len: usize, more: u64) -> [u8; UNIT as usize] {
     let word = len as u64 | u64::from(kind) << 32 | u64::from(tag.format) << 40 | u64::from(tag.fds) << 48;
     let mut bytes = [0; UNIT as usize];
     bytes[..8].copy_from_slice(&word.to_le_bytes());
-    bytes[8..].copy_from_slice(&link.to_le_bytes());
+    bytes[8..].copy_from_slice(&more.to_le_bytes());
     bytes
 }
 
@@ -332,9 +335,13 @@ impl Putting<'_> {
         self.ring.head() == self.ring.tail()
     }
 
-    /// The number that the next message will have.
-    pub fn next_number(&self) -> u64 {
-        self.ring.tail().count()
+    /// A number for the descriptors of the message that is put next. None is given twice, whoever dies: descriptors
+    /// whose message was never committed are nobody's.
+    pub fn new_parcel(&self) -> u64 {
+        let parcels = &self.ring.state.parcels;
+        let parcel = parcels.load(Ordering::Relaxed).wrapping_add(1);
+        parcels.store(parcel, Ordering::Relaxed);
+        parcel
     }
 
     /// Is the descriptor readable, so far as is known?
@@ -383,7 +390,8 @@ impl Putting<'_> {
         let tail = Mark(state.tail.load(Ordering::Relaxed));
         let place = self.place(tail, payload.len(), kind == EXTENT)?;
         let (mapping, offset, _) = ring.locate(place.at)?;
-        mapping.write(offset, &header(kind, tag, payload.len(), 0))?;
+        let parcel = if tag.fds > 0 { state.parcels.load(Ordering::Relaxed) } else { 0 };
+        mapping.write(offset, &header(kind, tag, payload.len(), parcel))?;
         mapping.write(offset + UNIT as usize, payload)?;
         if place.at != tail.at() {
             let (mapping, offset, _) = ring.locate(tail.at())?;
@@ -523,8 +531,9 @@ impl Getting<'_> {
         Ok(self.next()?.map(|record| (record.tag, record.number)))
     }
 
-    /// Get the first message. Its bytes come onto the end of `scratch` unless they are in an extent. `commit` is asked
-    /// once it is certain what would be taken; an error there leaves the message in its place.
+    /// Get the first message. Its bytes come onto the end of `scratch` unless they are in an extent. `accept` is asked
+    /// once it is certain what would be taken (its tag, the parcel of its descriptors, its size); an error there leaves the message in
+    /// its place.
     ///
     /// # Errors
     /// `Empty`; `Corrupted`; `WouldBlock` if no slot is free for an extent; what `accept` gives.
@@ -546,7 +555,7 @@ impl Getting<'_> {
         } else {
             record.mapping.append_to(record.offset, record.len, scratch)?;
         }
-        accept(&record.tag, record.number, size)?;
+        accept(&record.tag, record.parcel, size)?;
         let chunk = match record.left {
             Some(range) => Some(ring.extents.receive(range, side, record.next.0)?),
             None => None,
@@ -591,16 +600,16 @@ impl Getting<'_> {
             let (mapping, offset, room) = ring.locate(at)?;
             let mut bytes = [0; UNIT as usize];
             mapping.read(offset, &mut bytes)?;
-            let (first, link) = (word(&bytes, 0), word(&bytes, 1));
+            let (first, more) = (word(&bytes, 0), word(&bytes, 1));
             let (len, kind) = (first as u32 as usize, (first >> 32) as u8);
             if kind == LINK {
-                if !link.is_multiple_of(UNIT) {
+                if !more.is_multiple_of(UNIT) {
                     return Err(Error::Corrupted("a link to nowhere"));
                 }
                 if !ring.in_base(at) {
                     left = Some(Range { offset: at & !(CHUNK - 1), cap: CHUNK });
                 }
-                at = link;
+                at = more;
                 continue;
             }
             let bytes = record_bytes(len);
@@ -614,6 +623,7 @@ impl Getting<'_> {
                 kind,
                 tag: Tag { format: (first >> 40) as u8, fds: (first >> 48) as u8 },
                 number: head.count(),
+                parcel: more,
                 next: Mark::new(head.count() + 1, (at + bytes) / UNIT),
                 left,
             }));
@@ -629,6 +639,7 @@ struct Record<'a> {
     kind: u8,
     tag: Tag,
     number: u64,
+    parcel: u64,
     next: Mark,
     /// The chunk that the link to this record leaves.
     left: Option<Range>,

@@ -40,7 +40,7 @@ pub fn drain(fd: impl AsFd) {
     loop {
         match rustix::net::recv(&fd, &mut byte, RecvFlags::DONTWAIT) {
             Ok((n, _)) if n > 0 => (),
-            Err(Errno::INTR) => (),
+            Err(Errno::INTR | Errno::CONNRESET) => (),
             _ => break,
         }
     }
@@ -79,10 +79,14 @@ pub fn peek(fd: impl AsFd) -> Result<Packet> {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0u8; 8];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let got = match recvmsg(fd, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-        Ok(got) => got,
-        Err(Errno::AGAIN | Errno::CONNRESET) => return Ok(Packet::None),
-        Err(e) => return Err(e.into()),
+    let got = loop {
+        match recvmsg(&fd, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            Ok(got) => break got,
+            // Told once, ahead of the packets, when the other end was closed with something unread.
+            Err(Errno::CONNRESET) => (),
+            Err(Errno::AGAIN) => return Ok(Packet::None),
+            Err(e) => return Err(e.into()),
+        }
     };
     match got.bytes {
         0 => Ok(Packet::None),
@@ -100,7 +104,7 @@ pub fn peek(fd: impl AsFd) -> Result<Packet> {
 /// Throw away the first packet.
 pub fn pop(fd: impl AsFd) {
     let mut byte = [0u8; 1];
-    while matches!(rustix::net::recv(&fd, &mut byte, RecvFlags::DONTWAIT), Err(Errno::INTR)) {}
+    while matches!(rustix::net::recv(&fd, &mut byte, RecvFlags::DONTWAIT), Err(Errno::INTR | Errno::CONNRESET)) {}
 }
 
 /// What a look at an end shows.

@@ -1,6 +1,5 @@
 //! The only layer that calls the kernel. It knows nothing of locks or channels.
 
-pub mod eventfd;
 pub mod fdpass;
 pub mod forked;
 pub mod futex;
