@@ -1,6 +1,8 @@
 """fork at any time: the child can use at once what it has inherited, whatever other threads were in the middle of."""
 
+import contextlib
 import os
+import queue as errors
 import threading
 import time
 
@@ -28,11 +30,9 @@ def noise(mp):
     stop.append(True)
     while any(thread.is_alive() for thread in threads[:2]):
         # Neither of the two must be left waiting for the other.
-        try:
-            queue.put_nowait("the end")
-            queue.get_nowait()
-        except Exception:
-            time.sleep(0.001)
+        with contextlib.suppress(errors.Full, errors.Empty):
+            queue.get_nowait() if queue.full() else queue.put_nowait("the end")
+        time.sleep(0.001)
     for thread in threads:
         thread.join()
 

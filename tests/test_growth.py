@@ -29,12 +29,16 @@ def test_many_puts_without_a_reader(mp):
 
 
 def test_a_child_puts_without_a_reader(mp, crew):
-    queue, count = mp.Queue(), 200_000
+    queue, count, size = mp.Queue(), 200_000, 200
     before = usage.shared_bytes()
-    crew.run(queues.put_all, queue, range(count))
+    crew.run(queues.put_pattern, queue, count, size)
     assert queue.qsize() == count
-    assert [queue.get() for _ in range(count)] == list(range(count))
-    assert usage.shared_bytes() - before < 2 * MIB
+    peak = usage.shared_bytes() - before
+    assert peak > count * size
+    queues.take_pattern(queue, count, size)
+    left = usage.shared_bytes() - before
+    print(f"peak {peak / MIB:.1f} MiB, left {left / MIB:.1f} MiB")
+    assert left < peak / 4
 
 
 @pytest.mark.method("fork")

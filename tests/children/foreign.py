@@ -90,20 +90,27 @@ def _no_descriptors():
         pass
 
 
-WAYS = {
+def _little_shm():
+    _own_mounts()
+    _mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=4k")
+
+
+PLACES = {
     "other user": _become_nobody,
     "hidden proc": _hide_proc,
     "hidepid": _hide_processes_of_others,
     "pid namespace": _own_pids,
     "pid namespace with its proc": _own_pids_and_proc,
     "no descriptors": _no_descriptors,
+    "little shm": _little_shm,
 }
+WAYS = [way for way in PLACES if way != "little shm"]  # in which it may be hard to see, or to be seen
 
 
 def enter(way):
     """Goes there, or ends this process with the code that says that it may not."""
     try:
-        WAYS[way]()
+        PLACES[way]()
     except PermissionError as error:
         print(error, file=sys.stderr)
         sys.exit(NOT_PERMITTED)
@@ -133,6 +140,8 @@ def hold_there(lock, way, held, go):
 
 def find_it_dead(lock, way, place, seen):
     """Waits for a lock whose holder is killed meanwhile."""
+    # A process that has never seen /proc cannot know that it shares a pid namespace with the holder. This one does.
+    assert lock.acquire(False) is False
     enter(way)
     warnings.simplefilter("ignore")
     place.value = 1

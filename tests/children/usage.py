@@ -4,7 +4,8 @@ import gc
 import os
 import re
 
-from children.common import process_table
+from children import foreign
+from children.common import process_table, wait_until
 
 
 def descriptors():
@@ -46,11 +47,6 @@ def resident_bytes():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def dev_shm():
-    """Names in /dev/shm, were there any."""
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-
-
 def own_children():
     return [p for p in process_table() if p.parent == os.getpid()]
 
@@ -90,6 +86,11 @@ def use(*shared):
                 pass
 
 
+def use_all(flag, *shared):
+    use(*shared)
+    flag.value = 1
+
+
 def use_and_hold(flag, *shared):
     """As `use`, and then waits for its end with all that can be held in hand."""
     import signal
@@ -104,3 +105,30 @@ def use_and_hold(flag, *shared):
 
 def count_threads(out):
     out.value = threads()
+
+
+def work_without_dev_shm(out, method):
+    """In a mount namespace of its own, where /dev/shm holds one page."""
+    import warnings
+
+    import fastmp
+
+    warnings.simplefilter("ignore", fastmp.OwnerDiedWarning)
+    foreign.enter("little shm")
+    mp = fastmp.get_context(method)
+    for killed in (False, True):
+        queue, lock, value, array = mp.Queue(), mp.Lock(), mp.Value("i"), mp.Array("d", 100_000)
+        flag, (left, right) = mp.RawValue("b"), mp.Pipe()
+        child = mp.Process(target=use_and_hold if killed else use_all, args=(flag, queue, lock, value, right))
+        child.start()
+        wait_until(lambda flag=flag: flag.value)
+        assert (queue.get(), left.recv()) == ("used", "used")
+        if killed:
+            child.kill()
+        child.join()
+        assert lock.acquire()
+        queue.put(b"x" * (32 << 20))
+        assert len(queue.get()) == 32 << 20
+        array[:] = array[:]
+    assert os.listdir("/dev/shm") == []
+    out.value = 1

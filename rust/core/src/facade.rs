@@ -15,11 +15,29 @@ pub const SLICE: std::time::Duration = std::time::Duration::from_millis(45);
 #[cfg(not(loom))]
 mod imp {
     #![allow(unsafe_code)]
+    use std::sync::atomic::AtomicBool;
     pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-    use crate::error::Result;
+    use crate::error::{Error, Result};
     use crate::sys::futex::{self, Parked};
+    use crate::sys::liveness;
     pub use crate::sys::liveness::{Owner, is_dead, is_gone};
+
+    static COME_UP: AtomicBool = AtomicBool::new(false);
+
+    /// From now on a wait of the main thread comes up with `Interrupted` at the end of every slice: a signal that arrived just
+    /// before the thread went to sleep has interrupted nothing, and its handler still has to be run.
+    pub fn let_waits_come_up() {
+        COME_UP.store(true, Ordering::Relaxed);
+    }
+
+    /// At the end of a slice in which nothing happened: must this wait come up?
+    pub fn slice_over() -> Result<()> {
+        if COME_UP.load(Ordering::Relaxed) && liveness::thread_id() == liveness::me().pid() {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
 
     /// One step of a busy wait.
     #[inline]
@@ -113,6 +131,11 @@ mod imp {
     /// its words, hence std's atomic.
     pub static DEAD: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
 
+    loom::thread_local! {
+        /// The deaths that this thread has been woken for.
+        static SEEN: std::cell::Cell<u64> = std::cell::Cell::new(0);
+    }
+
     /// Has the model declared it dead?
     pub fn is_dead(owner: Owner) -> bool {
         DEAD.load(std::sync::atomic::Ordering::SeqCst) >> owner.pid() & 1 == 1
@@ -121,6 +144,11 @@ mod imp {
     /// The same.
     pub fn is_gone(owner: Owner) -> bool {
         is_dead(owner)
+    }
+
+    /// Slices have no end in a model.
+    pub fn slice_over() -> Result<()> {
+        Ok(())
     }
 
     /// One step of a busy wait.
@@ -156,6 +184,11 @@ mod imp {
                     // The kernel's own look at the word is ordered with wake-ups by its lock.
                     if self.value.load(Ordering::SeqCst) as u32 != expected as u32 {
                         return Ok(Parked::Woken);
+                    }
+                    // A death ends the slice of whoever parks after it as well, once.
+                    let dead = DEAD.load(std::sync::atomic::Ordering::SeqCst);
+                    if SEEN.with(|seen| seen.replace(dead)) != dead {
+                        return Ok(Parked::TimedOut);
                     }
                     drop(self.bell.wait(gate).expect("loom"));
                     Ok(Parked::TimedOut)

@@ -37,6 +37,7 @@ mod _native {
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         let py = module.py();
+        fastmp_core::facade::let_waits_come_up();
         crate::hot::install::<Lock>(py)?;
         crate::hot::install::<RLock>(py)?;
         crate::hot::install::<Semaphore>(py)?;

@@ -258,6 +258,9 @@ impl End {
                 return Err(Error::PeerGone);
             }
             readable = seen.readable;
+            if !readable && !deadline.passed() {
+                facade::slice_over()?;
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use crate::channel::lane::{Lane, Letter};
 use crate::channel::ring::{self, BASE_MOST, Ring, RingState, Shape, Taken};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
+use crate::facade;
 use crate::kill_point;
 use crate::layout::Kind;
 use crate::sync::spin::Spin;
@@ -184,8 +185,11 @@ pub(super) fn wait_for<T>(
                 ticket = Some(waiters.register());
             }
             Some(t) => {
-                waiters.park(t, deadline)?;
+                let parked = waiters.park(t, deadline)?;
                 kill_point!("channel.woken");
+                if parked == facade::Parked::TimedOut && !more() && !deadline.passed() {
+                    facade::slice_over()?;
+                }
                 ticket = Some(waiters.register());
             }
         }

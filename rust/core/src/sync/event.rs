@@ -90,7 +90,10 @@ impl EventState {
             {
                 continue;
             }
-            self.word.park(waited, deadline.slice(facade::SLICE))?;
+            let parked = self.word.park(waited, deadline.slice(facade::SLICE))?;
+            if parked == facade::Parked::TimedOut && !deadline.passed() {
+                facade::slice_over()?;
+            }
         }
     }
 }

@@ -145,7 +145,9 @@ impl Mutex {
                     return Ok(taken);
                 }
             }
-            parked?;
+            if parked? == facade::Parked::TimedOut && !deadline.passed() {
+                facade::slice_over()?;
+            }
         }
     }
 

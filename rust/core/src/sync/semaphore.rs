@@ -99,9 +99,12 @@ impl Semaphore {
                 return Err(Error::TimedOut);
             }
             kill_point!("semaphore.parking");
-            self.word.park(WAITERS, deadline.slice(facade::SLICE))?;
+            let parked = self.word.park(WAITERS, deadline.slice(facade::SLICE))?;
             kill_point!("semaphore.woken");
             flag = WAITERS;
+            if parked == facade::Parked::TimedOut && self.permits() == 0 && !deadline.passed() {
+                facade::slice_over()?;
+            }
         }
     }
 

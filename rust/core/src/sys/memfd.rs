@@ -9,6 +9,9 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
+/// Reservations from here on are compared with what is left, which costs some 30 us.
+const LARGE: u64 = 64 << 20;
+
 /// A segment of `bytes`, zeroed, close-on-exec, its pages reserved, sealed against shrinking and against
 /// further seals. `name` shows in `/proc/PID/fd`.
 ///
@@ -25,6 +28,10 @@ pub fn create(name: &str, bytes: u64) -> Result<OwnedFd> {
 /// Reserve the pages of a range, growing the segment where it ends before: a refusal comes here and
 /// now, never as a SIGBUS later.
 pub fn reserve(fd: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
+    // The kernel does not refuse what it does not have: it kills for it.
+    if bytes >= LARGE && memory_left().is_some_and(|left| bytes > left) {
+        return Err(Error::OutOfMemory);
+    }
     loop {
         match fallocate(&fd, FallocateFlags::empty(), offset, bytes) {
             Ok(()) => return Ok(()),
@@ -34,6 +41,16 @@ pub fn reserve(fd: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
             Err(e) => return Err(e.into()),
         }
     }
+}
+
+/// Bytes that the system could give now, swap included; None: unknown.
+fn memory_left() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    field("MemAvailable:")?.checked_add(field("SwapFree:")?)
 }
 
 /// Make the segment longer without reserving pages.
