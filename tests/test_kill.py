@@ -167,14 +167,11 @@ def test_wake_up_that_died_with_a_waiter(mp, crew, kind):
 @pytest.mark.parametrize("kind", ["Lock", "RLock"])
 def test_random_kills_on_a_lock(mp, crew, choice, kind):
     lock, state, stop = getattr(mp, kind)(), mp.RawArray("q", 2), mp.RawValue("b")
-    ready = mp.RawArray("b", 4)
-    ready[:2] = [1, 1]
-    steady = [crew.start(victims.churn_until, lock, state, ready, me, stop) for me in (2, 3)]
-    wait_until(lambda: all(ready))
+    steady = [crew.start(victims.churn_until, lock, state, me, stop) for me in (2, 3)]
     for _ in range(kills(mp, 0.15)):
-        pair = [crew.start(victims.churn, lock, state, ready, me) for me in (0, 1)]
-        before = state[0]
-        wait_until(lambda before=before: state[0] > before)
+        turns = mp.RawArray("q", 2)
+        pair = [crew.start(victims.churn, lock, state, me, turns) for me in (0, 1)]
+        wait_until(lambda turns=turns: all(turns), "a turn for each")
         victims.random_delay(choice, 0.01)
         for victim in pair:
             pause_and_kill(victim.pid, choice)
@@ -241,6 +238,8 @@ class Trial:
     def __init__(self, mp, crew, choice, deaths):
         self.mp, self.crew, self.choice = mp, crew, choice
         self.deaths = deaths
+        # Long enough for most to be at work when they are hit: a spawned child takes a tenth of a second to be there.
+        self.pace = 0.015 if mp.get_start_method() == "fork" else 0.2
         self.stop_producers, self.stop_consumers = mp.RawValue("b"), mp.RawValue("b")
         self.returned = mp.RawArray("q", deaths + 2 * self.SLOTS)
         self.logs = [mp.RawArray("i", 4_000_000) for _ in range(self.SLOTS)]
@@ -257,7 +256,7 @@ class Trial:
         self.producers = [self.new_producer() for _ in range(self.SLOTS)]
         self.consumers = [self.start_consumer(slot) for slot in range(self.SLOTS)]
         for _ in range(self.deaths):
-            victims.random_delay(self.choice, 0.015)
+            victims.random_delay(self.choice, self.pace)
             slot = self.choice.randrange(self.SLOTS)
             if self.choice.random() < 0.5:
                 victim, self.producers[slot] = self.producers[slot], None

@@ -150,7 +150,6 @@ def containers():
         (1,),
         (1, 2, 3, 4),
         {True: 1},
-        dict([(1, "the key stays an int"), (True, "with the value of True")]),
         {1: 1, 1.5: 2, "1": 3, b"1": 4, (1, (2,)): 5, None: 6, False: 7},
         {"z": 1, "a": 2, "m": {}},
         {1, "a", (2, 3)},

@@ -6,7 +6,7 @@ import queue as errors
 import time
 import warnings
 
-from children.common import line_up, wait_until
+from children.common import wait_until
 
 ENTRY = 2  # numbers a received message is noted with: who put it, and which of its it was
 KINDS = 16  # how messages differ in size, see `text`
@@ -78,27 +78,27 @@ def take_with_time(lock, waiting, taken):
     lock.release()
 
 
-def churn(lock, state, ready, me):
-    """Takes and releases without an end; `state` is a counter and the mark of whoever is inside."""
+def churn(lock, state, me, turns):
+    """Takes and releases without an end, and counts its turns."""
     warnings.simplefilter("ignore")
-    line_up(ready, me)
     while True:
-        lock.acquire()
-        state[1] = me + 1
-        state[0] += 1
-        assert state[1] == me + 1, "somebody else is inside"
-        lock.release()
+        turn(lock, state, me)
+        turns[me] += 1
 
 
-def churn_until(lock, state, ready, me, stop):
+def churn_until(lock, state, me, stop):
     warnings.simplefilter("ignore")
-    line_up(ready, me)
     while not stop.value:
-        lock.acquire()
-        state[1] = me + 1
-        state[0] += 1
-        assert state[1] == me + 1, "somebody else is inside"
-        lock.release()
+        turn(lock, state, me)
+
+
+def turn(lock, state, me):
+    """Counts, and looks that it is alone; `state` is a counter and the mark of whoever is inside."""
+    lock.acquire()
+    state[1] = me + 1
+    state[0] += 1
+    assert state[1] == me + 1, "somebody else is inside"
+    lock.release()
 
 
 def await_event(event, waiting):

@@ -19,7 +19,7 @@ def test_life_of_a_process(mp, crew):
     assert (child.name, child.pid, child.ident, child.exitcode) == ("some name", None, None, None)
     assert child.is_alive() is False
     with pytest.raises(ValueError):
-        child.sentinel
+        _ = child.sentinel
     with pytest.raises(AssertionError):
         child.join()
     assert child not in mp.active_children()

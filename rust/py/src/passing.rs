@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
 thread_local! {
-    static SENDING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
-    static RECEIVED: RefCell<Vec<Option<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+    static SENDING: RefCell<Option<Vec<(RawFd, OwnedFd)>>> = const { RefCell::new(None) };
+    static RECEIVED: RefCell<Vec<OwnedFd>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Run `f` with an empty collection; gives what it collected. What an outer message was collecting stays apart.
@@ -18,12 +18,12 @@ pub fn collecting<T>(f: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Vec<OwnedF
     let outer = SENDING.replace(Some(Vec::new()));
     let result = f();
     let mine = SENDING.replace(outer).unwrap_or_default();
-    result.map(|value| (value, mine))
+    result.map(|value| (value, mine.into_iter().map(|(_, copy)| copy).collect()))
 }
 
-/// Run `f` with these descriptors to hand out; those that it leaves are closed.
+/// Run `f` with these descriptors to hand out copies of.
 pub fn handing_out<T>(fds: Vec<OwnedFd>, f: impl FnOnce() -> T) -> T {
-    let outer = RECEIVED.replace(fds.into_iter().map(Some).collect());
+    let outer = RECEIVED.replace(fds);
     let result = f();
     drop(RECEIVED.replace(outer));
     result
@@ -36,7 +36,8 @@ pub fn in_channel() -> bool {
     SENDING.with_borrow(Option::is_some)
 }
 
-/// Have a copy of `fd` travel with the message being pickled; gives its index there.
+/// Have a copy of `fd` travel with the message being pickled; gives its index there, the same for the same `fd` (which
+/// stays open until the message is sent: what is being pickled owns it).
 #[pyfunction]
 #[pyo3(name = "_channel_fd")]
 #[allow(unsafe_code)]
@@ -45,6 +46,9 @@ pub fn channel_fd(fd: RawFd) -> PyResult<usize> {
         let Some(fds) = sending else {
             return Err(PyRuntimeError::new_err("no message is being pickled for a channel that carries descriptors"));
         };
+        if let Some(index) = fds.iter().position(|(known, _)| *known == fd) {
+            return Ok(index);
+        }
         if fds.len() >= MAX_FDS {
             return Err(PyValueError::new_err(format!("a message can carry at most {MAX_FDS} descriptors")));
         }
@@ -53,18 +57,19 @@ pub fn channel_fd(fd: RawFd) -> PyResult<usize> {
         }
         // SAFETY: not -1, and borrowed for this call alone; if it is not open, the copy fails with EBADF.
         let copy = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
-        fds.push(copy);
+        fds.push((fd, copy));
         Ok(fds.len() - 1)
     })
 }
 
-/// The descriptor with this index of the message being unpickled, now the caller's.
+/// A copy of the descriptor with this index of the message being unpickled, the caller's to close.
 #[pyfunction]
 #[pyo3(name = "_received_fd")]
 pub fn received_fd(index: usize) -> PyResult<RawFd> {
-    let fd = RECEIVED.with_borrow_mut(|fds| fds.get_mut(index).and_then(Option::take));
-    fd.map(IntoRawFd::into_raw_fd)
-        .ok_or_else(|| PyRuntimeError::new_err("this object can only be unpickled where its message is received"))
+    RECEIVED.with_borrow(|fds| match fds.get(index) {
+        Some(fd) => Ok(fd.try_clone()?.into_raw_fd()),
+        None => Err(PyRuntimeError::new_err("this object can only be unpickled where its message is received")),
+    })
 }
 
 /// A descriptor that Python hands over.

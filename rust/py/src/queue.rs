@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fastmp_core::Error;
 use fastmp_core::channel::lane::Letter;
 use fastmp_core::channel::queue::Queue as Core;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -141,8 +141,13 @@ impl Queue {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Returns at once: what was put is in shared memory already.
-    fn join_thread(&self) {}
+    /// Returns at once: what was put is in shared memory already. As in the stdlib, only after `close`.
+    fn join_thread(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(PyAssertionError::new_err(format!("Queue {} not closed", slf.repr()?)))
+    }
 
     /// Does nothing: nothing would be joined.
     fn cancel_join_thread(&self) {}
