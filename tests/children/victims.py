@@ -9,6 +9,7 @@ import warnings
 from children.common import wait_until
 
 ENTRY = 2  # numbers a received message is noted with: who put it, and which of its it was
+BURST = 1000  # messages put at full speed, after which consumers get to wait as well
 KINDS = 16  # how messages differ in size, see `text`
 
 
@@ -129,6 +130,8 @@ def feed(channel, life, returned, stop, pause):
         put((life, number, text(number)))
         number += 1
         returned[life] = number
+        if number % BURST == 0:
+            time.sleep(0.015)
         if pause and number % 64 == 0:
             wait_until(lambda: channel.qsize() < pause or stop.value)
 

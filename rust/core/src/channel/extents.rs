@@ -44,6 +44,10 @@ pub const CHUNK: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 /// Slots: one for each extent being filled or read at a time, and for those kept.
 pub const SLOTS: usize = 60;
+/// Slots that messages being filled, or waiting for room, may take: some are left for those who get, or nobody could make room.
+const TO_FILL: usize = 48;
+/// Give up what is kept, so that the file can start over, when it has come so far.
+const FAR: u64 = 4 << 30;
 /// Free extents whose pages are kept, and the largest such.
 const KEEP: usize = 4;
 const KEEP_BYTES: u64 = 64 << 20;
@@ -127,26 +131,32 @@ impl Extents {
     }
 
     /// An extent of at least `bytes` with its pages reserved, to fill and publish. `drained` tells whether no ring
-    /// refers to any extent: the file then starts over instead of growing on.
+    /// refers to any extent, and since when: the file then starts over instead of growing on.
     ///
     /// # Errors
     /// `OutOfMemory`; `WouldBlock` if every slot is in use; `Interrupted`.
-    pub fn allocate(self: &Arc<Self>, bytes: u64, chunk: bool, drained: impl Fn() -> bool) -> Result<Hold> {
+    pub fn allocate<T: PartialEq>(
+        self: &Arc<Self>,
+        bytes: u64,
+        chunk: bool,
+        drained: impl Fn() -> Option<T>,
+    ) -> Result<Hold> {
         let need = if chunk { CHUNK } else { bytes.checked_next_multiple_of(PAGE).ok_or(Error::OutOfMemory)? };
         let fits = |offset: u64, cap: u64| {
             if chunk { cap == CHUNK && offset.is_multiple_of(CHUNK) } else { cap >= need && cap / 4 <= need.max(CHUNK) }
         };
+        let slots = if chunk { SLOTS } else { TO_FILL };
         if let Some(hold) =
-            self.take(|slot| fits(slot.offset.load(Ordering::Relaxed), slot.cap.load(Ordering::Relaxed)))
+            self.take(slots, |slot| fits(slot.offset.load(Ordering::Relaxed), slot.cap.load(Ordering::Relaxed)))
         {
             kill_point!("extent.taken");
             return Ok(hold);
         }
-        let hold = self.take_empty()?;
+        let hold = self.take_empty(slots)?;
         let state = &*self.state;
         let me = liveness::me();
         // Held for the time of a reservation; whoever cannot wait that long any more says so by trying again or not.
-        let acquired = match state.growth.lock(me, Deadline::PASSED.with_grace()) {
+        let acquired = match state.growth.lock_with_grace(me, Deadline::PASSED) {
             Err(Error::TimedOut) => return Err(Error::WouldBlock),
             locked => locked?,
         };
@@ -156,9 +166,17 @@ impl Extents {
     }
 
     /// Under the growth lock.
-    fn grow(&self, hold: &Hold, acquired: Acquired, need: u64, chunk: bool, drained: impl Fn() -> bool) -> Result<()> {
+    fn grow<T: PartialEq>(
+        self: &Arc<Self>,
+        hold: &Hold,
+        acquired: Acquired,
+        need: u64,
+        chunk: bool,
+        drained: impl Fn() -> Option<T>,
+    ) -> Result<()> {
         let state = &*self.state;
-        let mut end = state.end.load(Ordering::Relaxed);
+        let start = state.start.load(Ordering::Relaxed);
+        let mut end = state.end.load(Ordering::Relaxed).max(start);
         if acquired != Acquired::Clean {
             for slot in &state.slots {
                 let cap = slot.cap.load(Ordering::Acquire);
@@ -166,11 +184,19 @@ impl Extents {
                     end = end.max(slot.offset.load(Ordering::Relaxed).saturating_add(cap));
                 }
             }
+            // What the dead one had reserved, and not yet anybody's.
+            let size = memfd::size(self.segment())?;
+            if size > end {
+                memfd::punch(self.segment(), end, size - end);
+            }
         }
         self.sweep();
-        // Slots, rings, slots again: whatever moves between them meanwhile is seen in one place at least.
-        if end != state.start.load(Ordering::Relaxed) && self.is_bare() && drained() && self.is_bare() {
-            end = state.start.load(Ordering::Relaxed);
+        if end - start > FAR {
+            self.give_up_kept();
+        }
+        // An extent moves from slot to slot through a ring alone: with no ring having moved, a look at each slot sees them all.
+        if end != start && drained().is_some_and(|since| self.is_bare() && drained() == Some(since)) {
+            end = start;
         }
         let offset = end.checked_next_multiple_of(if chunk { CHUNK } else { PAGE }).ok_or(Error::OutOfMemory)?;
         let new_end = offset.checked_add(need).filter(|&e| e <= i64::MAX as u64).ok_or(Error::OutOfMemory)?;
@@ -185,14 +211,20 @@ impl Extents {
         Ok(())
     }
 
+    fn give_up_kept(self: &Arc<Self>) {
+        while let Some(hold) = self.take(SLOTS, |slot| slot.cap.load(Ordering::Relaxed) > 0) {
+            self.give_back(hold.slot());
+        }
+    }
+
     fn is_bare(&self) -> bool {
         self.state.slots.iter().all(|slot| slot.cap.load(Ordering::SeqCst) == 0)
     }
 
-    /// Take a free slot that `suits`, both before and after it is ours.
-    fn take(self: &Arc<Self>, suits: impl Fn(&Slot) -> bool) -> Option<Hold> {
+    /// Take a free one of the first `slots` that `suits`, both before and after it is ours.
+    fn take(self: &Arc<Self>, slots: usize, suits: impl Fn(&Slot) -> bool) -> Option<Hold> {
         let me = liveness::me().word();
-        for (index, slot) in self.state.slots.iter().enumerate() {
+        for (index, slot) in self.state.slots.iter().enumerate().take(slots) {
             if slot.owner.load(Ordering::Relaxed) == 0
                 && suits(slot)
                 // Acquire: pairs with the release of whoever gave it up.
@@ -208,16 +240,16 @@ impl Extents {
     }
 
     /// An owned slot without an extent.
-    fn take_empty(self: &Arc<Self>) -> Result<Hold> {
+    fn take_empty(self: &Arc<Self>, slots: usize) -> Result<Hold> {
         let empty = |slot: &Slot| slot.cap.load(Ordering::Relaxed) == 0;
-        if let Some(hold) = self.take(empty) {
+        if let Some(hold) = self.take(slots, empty) {
             return Ok(hold);
         }
         self.sweep();
-        if let Some(hold) = self.take(empty) {
+        if let Some(hold) = self.take(slots, empty) {
             return Ok(hold);
         }
-        let hold = self.take(|_| true).ok_or(Error::WouldBlock)?;
+        let hold = self.take(slots, |_| true).ok_or(Error::WouldBlock)?;
         self.give_back(hold.slot());
         Ok(hold)
     }
@@ -235,7 +267,7 @@ impl Extents {
     /// Under a get lock: the extent that the message at the head refers to becomes this process's, if the head is
     /// committed as `intent`.
     pub fn receive(self: &Arc<Self>, range: Range, side: Side, intent: u64) -> Result<Hold> {
-        let hold = self.take_empty()?;
+        let hold = self.take_empty(SLOTS)?;
         let slot = hold.slot();
         slot.role.store(side.role(), Ordering::Relaxed);
         slot.offset.store(range.offset, Ordering::Relaxed);

@@ -61,8 +61,10 @@ impl Lane {
             putting.set_token(false);
         }
         if !putting.has_token() {
-            // A full socket is readable all the same.
-            fdpass::send_token(socket)?;
+            // No room: descriptors that nobody has taken fill it. One that was just sent is stale then.
+            if !fdpass::send_token(socket)? {
+                return Err(Error::Full);
+            }
             kill_point!("lane.token_sent");
             putting.set_token(true);
         }
@@ -83,16 +85,25 @@ impl Lane {
     ) -> Result<Taken> {
         scratch.clear();
         let getting = self.ring.getting(deadline)?;
-        let taken =
-            getting.get(scratch, |tag, parcel, _| if tag.fds > 0 { look_for(socket, parcel, fds) } else { Ok(()) });
-        if taken.as_ref().is_ok_and(|taken| taken.tag.fds > 0) {
+        let mut missing = false;
+        let mut taken = getting.get(scratch, |tag, parcel, _| {
+            missing = tag.fds > 0 && !look_for(socket, parcel, fds)?;
+            Ok(())
+        });
+        if taken.as_ref().is_ok_and(|taken| taken.tag.fds > 0 && !missing) {
             kill_point!("lane.fds_taken");
             fdpass::pop(socket);
         }
         drop(getting);
-        if self.ring.state().watched.load(Ordering::Relaxed) != 0 && self.ring.is_empty() {
-            // A watcher who finds nothing was called for nothing: a kill has left the socket readable.
-            self.quieten(socket, matches!(taken, Err(Error::Empty)))?;
+        if missing && taken.is_ok() {
+            // Nobody could make anything of the message: those behind it must not wait for ever.
+            taken = Err(Error::Corrupted("a message's descriptors are missing"));
+        }
+        // SeqCst: whoever begins to watch either sees the ring empty, or is seen here.
+        if self.ring.state().watched.load(Ordering::SeqCst) != 0 && self.ring.is_empty() {
+            // A watcher who finds nothing was called for nothing: a kill has left the socket readable. Failing at this costs a
+            // needless call, and must not cost the message.
+            let _ = self.quieten(socket, matches!(taken, Err(Error::Empty)));
         }
         taken
     }
@@ -102,12 +113,14 @@ impl Lane {
     #[cold]
     pub fn quieten(&self, socket: BorrowedFd<'_>, anyway: bool) -> Result<bool> {
         loop {
-            match self.ring.putting(Some(Deadline::PASSED)) {
+            // The get lock first: a receiver may have taken the last message and not yet its packet.
+            let both = self.ring.getting(Some(Deadline::PASSED));
+            match both.and_then(|getting| Ok((self.ring.putting(Some(Deadline::PASSED))?, getting))) {
                 // The loop that called this sleeps next, and sees to signals there.
                 Err(Error::Interrupted) => continue,
                 Err(Error::TimedOut) => return Ok(true),
                 Err(e) => return Err(e),
-                Ok(putting) => {
+                Ok((putting, _getting)) => {
                     if !putting.is_empty() {
                         return Ok(false);
                     }
@@ -131,17 +144,19 @@ impl Lane {
     }
 }
 
-/// The descriptors in `parcel`, which stay in the socket for now.
+/// The descriptors in `parcel`, which stay in the socket for now; are they there?
 #[cold]
-fn look_for(socket: BorrowedFd<'_>, parcel: u64, fds: &mut Vec<OwnedFd>) -> Result<()> {
+fn look_for(socket: BorrowedFd<'_>, parcel: u64, fds: &mut Vec<OwnedFd>) -> Result<bool> {
     fds.clear();
     loop {
         match fdpass::peek(socket)? {
             Packet::Fds(tag, found) if tag == parcel => {
                 *fds = found;
-                return Ok(());
+                return Ok(true);
             }
-            Packet::None => return Err(Error::Corrupted("a message's descriptors are missing")),
+            Packet::None => return Ok(false),
+            // A later message's.
+            Packet::Fds(tag, _) if tag.wrapping_sub(parcel) < u64::MAX / 2 => return Ok(false),
             // A token (one follows the packet that is looked for), or stale.
             _ => fdpass::pop(socket),
         }

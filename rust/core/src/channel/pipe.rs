@@ -124,7 +124,7 @@ impl End {
 
     /// An extent for a message of `bytes`, to be filled before it is sent.
     pub fn extent(&self, bytes: u64) -> Result<Hold> {
-        let drained = || self.incoming.ring().is_drained() && self.outgoing.ring().is_drained();
+        let drained = || Some((self.incoming.ring().drained_at()?, self.outgoing.ring().drained_at()?));
         self.extents.allocate(bytes, false, drained)
     }
 
@@ -239,11 +239,17 @@ impl End {
                 return Err(Error::Closed);
             }
             if deadline.passed() {
-                let gone = fdpass::hung_up(&self.socket);
+                let seen = fdpass::wait(&self.socket, 0)?;
                 return match ring.is_empty() {
                     false => Ok(()),
-                    true if gone => Err(Error::PeerGone),
-                    true => Err(Error::Empty),
+                    true if seen.hung_up => Err(Error::PeerGone),
+                    true => {
+                        // As in `Lane::recv`: a kill has left it readable.
+                        if seen.readable && ring.state().watched.load(Ordering::Relaxed) != 0 {
+                            let _ = self.incoming.quieten(self.socket.as_fd(), true);
+                        }
+                        Err(Error::Empty)
+                    }
                 };
             }
             if !self.incoming.quieten(self.socket.as_fd(), readable)? {

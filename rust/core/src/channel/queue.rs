@@ -29,6 +29,8 @@ const EXTENTS: u64 = (BASES + BASE_MOST).next_multiple_of(CHUNK);
 
 const SHAPE: Shape = Shape { index: 0, base: BASES, overflows: true, extents: ring::COUNT_MOST };
 
+/// Times that a wait spins before it sleeps.
+const SPINS: u32 = 16;
 static GET_SPIN: Spin = Spin::new(40_000);
 static PUT_SPIN: Spin = Spin::new(40_000);
 
@@ -80,7 +82,7 @@ impl Queue {
 
     /// An extent for a message of `bytes`, to be filled before it is put.
     pub fn extent(&self, bytes: u64) -> Result<Hold> {
-        self.extents.allocate(bytes, false, || self.ring().is_drained())
+        self.extents.allocate(bytes, false, || self.ring().drained_at())
     }
 
     /// Put without sleeping.
@@ -162,16 +164,16 @@ pub(super) fn wait_for<T>(
     more: impl Fn() -> bool,
 ) -> Result<T> {
     let mut ticket = None;
+    let mut spins = 0;
     loop {
         match attempt() {
             Err(e) if e == none || e == Error::WouldBlock => (),
-            // A lock's own deadline is this one.
-            Err(Error::TimedOut) => return Err(none),
             done => {
                 if ticket.is_some() && more() {
                     waiters.notify();
                 }
-                return done;
+                // A lock's own deadline is this one.
+                return done.map_err(|e| if e == Error::TimedOut { none } else { e });
             }
         }
         if deadline.passed() {
@@ -179,7 +181,9 @@ pub(super) fn wait_for<T>(
         }
         match ticket {
             None => {
-                if spin.until(|| more().then_some(())).is_some() {
+                // Others may be quicker a few times; then it must be something else that is short: slots, room in the socket.
+                spins += 1;
+                if spins <= SPINS && spin.until(|| more().then_some(())).is_some() {
                     continue;
                 }
                 ticket = Some(waiters.register());

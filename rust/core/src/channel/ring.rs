@@ -81,7 +81,8 @@ pub struct RingState {
     token: AtomicU32,
     _reserved2: AtomicU32,
     parcels: AtomicU64,
-    _reserved3: AtomicU64,
+    /// The count of messages up to the last one that had to do with an extent.
+    last_extent: AtomicU64,
 
     get_lock: Mutex,
     head: AtomicU64,
@@ -226,10 +227,12 @@ impl Ring {
         Mark(self.state.head.load(Ordering::SeqCst))
     }
 
-    /// Does no message and no link refer to an extent?
-    pub fn is_drained(&self) -> bool {
-        let tail = self.tail();
-        tail == self.head() && self.in_base(tail.at())
+    /// If no message and no link refers to an extent: since which message. The same again later: no extent has passed through meanwhile.
+    pub fn drained_at(&self) -> Option<u64> {
+        let last = self.state.last_extent.load(Ordering::SeqCst);
+        let (tail, head) = (self.tail(), self.head());
+        let since = head.count().wrapping_sub(last) & COUNT_MASK;
+        (since <= COUNT_MASK / 2 && self.in_base(tail.at())).then_some(last)
     }
 
     /// The right to put. `spin_only`: do not sleep for it (`WouldBlock`).
@@ -258,7 +261,7 @@ impl Ring {
             // Held for well under a microsecond as a rule.
             None if lock.brief_spin(me) => Ok(Acquired::Clean),
             None => lock.try_lock_or_recover(me).ok_or(Error::WouldBlock),
-            Some(deadline) => lock.lock(me, deadline.with_grace()),
+            Some(deadline) => lock.lock_with_grace(me, deadline),
         }
     }
 
@@ -403,6 +406,10 @@ impl Putting<'_> {
             Some(Body::Extent(hold, _)) => Some(hold),
             _ => None,
         };
+        if place.chunk.is_some() || message.is_some() || !ring.in_base(tail.at()) {
+            // Before the commit, so that nobody takes the ring for drained after it. SeqCst: see `Extents::grow`.
+            state.last_extent.store(new.count(), Ordering::SeqCst);
+        }
         for hold in [&place.chunk, &message].into_iter().flatten() {
             hold.intend(side, new.0);
         }
@@ -444,7 +451,7 @@ impl Putting<'_> {
         if !ring.shape.overflows {
             return Err(Error::Full);
         }
-        let chunk = ring.extents.allocate(CHUNK, true, || false)?;
+        let chunk = ring.extents.allocate(CHUNK, true, || ring.drained_at())?;
         let at = chunk.range().offset;
         if at / UNIT + CHUNK / UNIT > POS_MASK {
             return Err(Error::OutOfMemory);

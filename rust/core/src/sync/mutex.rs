@@ -83,6 +83,21 @@ impl Mutex {
         if self.try_lock(me) { Ok(Acquired::Clean) } else { self.lock_slow(me, deadline) }
     }
 
+    /// Take it, waiting until `deadline` and for a moment in any case: for a lock that is held for microseconds as a rule. Within
+    /// that moment signals wait too, so that it ends although the caller tries again after each.
+    pub fn lock_with_grace(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
+        if self.try_lock(me) {
+            return Ok(Acquired::Clean);
+        }
+        let grace = deadline.with_grace();
+        loop {
+            match self.lock_slow(me, grace) {
+                Err(Error::Interrupted) if deadline.passed() => continue,
+                done => return done,
+            }
+        }
+    }
+
     /// Spin for it for a microsecond: enough for what is held for the time of a small copy.
     pub fn brief_spin(&self, me: Owner) -> bool {
         (0..20).any(|_| {

@@ -12,6 +12,10 @@ use crate::error::{Error, Result};
 /// Reservations from here on are compared with what is left, which costs some 30 us.
 const LARGE: u64 = 64 << 20;
 
+/// Bytes reserved by one system call, at first and when signals keep interrupting it.
+const FIRST_STEP: u64 = 64 << 20;
+const LAST_STEP: u64 = 64 << 10;
+
 /// A segment of `bytes`, zeroed, close-on-exec, its pages reserved, sealed against shrinking and against
 /// further seals. `name` shows in `/proc/PID/fd`.
 ///
@@ -32,15 +36,21 @@ pub fn reserve(fd: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
     if bytes >= LARGE && memory_left().is_some_and(|left| bytes > left) {
         return Err(Error::OutOfMemory);
     }
-    loop {
-        match fallocate(&fd, FallocateFlags::empty(), offset, bytes) {
-            Ok(()) => return Ok(()),
-            // A large reservation gives way to signals; what it did is kept, so it ends.
-            Err(Errno::INTR) => continue,
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => return reserve_by_writing(fd, offset, bytes),
-            Err(e) => return Err(e.into()),
+    // In steps: a signal undoes the call that it interrupts, and a timer's next one may come before a large call is through.
+    let (mut at, end) = (offset, offset.checked_add(bytes).ok_or(Error::OutOfMemory)?);
+    let mut step = FIRST_STEP;
+    while at < end {
+        match fallocate(&fd, FallocateFlags::empty(), at, step.min(end - at)) {
+            Ok(()) => at += step.min(end - at),
+            Err(Errno::INTR) => step = (step / 2).max(LAST_STEP),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => return reserve_by_writing(fd, at, end - at),
+            Err(e) => {
+                punch(&fd, offset, at - offset);
+                return Err(e.into());
+            }
         }
     }
+    Ok(())
 }
 
 /// Bytes that the system could give now, swap included; None: unknown.

@@ -4,6 +4,8 @@
 //! written to descriptor 2 without the harness's help and ends it with [`PANICKED`].
 #![allow(dead_code)]
 
+pub mod channel;
+
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};

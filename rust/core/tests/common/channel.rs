@@ -1,0 +1,114 @@
+//! Messages through a queue or a pipe, whichever it is.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use fastmp_core::channel::extents::Hold;
+use fastmp_core::channel::lane::Letter;
+use fastmp_core::channel::pipe::End;
+use fastmp_core::channel::queue::Queue;
+use fastmp_core::channel::ring::{Body, INLINE, Tag, Taken};
+use fastmp_core::sys::memfd;
+use fastmp_core::{Deadline, Error, Result};
+
+use super::{message, read_message};
+
+/// One of each way that a message can take: a record, one of nearly the largest size, an extent.
+pub const SMALL: usize = 40;
+pub const INLINED: usize = 60_000;
+pub const LARGE: usize = 1 << 20;
+
+/// How these tests mark their messages.
+const FORMAT: u8 = 7;
+
+pub fn soon() -> Deadline {
+    Deadline::after(10.0)
+}
+
+pub trait Channel {
+    fn put_letter(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()>;
+    fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken>;
+    fn room(&self, bytes: u64) -> Result<Hold>;
+    fn reader(&self) -> BorrowedFd<'_>;
+}
+
+impl Channel for Queue {
+    fn put_letter(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()> {
+        self.put(letter, deadline)
+    }
+    fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken> {
+        self.get(bytes, fds, deadline)
+    }
+    fn room(&self, bytes: u64) -> Result<Hold> {
+        self.extent(bytes)
+    }
+    fn reader(&self) -> BorrowedFd<'_> {
+        self.watch().unwrap()
+    }
+}
+
+impl Channel for End {
+    fn put_letter(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()> {
+        self.send(letter, deadline)
+    }
+    fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken> {
+        self.recv(bytes, fds, deadline)
+    }
+    fn room(&self, bytes: u64) -> Result<Hold> {
+        self.extent(bytes)
+    }
+    fn reader(&self) -> BorrowedFd<'_> {
+        self.watch().unwrap()
+    }
+}
+
+pub fn send(channel: &impl Channel, bytes: &[u8], fds: &[OwnedFd], deadline: Deadline) -> Result<()> {
+    let lent: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let tag = Tag { format: FORMAT, fds: fds.len() as u8 };
+    let mut body = if bytes.len() <= INLINE {
+        Some(Body::Inline(bytes))
+    } else {
+        let hold = loop {
+            match channel.room(bytes.len() as u64) {
+                Err(Error::WouldBlock) if !deadline.passed() => std::thread::sleep(Duration::from_millis(1)),
+                other => break other?,
+            }
+        };
+        hold.map()?.write(0, bytes)?;
+        Some(Body::Extent(hold, bytes.len() as u64))
+    };
+    channel.put_letter(&mut Letter { tag, body: &mut body, fds: &lent }, deadline)
+}
+
+pub fn recv(channel: &impl Channel, deadline: Deadline) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+    let taken = channel.get_letter(&mut bytes, &mut fds, deadline)?;
+    if let Some((hold, len)) = taken.extent {
+        bytes.clear();
+        hold.map()?.append_to(0, len, &mut bytes)?;
+    }
+    Ok((bytes, fds))
+}
+
+/// Send message `number` of `producer`.
+pub fn put(channel: &impl Channel, producer: usize, number: usize, len: usize) {
+    send(channel, &message(producer, number, len), &[], soon()).unwrap();
+}
+
+/// Receive a message: whose it is, and its number.
+pub fn got(channel: &impl Channel) -> (usize, usize) {
+    let (bytes, fds) = recv(channel, soon()).unwrap();
+    assert!(fds.is_empty());
+    read_message(&bytes)
+}
+
+/// New descriptors, and what tells each from others.
+pub fn fds(n: usize) -> (Vec<OwnedFd>, Vec<(u64, u64)>) {
+    let fds: Vec<_> = (0..n).map(|_| memfd::create("test", 4096).unwrap()).collect();
+    let ids = ids(&fds);
+    (fds, ids)
+}
+
+pub fn ids(fds: &[OwnedFd]) -> Vec<(u64, u64)> {
+    fds.iter().map(|fd| memfd::identity(fd).unwrap()).collect()
+}
