@@ -11,8 +11,9 @@
 //! - children forked while it had a handle, and theirs: each fork is covered by a *token*
 //!   ([`Presence`]) that the child inherits as a mapping; the kernel says when nobody has it any more, whoever died in
 //!   between. Forks with no allocation between them reach the same blocks and share a token.
-//! - processes that got a handle in a message or at a spawn. For these there is no proof yet: a block once
-//!   [exported](Block::export) is not used again while this process lives.
+//! - processes that got a handle in a message or at a spawn, from whatever process had one. For these there is no proof yet: a
+//!   block once [exported](Block::export) is not used again while this process lives. The mark is in the block's header: a forked child sets it
+//!   before its message is there and before its token is gone, so that it is seen when the token is found gone.
 //!
 //! Tokens are numbered. A block is `born` with the number that the next fork will have at least, and reachable by
 //! the tokens from there to the newest one at its release. With no fork in between it is free at once; else it waits among the
@@ -25,7 +26,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
 use crate::error::{Error, Result};
@@ -126,7 +126,6 @@ struct Home {
     born: u64,
     /// `forked::generation()` of the process that allocated it: a forked child's copy is not at home.
     generation: u64,
-    exported: AtomicBool,
 }
 
 impl Keeper for Block {
@@ -200,8 +199,8 @@ impl Block {
     /// The segment's descriptor and the block's offset in it, for another process to attach. From
     /// now on the block is not used again while this process lives.
     pub fn export(&self) -> (BorrowedFd<'_>, usize) {
-        if let Some(home) = &self.home {
-            home.exported.store(true, Ordering::Relaxed);
+        if let Ok(header) = self.header() {
+            header.export();
         }
         (self.segment.as_fd(), self.offset)
     }
@@ -210,7 +209,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let Some(home) = self.home.take() else { return };
-        if home.generation != forked::generation() || home.exported.load(Ordering::Relaxed) {
+        if home.generation != forked::generation() {
             return;
         }
         books().release(Spot { segment: self.segment.clone(), offset: self.offset }, home);
@@ -222,6 +221,18 @@ impl Drop for Block {
 struct Spot {
     segment: Arc<Segment>,
     offset: usize,
+}
+
+impl Spot {
+    /// Itself, to be used again, unless a handle to its block has ever been given away.
+    fn vacant(self) -> Option<Spot> {
+        let header = layout::view::<Header>(&self.segment.mapping, self.offset).ok()?;
+        if header.is_exported() {
+            return None;
+        }
+        header.erase();
+        Some(self)
+    }
 }
 
 #[derive(Debug)]
@@ -275,8 +286,7 @@ impl Books {
         };
         spot.segment.mapping.zero(spot.offset, whole)?;
         self.dirty = true;
-        let home =
-            Home { class, born: self.newest + 1, generation: forked::generation(), exported: AtomicBool::new(false) };
+        let home = Home { class, born: self.newest + 1, generation: forked::generation() };
         Ok(Block { segment: spot.segment, offset: spot.offset, bytes, home: Some(home) })
     }
 
@@ -304,13 +314,8 @@ impl Books {
     }
 
     fn release(&mut self, spot: Spot, home: Home) {
-        if let Ok(header) = layout::view::<Header>(&spot.segment.mapping, spot.offset)
-            && home.born > self.newest
-        {
-            header.erase();
-        }
         if home.born > self.newest {
-            self.free[home.class].push(spot);
+            self.free[home.class].extend(spot.vacant());
         } else {
             self.deferred.push(Deferred { spot, class: home.class, tokens: home.born..=self.newest });
         }
@@ -329,7 +334,7 @@ impl Books {
             if tokens.get(first).is_some_and(|(n, _)| n <= deferred.tokens.end()) {
                 kept.push(deferred);
             } else {
-                free[deferred.class].push(deferred.spot);
+                free[deferred.class].extend(deferred.spot.vacant());
             }
         }
         self.deferred = kept;

@@ -40,12 +40,15 @@ pub enum Kind {
     Pipe = 7,
 }
 
+/// A handle to this object has gone beyond what forks explain.
+const EXPORTED: u32 = 1 << 15;
+
 /// The first bytes of every object.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Header {
     magic: AtomicU32,
-    /// Low half: kind. High half: version.
+    /// Low half: kind, and [`EXPORTED`]. High half: version.
     kind: AtomicU32,
     /// Bytes after the header.
     size: AtomicU64,
@@ -85,10 +88,20 @@ impl Header {
         if found >> 16 != u32::from(VERSION) {
             return Err(Error::Corrupted("made by another version of fastmp"));
         }
-        if found & 0xffff != kind as u32 {
+        if found & 0xffff & !EXPORTED != kind as u32 {
             return Err(Error::Corrupted("an object of another kind is there"));
         }
         Ok(self.size.load(Ordering::Relaxed))
+    }
+
+    /// A handle is being given to another process: says so to whoever holds the object, in every process.
+    pub fn export(&self) {
+        self.kind.fetch_or(EXPORTED, Ordering::Relaxed);
+    }
+
+    /// Has any process ever given a handle away?
+    pub fn is_exported(&self) -> bool {
+        self.kind.load(Ordering::Relaxed) & EXPORTED != 0
     }
 
     /// Who made it.

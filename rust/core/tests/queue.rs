@@ -151,13 +151,12 @@ fn producers_die_at_every_point() {
         assert!(!readable(&queue.reader()), "{case}: watched and empty");
         let mut doomed = Child::doomed(point, nth, || {
             for number in 0..60 {
-                // Empty from time to time: tokens come and go, extents too.
-                if number % 20 == 19 {
-                    (0..20).for_each(|_| drop(got(&queue)));
-                    words.add(1, 20);
-                }
                 put(&queue, 1, number, len);
                 words.set(0, number as u64 + 1);
+                // Empty from time to time: tokens come and go, extents too.
+                while number % 10 == 9 && words.get(1) < words.get(0) {
+                    words.set(1, got(&queue).1 as u64 + 1);
+                }
             }
         });
         let end = doomed.wait();
@@ -171,17 +170,16 @@ fn producers_die_at_every_point() {
             assert!(readable(&queue.reader()), "{case}: a message without readiness");
             match got(&queue) {
                 (1, number) => {
-                    // Those that it got itself may not be counted yet, if it died in between.
-                    assert!(
-                        number == next || (next == had_got && number <= had_got + 20),
-                        "{case}: {number} for {next}"
-                    );
+                    // One that it got itself may not be counted yet, if it died in between.
+                    let uncounted = next == had_got && number == had_got + 1;
+                    assert!(number == next || uncounted, "{case}: {number} comes for {next}");
                     next = number + 1;
                 }
                 other => break other,
             }
         };
-        assert!((had_put..=had_put + 1).contains(&next) || next <= had_got + 20, "{case}: {had_put} put, {next} came");
+        let uncounted = next == had_got && had_got + 1 == had_put;
+        assert!((had_put..=had_put + 1).contains(&next) || uncounted, "{case}: {had_put} put, {next} came");
         if point == "ring.put.before_commit" {
             assert_eq!(next, had_put, "{case}: it was not committed");
         } else if point == "ring.put.after_commit" || point == "queue.put.before_wake" {
@@ -207,7 +205,7 @@ fn consumers_die_at_every_point() {
             }
         });
         for number in 0..40 {
-            if point == "channel.woken" && number < 10 && common::state(doomed.pid()).is_some_and(|s| s != 'Z') {
+            if point == "channel.woken" && number < 10 {
                 doomed.until_parked();
             }
             put(&queue, 1, number, len);
@@ -421,7 +419,7 @@ fn descriptors_come_with_their_message() {
     let queue = Queue::create(0).unwrap();
     let (lent, expected) = fds(3);
     let before = common::open_fds();
-    for number in 0..200 {
+    for number in 0..80 {
         let mut child = Child::fork(|| {
             if number % 4 == 3 {
                 arm(["lane.fds_sent", "lane.token_sent", "ring.put.before_commit"][number % 3], 1, Action::Kill);
@@ -431,7 +429,7 @@ fn descriptors_come_with_their_message() {
         let end = child.wait();
         assert_eq!(end == KILLED, number % 4 == 3, "{end:?}");
     }
-    for number in (0..200).filter(|n| n % 4 != 3) {
+    for number in (0..80).filter(|n| n % 4 != 3) {
         let (bytes, fds) = recv(&queue, soon()).unwrap();
         assert_eq!(read_message(&bytes), (1, number));
         assert_eq!(ids(&fds), &expected[..1 + number % 2]);

@@ -128,9 +128,8 @@ impl Connection {
     fn _handle(&self) -> PyResult<(RawFd, RawFd, u32)> {
         let end = self.end()?;
         let (memfd, socket, flags) = end.handles();
-        let flags = u32::from(flags.readable) * READABLE
-            | u32::from(flags.writable) * WRITABLE
-            | u32::from(flags.second) * SECOND;
+        let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+        let flags = bit(flags.readable, READABLE) | bit(flags.writable, WRITABLE) | bit(flags.second, SECOND);
         Ok((passing::raw(memfd), passing::raw(socket), flags))
     }
 

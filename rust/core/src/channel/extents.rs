@@ -356,6 +356,11 @@ impl Hold {
         self.extents.map(self.range())
     }
 
+    /// It is of no use to anybody: give its pages back.
+    pub fn discard(self) {
+        self.extents.give_back(self.slot());
+    }
+
     /// Under a put lock, before the tail is committed as `intent`: the ring will have it.
     pub fn intend(&self, side: Side, intent: u64) {
         let slot = self.slot();

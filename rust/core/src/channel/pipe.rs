@@ -211,12 +211,15 @@ impl End {
     /// `PeerGone` if no message is left and none can come; `Closed` when this end is closed meanwhile; `Empty` at the
     /// deadline; `Interrupted`; `Corrupted`.
     pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken> {
+        let mut late = false;
         loop {
             match self.recv_once(scratch, fds, Some(deadline)) {
-                Err(Error::Empty | Error::WouldBlock) => (),
-                Err(Error::TimedOut) => return Err(Error::Empty),
+                Err(Error::Empty | Error::WouldBlock) if !late => (),
+                Err(Error::WouldBlock | Error::TimedOut) => return Err(Error::Empty),
                 done => return done,
             }
+            // Others may be quicker again and again.
+            late = deadline.passed();
             self.wait(deadline)?;
         }
     }

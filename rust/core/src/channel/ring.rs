@@ -454,6 +454,7 @@ impl Putting<'_> {
         let chunk = ring.extents.allocate(CHUNK, true, || ring.drained_at())?;
         let at = chunk.range().offset;
         if at / UNIT + CHUNK / UNIT > POS_MASK {
+            chunk.discard();
             return Err(Error::OutOfMemory);
         }
         Ok(Place { at, chunk: Some(chunk) })
@@ -596,8 +597,11 @@ impl Getting<'_> {
         // Relaxed: whoever looked did so with SeqCst, and handed the get lock on since.
         if Mark(state.tail_seen.load(Ordering::Relaxed)).since(head).wrapping_sub(1) >= COUNT_MASK / 2 {
             let tail = ring.tail();
-            if tail.since(head) == 0 {
+            if tail == head {
                 return Ok(None);
+            }
+            if tail.since(head) == 0 {
+                return Err(Error::Corrupted("as many messages put as got, and bytes left"));
             }
             state.tail_seen.store(tail.0, Ordering::Relaxed);
         }

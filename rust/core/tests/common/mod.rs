@@ -119,12 +119,12 @@ impl Child {
         until("a child stops", || state(self.pid()) == Some('T'));
     }
 
-    /// Wait until it sleeps in a futex or a poll.
+    /// Wait until it sleeps in a futex or a poll, or has ended.
     pub fn until_parked(&self) {
         until("a child parks", || {
             let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default();
             let number: i64 = call.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(-1);
-            [libc::SYS_futex, libc::SYS_ppoll].contains(&number) || number == 7
+            [libc::SYS_futex, libc::SYS_ppoll, libc::SYS_poll].contains(&number) || state(self.pid()) == Some('Z')
         });
     }
 
@@ -148,16 +148,20 @@ impl Drop for Child {
 
 /// In a fresh child: a watchdog, no orphans, panics told without the harness.
 pub fn become_child() {
-    // SAFETY: plain system calls.
-    unsafe {
-        libc::alarm(WATCHDOG);
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-    }
+    watchdog();
+    // SAFETY: a plain system call.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     std::panic::set_hook(Box::new(|info| {
         let told = format!("child {}: {info}\n", std::process::id());
         // SAFETY: writes from a live buffer.
         unsafe { libc::write(2, told.as_ptr().cast(), told.len()) };
     }));
+}
+
+/// From now on this process has so long.
+pub fn watchdog() {
+    // SAFETY: a plain system call.
+    unsafe { libc::alarm(WATCHDOG) };
 }
 
 /// End this process at once: no destructor, no exit handler.

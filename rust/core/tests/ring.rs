@@ -1,0 +1,256 @@
+//! Rings against a `VecDeque`: any sequence of puts and gets, of any sizes, through growth, wraps, chunks and drains.
+#![cfg(not(loom))]
+// Forks are in the shared helpers; a failure is to panic.
+#![allow(unsafe_code, clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::VecDeque;
+
+use common::channel::{Channel, recv, send};
+use common::{Dice, message, read_message, resident};
+use fastmp_core::channel::pipe;
+use fastmp_core::channel::queue::Queue;
+use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, INLINE, Ring, UNIT};
+use fastmp_core::{Deadline, Error};
+use proptest::prelude::*;
+
+/// What may be done to a ring.
+#[derive(Debug, Clone)]
+enum Step {
+    Put(usize),
+    Puts(usize, usize),
+    Gets(usize),
+    Drain,
+}
+
+/// Sizes of every kind: empty, unit borders, the largest inline, extents.
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        4 => 16..200usize,
+        2 => (1..64usize).prop_map(|n| n * UNIT as usize),
+        2 => 200..20_000usize,
+        1 => 20_000..=INLINE,
+        1 => INLINE - 20..INLINE + 20,
+        1 => INLINE..200 << 10,
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => size().prop_map(Step::Put),
+        2 => (1..60usize, 16..9000usize).prop_map(|(n, len)| Step::Puts(n, len)),
+        4 => (1..40usize).prop_map(Step::Gets),
+        1 => Just(Step::Drain),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..150)
+}
+
+/// A ring and what it should hold.
+struct Model<'a, C> {
+    tx: &'a C,
+    rx: &'a C,
+    ring: Option<&'a Ring>,
+    maxsize: usize,
+    /// May it be full before `maxsize`?
+    bounded_by_bytes: bool,
+    held: VecDeque<usize>,
+    put: usize,
+    got: usize,
+}
+
+impl<C: Channel> Model<'_, C> {
+    fn put(&mut self, len: usize) {
+        let sent = send(self.tx, &message(1, self.put, len), &[], Deadline::PASSED);
+        let full = self.maxsize > 0 && self.held.len() >= self.maxsize;
+        match sent {
+            Ok(()) => {
+                assert!(!full, "put into a full one");
+                self.held.push_back(len);
+                self.put += 1;
+            }
+            Err(Error::Full) => {
+                assert!(full || (self.bounded_by_bytes && !self.held.is_empty()), "full without reason")
+            }
+            Err(e) => panic!("{e:?}"),
+        }
+        self.check();
+    }
+
+    fn get(&mut self) {
+        match recv(self.rx, Deadline::PASSED) {
+            Ok((bytes, _)) => {
+                assert_eq!(Some(bytes.len()), self.held.pop_front());
+                assert_eq!(read_message(&bytes), (1, self.got));
+                self.got += 1;
+            }
+            Err(Error::Empty) => assert!(self.held.is_empty(), "{} are there", self.held.len()),
+            Err(e) => panic!("{e:?}"),
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let Some(ring) = self.ring else { return };
+        assert_eq!(ring.len(), self.held.len() as u64);
+        assert_eq!(ring.is_empty(), self.held.is_empty());
+        assert_eq!(ring.looks_ready(), !self.held.is_empty());
+        assert_eq!(ring.is_full(), self.maxsize > 0 && self.held.len() == self.maxsize);
+    }
+
+    fn run(&mut self, steps: &[Step]) {
+        for step in steps {
+            match *step {
+                Step::Put(len) => self.put(len),
+                Step::Puts(n, len) => (0..n).for_each(|_| self.put(len)),
+                Step::Gets(n) => (0..n).for_each(|_| self.get()),
+                Step::Drain => {
+                    while !self.held.is_empty() {
+                        self.get();
+                    }
+                    self.get();
+                }
+            }
+        }
+        while !self.held.is_empty() {
+            self.get();
+        }
+    }
+}
+
+fn queue(queue: &Queue) -> Model<'_, Queue> {
+    let ring = queue.ring();
+    let maxsize = ring.maxsize() as usize;
+    let held = VecDeque::new();
+    Model { tx: queue, rx: queue, ring: Some(ring), maxsize, bounded_by_bytes: false, held, put: 0, got: 0 }
+}
+
+fn pipe<'a>(rx: &'a pipe::End, tx: &'a pipe::End) -> Model<'a, pipe::End> {
+    Model { tx, rx, ring: None, maxsize: 0, bounded_by_bytes: true, held: VecDeque::new(), put: 0, got: 0 }
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn unbounded_queues_are_deques(steps in steps()) {
+        let q = Queue::create(0).unwrap();
+        queue(&q).run(&steps);
+    }
+
+    #[test]
+    fn bounded_queues_are_bounded_deques(maxsize in 1..40u64, steps in steps()) {
+        let q = Queue::create(maxsize).unwrap();
+        queue(&q).run(&steps);
+    }
+
+    #[test]
+    fn watched_queues_are_deques(steps in steps()) {
+        let q = Queue::create(0).unwrap();
+        q.watch().unwrap();
+        queue(&q).run(&steps);
+        prop_assert!(!common::readable(&q.reader()));
+    }
+
+    #[test]
+    fn pipes_are_deques_bounded_by_bytes(steps in steps(), watched: bool) {
+        let (rx, tx) = pipe::create(false).unwrap();
+        if watched {
+            rx.watch().unwrap();
+        }
+        pipe(&rx, &tx).run(&steps);
+    }
+
+    #[test]
+    fn the_two_ways_of_a_pipe_are_apart(there in steps(), back in steps()) {
+        let (a, b) = pipe::create(true).unwrap();
+        let (mut there_model, mut back_model) = (pipe(&b, &a), pipe(&a, &b));
+        for n in 0..there.len().max(back.len()) {
+            let part = |steps: &[Step]| steps.get(n).cloned().into_iter().collect::<Vec<_>>();
+            for step in part(&there) {
+                apply(&mut there_model, step);
+            }
+            for step in part(&back) {
+                apply(&mut back_model, step);
+            }
+        }
+        there_model.run(&[Step::Drain]);
+        back_model.run(&[Step::Drain]);
+    }
+}
+
+fn apply<C: Channel>(model: &mut Model<'_, C>, step: Step) {
+    match step {
+        Step::Put(len) => model.put(len),
+        Step::Puts(n, len) => (0..n).for_each(|_| model.put(len)),
+        Step::Gets(n) => (0..n).for_each(|_| model.get()),
+        Step::Drain => (0..5).for_each(|_| model.get()),
+    }
+}
+
+#[test]
+fn a_ring_at_every_fill_and_every_offset() {
+    // A few bytes at every place of the base: each record meets the end of the base, a wrap and the head once.
+    let q = Queue::create(0).unwrap();
+    let mut model = queue(&q);
+    for len in [16, 24, 48, 1000, 4096, INLINE - 16, INLINE] {
+        let most = (BASE_FIRST as usize / (len + 16)).clamp(1, 70);
+        for fill in 0..=most {
+            (0..fill).for_each(|_| model.put(len));
+            (0..most).for_each(|_| {
+                model.put(len);
+                model.get();
+            });
+            (0..fill).for_each(|_| model.get());
+        }
+    }
+    assert!(resident(&q.handles()[0]) <= BASE_MOST + (64 << 10), "it never had to leave the base");
+}
+
+#[test]
+fn a_ring_that_overflowed_comes_back() {
+    let q = Queue::create(0).unwrap();
+    let mut model = queue(&q);
+    let mut dice = Dice(7);
+    let mut kept = Vec::new();
+    for _ in 0..12 {
+        let target = 4 << 20;
+        let mut bytes = 0;
+        while bytes < target {
+            let len = 16 + dice.below(INLINE as u64 - 16) as usize;
+            bytes += len;
+            model.put(len);
+            if dice.below(4) == 0 {
+                model.get();
+            }
+        }
+        model.run(&[Step::Drain]);
+        kept.push(resident(&q.handles()[0]));
+    }
+    let (first, last) = (kept[2], kept[11]);
+    assert!(last <= first && last <= BASE_MOST + (6 << 20), "{kept:?}");
+}
+
+#[test]
+fn a_chunked_ring_that_is_never_empty_gives_back_what_was_read() {
+    let q = Queue::create(0).unwrap();
+    let mut model = queue(&q);
+    (0..400).for_each(|_| model.put(10_000));
+    let mut most = 0;
+    for _ in 0..20 {
+        (0..200).for_each(|_| {
+            model.put(10_000);
+            model.get();
+        });
+        most = most.max(resident(&q.handles()[0]));
+    }
+    assert!(most <= 16 << 20, "{most} bytes for 4 MB of messages");
+    model.run(&[Step::Drain]);
+}
