@@ -37,6 +37,10 @@ mod _native {
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         let py = module.py();
+        if let Some(missing) = fastmp_core::sys::missing() {
+            let text = format!("fastmp needs {missing}, which this system does not have or does not allow");
+            return Err(pyo3::exceptions::PyImportError::new_err(text));
+        }
         fastmp_core::facade::let_waits_come_up();
         crate::hot::install::<Lock>(py)?;
         crate::hot::install::<RLock>(py)?;

@@ -11,6 +11,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::time::Duration;
 
 use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, Hold};
@@ -29,6 +30,8 @@ use crate::sys::liveness;
 const EXTENTS: u64 = (BASES + 2 * BASE_MOST).next_multiple_of(CHUNK);
 /// Large messages that may be unread at a time.
 const LARGE_UNREAD: u64 = 4;
+/// How long to wait for a slot before looking again.
+const SLOT: Duration = Duration::from_millis(5);
 /// How long the other end is believed to be there.
 const BELIEVED: u64 = 1_000_000;
 
@@ -214,13 +217,18 @@ impl End {
         let mut late = false;
         loop {
             match self.recv_once(scratch, fds, Some(deadline)) {
-                Err(Error::Empty | Error::WouldBlock) if !late => (),
-                Err(Error::WouldBlock | Error::TimedOut) => return Err(Error::Empty),
+                Err(Error::Empty | Error::WouldBlock) if late => return Err(Error::Empty),
+                Err(Error::Empty) => self.wait(deadline)?,
+                // Every slot for extents is in use, and nobody tells when one no longer is.
+                Err(Error::WouldBlock) => {
+                    let waiters = &self.incoming.ring().state().not_empty;
+                    waiters.park(waiters.register(), Deadline::At(deadline.slice(SLOT)))?;
+                }
+                Err(Error::TimedOut) => return Err(Error::Empty),
                 done => return done,
             }
             // Others may be quicker again and again.
             late = deadline.passed();
-            self.wait(deadline)?;
         }
     }
 

@@ -7,3 +7,19 @@ pub mod liveness;
 pub mod mapping;
 pub mod memfd;
 pub mod presence;
+
+/// What of the two things that fastmp cannot do without is missing here, if anything.
+pub fn missing() -> Option<&'static str> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use rustix::io::Errno;
+    let refused = |errno| matches!(errno, Errno::NOSYS | Errno::PERM | Errno::INVAL);
+    let sealed = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    if memfd_create("fastmp-probe", sealed).is_err_and(refused) {
+        return Some("memfd_create with seals");
+    }
+    let word = std::sync::atomic::AtomicU32::new(0);
+    if futex::wait(&word, 1, 0).is_err() {
+        return Some("futex");
+    }
+    None
+}
