@@ -6,11 +6,13 @@
 //! thread group has ended; or, in that namespace, a process with another start time. EPERM, a hidden,
 //! missing or foreign `/proc`, exhausted descriptors and foreign namespaces prove nothing.
 
+use std::ffi::CStr;
 use std::fs;
-use std::io;
+use std::io::Write;
 use std::os::linux::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid, test_kill_process};
 
@@ -156,18 +158,30 @@ pub fn is_dead(owner: Owner) -> bool {
     if !proc_is_ours() {
         return false;
     }
-    match fs::read(format!("/proc/{}/stat", owner.pid())) {
-        Ok(stat) => parse_stat(&stat).is_some_and(|stat| {
+    match read_stat(owner.pid()) {
+        Ok(stat) => stat.is_some_and(|stat| {
             let reused = owner.start() != 0 && stat.start & START_MASK != owner.start();
             // A group leader that has ended is shown as a zombie while its threads run on.
             let ended = matches!(stat.state, b'Z' | b'X') && stat.threads <= 1;
             reused || ended
         }),
         // It may have gone since: ask again. A hidden `/proc` answers like this as well.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => is_gone(owner),
-        Err(e) if e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => is_gone(owner),
+        Err(Errno::NOENT | Errno::SRCH) => is_gone(owner),
         Err(_) => false,
     }
+}
+
+/// Three system calls: who waits for a lock does this some twenty times a second.
+fn read_stat(pid: u32) -> rustix::io::Result<Option<Stat>> {
+    let mut path = [0u8; 32];
+    let mut rest = &mut path[..];
+    // Room for 10 digits, and the zero at the end.
+    let _ = write!(rest, "/proc/{pid}/stat");
+    let Ok(path) = CStr::from_bytes_until_nul(&path) else { return Ok(None) };
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut stat = [0u8; 1024];
+    let len = rustix::io::read(&file, &mut stat)?;
+    Ok(parse_stat(&stat[..len]))
 }
 
 struct Stat {
