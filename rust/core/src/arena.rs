@@ -168,7 +168,10 @@ impl Block {
                 let mut books = books();
                 // Another thread may have been quicker.
                 match books.known.get(&id).and_then(Weak::upgrade) {
-                    Some(segment) => segment,
+                    Some(segment) => match Arc::into_inner(new) {
+                        Some(new) => segment.also(new.fd),
+                        None => segment,
+                    },
                     None => {
                         books.remember(id, &new);
                         new

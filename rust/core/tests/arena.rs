@@ -174,6 +174,19 @@ fn exported_blocks_are_not_used_again() {
 }
 
 #[test]
+fn a_block_that_a_child_gave_away_is_not_used_again() {
+    let _turn = common::turn();
+    let held: Vec<_> = (0..50).map(|_| block()).collect();
+    let mut child = Child::fork(|| {
+        for b in &held {
+            let _ = b.export();
+        }
+    });
+    assert_eq!(child.wait(), OK);
+    assert!(!comes_back(held));
+}
+
+#[test]
 fn a_segment_is_mapped_once_however_often_it_is_attached() {
     let _turn = common::turn();
     let (one, two) = (block(), block());

@@ -242,9 +242,7 @@ fn garbage_in_locks_makes_errors() {
 fn a_message_that_lies_about_its_extent_is_refused() {
     let _turn = common::turn();
     // The record of the first message is at the start of the base: header, then offset, cap and length of its extent.
-    for (at, claim) in
-        [(16, u64::MAX & !4095), (16, 1 << 60), (24, 1 << 60), (24, u64::MAX), (32, 1 << 60), (32, 2 << 20)]
-    {
+    for (at, claim) in [(16, !4095), (16, 1 << 60), (24, 1 << 60), (24, u64::MAX), (32, 1 << 60), (32, 2 << 20)] {
         let queue = Queue::create(0).unwrap();
         common::channel::put(&queue, 1, 0, LARGE);
         let mapping = Mapping::new(queue.handles()[0], 0, 16384).unwrap();

@@ -133,7 +133,7 @@ fn pipe<'a>(rx: &'a pipe::End, tx: &'a pipe::End) -> Model<'a, pipe::End> {
 }
 
 fn config() -> ProptestConfig {
-    ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {

@@ -5,7 +5,7 @@
 //! through the class (as `ExitStack` does) the plain method descriptor shows instead.
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_int, c_void};
 use std::mem::offset_of;
 use std::ptr;
@@ -41,9 +41,50 @@ struct Method {
 
 const KEPT: usize = 8;
 
+/// Memory of dead bound objects of one thread. From malloc, so that it can be freed when the thread ends, without the interpreter.
+struct Free {
+    list: UnsafeCell<([*mut Method; KEPT], usize)>,
+}
+
+impl Free {
+    /// Room for one: a kept one, or a new one, or null.
+    fn take(&self) -> *mut Method {
+        // SAFETY: of this thread alone, and nothing is called while it is looked at.
+        let (list, n) = unsafe { &mut *self.list.get() };
+        if *n > 0 {
+            *n -= 1;
+            return list[*n];
+        }
+        // SAFETY: no requirement.
+        unsafe { libc::malloc(size_of::<Method>()).cast() }
+    }
+
+    /// Keep or free `memory`, which came from `take`.
+    fn give(&self, memory: *mut Method) {
+        // SAFETY: as in `take`.
+        let (list, n) = unsafe { &mut *self.list.get() };
+        if *n < KEPT {
+            list[*n] = memory;
+            *n += 1;
+            return;
+        }
+        // SAFETY: from malloc, and used no more.
+        unsafe { libc::free(memory.cast()) };
+    }
+}
+
+impl Drop for Free {
+    fn drop(&mut self) {
+        let (list, n) = self.list.get_mut();
+        for memory in &list[..*n] {
+            // SAFETY: as in `give`.
+            unsafe { libc::free(memory.cast()) };
+        }
+    }
+}
+
 thread_local! {
-    /// Memory of dead bound objects of this thread; the rest of the array is null.
-    static FREE: Cell<([*mut Method; KEPT], usize)> = const { Cell::new(([ptr::null_mut(); KEPT], 0)) };
+    static FREE: Free = const { Free { list: UnsafeCell::new(([ptr::null_mut(); KEPT], 0)) } };
 }
 
 unsafe extern "C" fn bind(
@@ -59,16 +100,8 @@ unsafe extern "C" fn bind(
             ffi::Py_INCREF((*binding).plain);
             return (*binding).plain;
         }
-        let memory = FREE.with(|free| {
-            let (mut list, n) = free.get();
-            if n == 0 {
-                return ptr::null_mut();
-            }
-            let memory = std::mem::replace(&mut list[n - 1], ptr::null_mut());
-            free.set((list, n - 1));
-            memory
-        });
-        let memory = if memory.is_null() { ffi::PyObject_Malloc(size_of::<Method>()).cast() } else { memory };
+        // At the very end of a thread its list is gone.
+        let memory = FREE.try_with(Free::take).unwrap_or_else(|_| libc::malloc(size_of::<Method>()).cast());
         if memory.is_null() {
             return ffi::PyErr_NoMemory();
         }
@@ -115,16 +148,8 @@ unsafe extern "C" fn dealloc(bound: *mut ffi::PyObject) {
     unsafe {
         let class = ffi::Py_TYPE(bound);
         let slf = (*bound.cast::<Method>()).slf;
-        let kept = FREE.with(|free| {
-            let (mut list, n) = free.get();
-            if n < KEPT {
-                list[n] = bound.cast();
-                free.set((list, n + 1));
-            }
-            n < KEPT
-        });
-        if !kept {
-            ffi::PyObject_Free(bound.cast());
+        if FREE.try_with(|free| free.give(bound.cast())).is_err() {
+            libc::free(bound.cast());
         }
         ffi::Py_DECREF(class.cast());
         // Last: it may run anything.

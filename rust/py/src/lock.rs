@@ -33,12 +33,12 @@ fn attach(fd: RawFd, offset: usize) -> PyResult<Shared> {
 /// The slow path of both: whatever the fast path could not do at once.
 #[cold]
 fn acquire(py: Python<'_>, state: &Shared, name: &str, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-    let (me, thread) = (me(), thread_id());
     let got: Result<Acquired> = if block {
         let deadline = blocking::deadline(timeout);
-        blocking::wait(py, || state.lock(me, thread, deadline))?
+        // Who it is for is asked each time: a signal handler may have forked.
+        blocking::wait(py, || state.lock(me(), thread_id(), deadline))?
     } else {
-        state.try_lock_or_recover(me, thread).ok_or(Error::TimedOut)
+        state.try_lock_or_recover(me(), thread_id()).ok_or(Error::TimedOut)
     };
     match got {
         Ok(Acquired::Clean) => Ok(true),
@@ -49,7 +49,7 @@ fn acquire(py: Python<'_>, state: &Shared, name: &str, block: bool, timeout: Opt
             let category = py.get_type::<OwnerDiedWarning>();
             if let Err(error) = PyErr::warn(py, &category, &text, 1) {
                 // A warning made an error: the caller must not end up with the lock.
-                let _ = state.unlock_any();
+                state.abandon();
                 return Err(error);
             }
             Ok(true)

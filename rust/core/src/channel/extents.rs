@@ -313,7 +313,7 @@ impl Extents {
                     self.give_back(slot);
                     slot.owner.store(0, Ordering::Release);
                 } else {
-                    slot.owner.store(word, Ordering::Release);
+                    let _ = slot.owner.compare_exchange(me.word(), word, Ordering::Release, Ordering::Relaxed);
                 }
             }
         }
@@ -356,6 +356,11 @@ impl Hold {
         self.extents.map(self.range())
     }
 
+    /// Does it belong to this process, and not to the one that this was forked from?
+    pub fn is_ours(&self) -> bool {
+        self.generation == forked::generation()
+    }
+
     /// It is of no use to anybody: give its pages back.
     pub fn discard(self) {
         self.extents.give_back(self.slot());
@@ -392,7 +397,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         // A forked child's copy is not the owner; nor is one whose extent went to a ring.
-        if self.generation == forked::generation() {
+        if self.is_ours() {
             self.extents.free(self.slot());
         }
     }

@@ -10,6 +10,8 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
+
 use crate::channel::ring::{Body, Ring, Tag, Taken};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -52,6 +54,7 @@ impl Lane {
     #[inline]
     pub fn send(&self, socket: BorrowedFd<'_>, letter: &mut Letter<'_, '_>, deadline: Option<Deadline>) -> Result<()> {
         let putting = self.ring.putting(deadline)?;
+        let had_token = putting.has_token();
         if !letter.fds.is_empty() {
             putting.make_room(letter.body)?;
             if !fdpass::send_fds(socket, putting.new_parcel(), letter.fds)? {
@@ -63,6 +66,7 @@ impl Lane {
         if !putting.has_token() {
             // No room: descriptors that nobody has taken fill it. One that was just sent is stale then.
             if !fdpass::send_token(socket)? {
+                putting.set_token(had_token);
                 return Err(Error::Full);
             }
             kill_point!("lane.token_sent");
@@ -88,6 +92,10 @@ impl Lane {
         let mut missing = false;
         let mut taken = getting.get(scratch, |tag, parcel, _| {
             missing = tag.fds > 0 && !look_for(socket, parcel, fds)?;
+            // The kernel leaves out those for which this process has no number left.
+            if tag.fds > 0 && !missing && fds.len() != usize::from(tag.fds) {
+                return Err(Error::Os(Errno::MFILE));
+            }
             Ok(())
         });
         if taken.as_ref().is_ok_and(|taken| taken.tag.fds > 0 && !missing) {

@@ -223,6 +223,7 @@ impl End {
                 Err(Error::WouldBlock) => {
                     let waiters = &self.incoming.ring().state().not_empty;
                     waiters.park(waiters.register(), Deadline::At(deadline.slice(SLOT)))?;
+                    facade::slice_over()?;
                 }
                 Err(Error::TimedOut) => return Err(Error::Empty),
                 done => return done,
@@ -275,7 +276,8 @@ impl End {
                 return Err(Error::PeerGone);
             }
             readable = seen.readable;
-            if !readable && !deadline.passed() {
+            // Also when something came that was no message: that may go on for as long as a stopped sender holds the lock.
+            if !deadline.passed() {
                 facade::slice_over()?;
             }
         }

@@ -379,6 +379,9 @@ impl Putting<'_> {
         let mut described = [0; EXTENT_BYTES];
         let (kind, payload) = match body {
             Some(Body::Inline(bytes)) => (DATA, *bytes),
+            Some(Body::Extent(hold, _)) if !hold.is_ours() => {
+                return Err(Error::Corrupted("the message was prepared before this process was forked"));
+            }
             Some(Body::Extent(hold, len)) => {
                 let range = hold.range();
                 described[..8].copy_from_slice(&range.offset.to_le_bytes());

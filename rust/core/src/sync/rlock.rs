@@ -63,6 +63,13 @@ impl LockState {
         self.mutex.unlock_any()
     }
 
+    /// Undo an acquisition of this thread's, whatever the kind of lock.
+    pub fn abandon(&self) {
+        self.depth.store(0, Ordering::Relaxed);
+        self.thread.store(0, Ordering::Relaxed);
+        self.mutex.unlock();
+    }
+
     /// Does this thread hold it?
     #[inline]
     pub fn is_mine(&self, me: Owner, thread: u32) -> bool {

@@ -23,7 +23,6 @@ pub const WATCHDOG: u32 = 20;
 pub const PANICKED: i32 = 101;
 
 /// Tests of one binary take turns: a child forked by another test would hold copies of this one's descriptors and mappings.
-#[must_use]
 pub fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
