@@ -5,6 +5,7 @@ Some of the places need privileges, or user namespaces; where neither is to be h
 
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -109,8 +110,6 @@ def test_zombie_leader_of_a_living_group(mp, crew, kind):
 
 @KINDS
 def test_thread_that_ended_is_no_dead_process(mp, kind):
-    import threading
-
     lock = getattr(mp, kind)()
     thread = threading.Thread(target=lock.acquire)
     thread.start()

@@ -12,7 +12,7 @@ import statistics
 import time
 
 import pytest
-from children import victims
+from children import queues, victims
 from children.common import look_at, wait_asleep, wait_until
 
 pytestmark = [
@@ -431,8 +431,6 @@ def test_killed_in_the_middle_of_a_large_get(mp, crew, choice):
 
 
 def test_killed_while_waiting_on_a_queue(mp, crew):
-    from children import queues
-
     queue = mp.Queue(1)
     for _ in range(10):
         outcome, waiting = mp.RawValue("i"), mp.RawValue("b")
@@ -452,8 +450,6 @@ def test_killed_while_waiting_on_a_queue(mp, crew):
 
 def test_wake_up_that_died_with_a_reader(mp, crew):
     """Of two waiting readers one is stopped, a message is put, the stopped one is killed: the other gets it."""
-    from children import queues
-
     for _ in range(10):
         queue = mp.Queue()
         pair = []

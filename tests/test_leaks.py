@@ -1,12 +1,13 @@
 """Making, sharing and dropping keeps everything flat: descriptors, mappings, memory, children, /dev/shm."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import warnings
 
 import pytest
-from children import foreign, processes, usage
+from children import foreign, processes, usage, victims
 from children.common import wait_until
 
 pytestmark = pytest.mark.fastmp_only("the stdlib takes a descriptor or a name for each")
@@ -145,8 +146,6 @@ def test_shared_with_children_and_dropped(mp, crew):
 
 
 def test_killed_users_of_large_messages_leave_nothing(mp, crew):
-    from children import victims
-
     queue = mp.Queue()
 
     def cycle(times):
@@ -237,8 +236,6 @@ def test_no_tracker_no_thread_no_process(mp, tmp_path):
 
 @pytest.mark.method("fork")
 def test_segments_are_sealed_and_close_on_exec(mp):
-    import fcntl
-
     fd, _ = mp.Lock()._handle()
     queue = mp.Queue()
     for segment in (fd, queue._handle()[0]):

@@ -200,8 +200,3 @@ def play(mine, yours, rounds):
 def set_later(event, delay):
     time.sleep(delay)
     event.set()
-
-
-def release_later(lock, delay):
-    time.sleep(delay)
-    lock.release()

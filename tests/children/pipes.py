@@ -63,11 +63,6 @@ def expect_end(conn, spare=None):
     raise RuntimeError(f"received {item!r}")
 
 
-def recv_later(conn, waiting, outcome):
-    waiting.value = 1
-    outcome.value = conn.recv()
-
-
 def wait_poll(conn, waiting, outcome):
     waiting.value = 1
     outcome.value = 1 + int(conn.poll(None))

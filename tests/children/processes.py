@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import time
+from multiprocessing import util
+from multiprocessing.connection import wait
 
 from children.common import wait_until
 
@@ -95,8 +97,6 @@ def start_forbidden(module, method):
 
 def watch_parent(out, module):
     """Notes that its parent has ended, told by the parent's sentinel."""
-    from multiprocessing.connection import wait
-
     parent = importlib.import_module(module).parent_process()
     out.value = 1
     wait([parent.sentinel])
@@ -115,8 +115,6 @@ def note_standard_input(out):
 
 
 def run_at_exit(out):
-    from multiprocessing import util
-
     util.Finalize(None, store, args=(out, 5), exitpriority=1)
 
 

@@ -2,7 +2,10 @@
 
 import importlib
 import os
+import queue as errors
 import random
+import resource
+import signal
 import time
 
 from children.common import line_up, wait_until
@@ -25,8 +28,6 @@ def consume(queue, log, me, ready):
 
 def consume_with_timeouts(queue, log, me, ready):
     """As `consume`, with gets that give up in between."""
-    import queue as errors
-
     line_up(ready, me)
     choice = random.Random(me)
     while True:
@@ -128,9 +129,6 @@ def wait_for_size(queue, size):
 
 def put_beyond_the_limit(outcome):
     """With a limit on the size of files, which counts for segments, a put too large fails and the queue goes on."""
-    import resource
-    import signal
-
     import fastmp
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

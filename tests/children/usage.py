@@ -3,6 +3,8 @@
 import gc
 import os
 import re
+import signal
+import warnings
 
 from children import foreign
 from children.common import process_table, wait_until
@@ -93,8 +95,6 @@ def use_all(flag, *shared):
 
 def use_and_hold(flag, *shared):
     """As `use`, and then waits for its end with all that can be held in hand."""
-    import signal
-
     use(*shared)
     for one in shared:
         if hasattr(one, "acquire"):
@@ -103,14 +103,8 @@ def use_and_hold(flag, *shared):
     signal.pause()
 
 
-def count_threads(out):
-    out.value = threads()
-
-
 def work_without_dev_shm(out, method):
     """In a mount namespace of its own, where /dev/shm holds one page."""
-    import warnings
-
     import fastmp
 
     warnings.simplefilter("ignore", fastmp.OwnerDiedWarning)

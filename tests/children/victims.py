@@ -3,6 +3,7 @@
 import ctypes
 import os
 import queue as errors
+import threading
 import time
 import warnings
 
@@ -187,8 +188,6 @@ def get_large(queue, size, taken):
 
 def end_main_thread_only(lock, held):
     """The leader of the thread group becomes a zombie; another thread holds on."""
-    import threading
-
     thread = threading.Thread(target=hold_for_ever, args=(lock, held))
     thread.start()
     wait_until(lambda: held.value)

@@ -1,5 +1,6 @@
 """Lock, held to what the stdlib's does."""
 
+import os
 import pickle
 import threading
 import time
@@ -225,8 +226,6 @@ def test_not_picklable_outside_a_start(mp):
 
 @pytest.mark.fastmp_only("an extension")
 def test_owner_and_recoveries(mp, crew):
-    import os
-
     lock, held, go = mp.Lock(), mp.RawValue("b"), mp.RawValue("b")
     assert lock.owner is None
     with lock:

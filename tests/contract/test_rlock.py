@@ -1,5 +1,6 @@
 """RLock, held to what the stdlib's does."""
 
+import os
 import pickle
 import threading
 import time
@@ -143,8 +144,6 @@ def test_not_picklable_outside_a_start(mp):
 
 @pytest.mark.fastmp_only("an extension")
 def test_owner_and_recoveries(mp):
-    import os
-
     lock = mp.RLock()
     assert lock.owner is None
     with lock, lock:

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import multiprocessing
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
@@ -172,8 +173,6 @@ class Point(ctypes.Structure):
 
 @pytest.mark.fastmp_only("what is looked at is how ours keeps apart from the stdlib's")
 def test_stdlib_values_still_travel(mp, crew):
-    import multiprocessing
-
     ours, theirs = mp.RawValue("i", 1), multiprocessing.get_context(mp.get_start_method()).RawValue("i", 1)
     crew.run(values.set_value, ours, 2)
     other = multiprocessing.get_context(mp.get_start_method()).Process(target=values.set_value, args=(theirs, 3))

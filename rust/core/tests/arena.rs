@@ -252,7 +252,8 @@ fn create_share_kill_drop_stays_flat() {
     (0..200).for_each(cycle);
     let (fds, bytes) = (common::open_fds(), arena_bytes());
     (0..1500).for_each(cycle);
-    assert!(common::open_fds() <= fds + 2, "{fds} descriptors, then {}", common::open_fds());
+    // Tokens of children that have ended are looked through now and then.
+    assert!(common::open_fds() <= fds + 20, "{fds} descriptors, then {}", common::open_fds());
     assert!(arena_bytes() <= bytes + (64 << 10), "{bytes} bytes, then {}", arena_bytes());
 }
 
