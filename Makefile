@@ -53,6 +53,7 @@ lint: $(VENV)/.installed $(VENV)/.group-lint
 		else echo "note: no rustfmt here, Rust's format is not checked"; fi
 	@if cargo clippy --version >/dev/null 2>&1; then set -x; cargo clippy --workspace --all-targets -- -D warnings; \
 		else echo "note: no clippy here, Rust is not linted"; fi
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	cd $(VENV) && $(PY) -m mypy.stubtest --ignore-disjoint-bases \

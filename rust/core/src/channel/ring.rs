@@ -9,7 +9,7 @@
 //! # Protocol
 //! `tail` and `head` each hold a count of messages (28 bits) and a position (36 bits) in one word.
 //!
-//! - put, under the put lock: write [link,] record behind `tail`, then store the new `tail`: the commit point, for link, record and count at once.
+//! - put, under the put lock: write the record, after a link where one is needed, behind `tail`, then store the new `tail`: the commit point, for link, record and count at once.
 //! - get, under the get lock: follow a link, copy the record out, store the new `head`: the commit point.
 //!
 //! As every commit adds or takes exactly one message with its link, the ring is empty exactly when head equals tail. Whoever dies before a
