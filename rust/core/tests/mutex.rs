@@ -171,6 +171,41 @@ fn a_waiter_takes_over_within_100_ms() {
 }
 
 #[test]
+fn frequent_signals_do_not_hide_a_death() {
+    let _turn = common::turn();
+    extern "C" fn nothing(_: i32) {}
+    let lock = lock();
+    let mut holder = Child::fork(|| assert_eq!(take(&lock), Acquired::Clean));
+    holder.zombify();
+    let mut waiter = Child::fork(|| {
+        // SAFETY: a handler that does nothing, without SA_RESTART: it ends system calls.
+        let this = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
+            libc::pthread_self() as u64
+        };
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(Duration::from_millis(7));
+                // SAFETY: that thread ends with the process.
+                unsafe { libc::pthread_kill(this as libc::pthread_t, libc::SIGUSR1) };
+            }
+        });
+        let start = Instant::now();
+        let how = loop {
+            match lock.lock(me(), thread_id(), Deadline::Never) {
+                Err(Error::Interrupted) => assert!(start.elapsed() < Duration::from_secs(3)),
+                done => break done.unwrap(),
+            }
+        };
+        assert!(matches!(how, Acquired::Recovered(_)));
+    });
+    assert_eq!(waiter.wait(), OK);
+    assert_eq!(holder.wait(), OK);
+}
+
+#[test]
 fn one_of_many_waiters_recovers() {
     let _turn = common::turn();
     for round in 0..10 {

@@ -449,6 +449,30 @@ fn a_receiver_that_dies_with_descriptors_leaves_none_for_the_next() {
 }
 
 #[test]
+fn a_receiver_that_stalls_with_descriptors_keeps_its_packet() {
+    let _turn = common::turn();
+    let (a, b) = pipe::create(false).unwrap();
+    let (first, first_ids) = fds(1);
+    let (second, second_ids) = fds(2);
+    send(&b, &message(1, 0, SMALL), &first, soon()).unwrap();
+    let mut stalled = Child::fork(|| {
+        fastmp_core::fault::arm("lane.fds_taken", 1, fastmp_core::fault::Action::Stop);
+        let (bytes, fds) = recv(&a, soon()).unwrap();
+        assert_eq!((read_message(&bytes), ids(&fds)), ((1, 0), first_ids));
+    });
+    stalled.until_stopped();
+    // Its message is gone from the ring, its packet is not: nobody else may clear it away, or it takes the next one's.
+    assert_eq!(recv(&a, Deadline::after(0.05)).unwrap_err(), Error::Empty);
+    a.watch().unwrap();
+    assert_eq!(a.wait(Deadline::after(0.05)), Err(Error::Empty));
+    send(&b, &message(1, 1, SMALL), &second, soon()).unwrap();
+    stalled.signal(libc::SIGCONT);
+    assert_eq!(stalled.wait(), OK);
+    let (bytes, fds) = recv(&a, soon()).unwrap();
+    assert_eq!((read_message(&bytes), ids(&fds)), ((1, 1), second_ids));
+}
+
+#[test]
 fn descriptors_survive_the_end_of_their_sender() {
     let _turn = common::turn();
     for duplex in [true, false] {

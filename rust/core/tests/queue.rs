@@ -259,6 +259,38 @@ fn waiting_producers_die_at_every_point() {
 }
 
 #[test]
+fn wake_ups_owed_by_the_dead_are_not_lost() {
+    let _turn = common::turn();
+    // A message was put, and nobody told.
+    let queue = Queue::create(1).unwrap();
+    let mut consumer = Child::fork(|| assert_eq!(got(&queue), (1, 0)));
+    consumer.until_parked();
+    let mut doomed = Child::doomed("queue.put.before_wake", 1, || put(&queue, 1, 0, SMALL));
+    assert_eq!((doomed.wait(), consumer.wait()), (KILLED, OK));
+    // Room was made, and nobody told.
+    put(&queue, 1, 1, SMALL);
+    let mut producer = Child::fork(|| put(&queue, 1, 2, SMALL));
+    producer.until_parked();
+    let mut doomed = Child::doomed("ring.get.after_commit", 1, || assert_eq!(got(&queue), (1, 1)));
+    assert_eq!((doomed.wait(), producer.wait()), (KILLED, OK));
+    assert_eq!(got(&queue), (1, 2));
+    // One was told, and died of it.
+    let words = words();
+    let mut doomed = Child::fork(|| {
+        assert_eq!(recv(&queue, Deadline::after(0.1)).unwrap_err(), Error::Empty);
+        arm("channel.woken", 1, Action::Kill);
+        words.set(0, 1);
+        got(&queue);
+    });
+    until("it waits in earnest", || words.get(0) == 1);
+    doomed.until_parked();
+    let mut other = Child::fork(|| assert_eq!(got(&queue), (1, 3)));
+    other.until_parked();
+    put(&queue, 1, 3, SMALL);
+    assert_eq!((doomed.wait(), other.wait()), (KILLED, OK));
+}
+
+#[test]
 fn random_kills_lose_at_most_what_is_in_dying_hands() {
     let _turn = common::turn();
     let seed = common::seed();
@@ -408,6 +440,36 @@ fn never_a_message_without_readiness() {
     drop(producers);
     while recv(&queue, Deadline::PASSED).is_ok() {}
     assert!(!readable(&queue.reader()), "seed {seed}: empty, and said to be ready");
+}
+
+#[test]
+fn a_child_forked_in_the_middle_of_everything_can_use_it() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for thread in 0..3 {
+            let (queue, stop) = (&queue, &stop);
+            s.spawn(move || {
+                for number in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    put(queue, thread, number, [SMALL, LARGE, 100_000][number % 3]);
+                    got(queue);
+                }
+            });
+        }
+        for round in 0..150 {
+            let mut child = Child::fork(|| {
+                put(&queue, 4, round, [SMALL, LARGE, 100_000][round % 3]);
+                got(&queue);
+            });
+            assert_eq!(child.wait(), OK);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(queue.ring().is_empty());
 }
 
 #[test]

@@ -9,9 +9,11 @@ use std::collections::VecDeque;
 
 use common::channel::{Channel, recv, send};
 use common::{Dice, message, read_message, resident};
+use fastmp_core::channel::lane::Letter;
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
-use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, INLINE, Ring, UNIT};
+use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, Body, INLINE, Ring, Tag, UNIT};
+use fastmp_core::sys::memfd;
 use fastmp_core::{Deadline, Error};
 use proptest::prelude::*;
 
@@ -236,6 +238,22 @@ fn a_ring_that_overflowed_comes_back() {
     }
     let (first, last) = (kept[2], kept[11]);
     assert!(last <= first && last <= BASE_MOST + (6 << 20), "{kept:?}");
+}
+
+#[test]
+fn a_drained_ring_starts_its_file_over() {
+    let q = Queue::create(0).unwrap();
+    // Too large to be kept when they are free.
+    let (cap, mut most) = (65 << 20, 0);
+    for number in 0..20 {
+        let hold = q.extent(cap).unwrap();
+        hold.map().unwrap().write(0, &message(1, number, 100)).unwrap();
+        let (tag, mut body) = (Tag::default(), Some(Body::Extent(hold, 100)));
+        q.put(&mut Letter { tag, body: &mut body, fds: &[] }, Deadline::PASSED).unwrap();
+        assert_eq!(read_message(&recv(&q, Deadline::PASSED).unwrap().0), (1, number));
+        most = most.max(memfd::size(q.handles()[0]).unwrap());
+    }
+    assert!(most <= 3 * cap, "{most} bytes of file");
 }
 
 #[test]

@@ -279,7 +279,8 @@ impl Ring {
         let (tail, head) = (self.tail(), self.head());
         let cap = self.state.base_cap.load(Ordering::Relaxed).min(BASE_MOST);
         let used = tail.at().wrapping_sub(head.at()).wrapping_add(if tail.at() < head.at() { cap } else { 0 });
-        used <= cap / 2 && tail.since(head) <= self.shape.extents / 2
+        // Extents are counted by messages: a large one may be what a writer waits with, or waits behind.
+        used <= cap / 2 && (self.drained_at().is_some() || tail.since(head) <= self.shape.extents / 2)
     }
 
     fn in_base(&self, at: u64) -> bool {
