@@ -23,7 +23,7 @@
 
 use crate::deadline::{Deadline, now};
 use crate::error::{Error, Result};
-use crate::facade::{self, AtomicU32, Ordering, Owner, Word64};
+use crate::facade::{self, AtomicU32, Life, Ordering, Owner, Word64};
 use crate::kill_point;
 use crate::sync::spin::Spin;
 
@@ -118,6 +118,7 @@ impl Mutex {
         }
         let mut mine = me.word();
         let mut looked = false;
+        let mut slice = facade::SLICE;
         loop {
             let word = self.word.load(Ordering::Relaxed);
             if word & Owner::MASK == 0 {
@@ -148,19 +149,26 @@ impl Mutex {
                 return self.try_lock_or_recover(me).ok_or(Error::TimedOut);
             }
             kill_point!("mutex.parking");
-            let parked = self.word.park(waited, deadline.slice(facade::SLICE));
+            let parked = self.word.park(waited, deadline.slice(slice));
             kill_point!("mutex.woken");
             mine = me.word() | WAITERS;
+            slice = facade::SLICE;
             // Signals that come more often than slices end must not keep the death from being noticed.
             if parked == Ok(facade::Parked::TimedOut) || (parked.is_err() && may_probe()) {
                 let word = self.word.load(Ordering::Relaxed);
-                if let Some(owner) = Owner::in_word(word).filter(|&o| facade::is_dead(o))
-                    && let Some(taken) = self.take_over(word, owner, me)
-                {
-                    return Ok(taken);
+                if let Some(owner) = Owner::in_word(word) {
+                    match facade::look(owner) {
+                        Life::Dead => {
+                            if let Some(taken) = self.take_over(word, owner, me) {
+                                return Ok(taken);
+                            }
+                        }
+                        Life::Dying => slice = facade::DYING,
+                        Life::Unknown => (),
+                    }
                 }
             }
-            if parked? == facade::Parked::TimedOut && !deadline.passed() {
+            if parked? == facade::Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
                 facade::slice_over()?;
             }
         }

@@ -145,29 +145,50 @@ pub fn is_gone(owner: Owner) -> bool {
     }
 }
 
+/// What a look at an owner shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// Proved dead.
+    Dead,
+    /// On its way out: worth another look soon.
+    Dying,
+    /// Alive, or nothing is proved.
+    Unknown,
+}
+
 /// Is `owner` proved dead? A few system calls.
 pub fn is_dead(owner: Owner) -> bool {
+    look(owner) == Life::Dead
+}
+
+/// How is `owner`? A few system calls.
+pub fn look(owner: Owner) -> Life {
+    let dead = |proved| if proved { Life::Dead } else { Life::Unknown };
     let me = me();
     // A pid means something only in the namespace where it was given.
     if owner == me || owner.space() == 0 || owner.space() != me.space() {
-        return false;
+        return Life::Unknown;
     }
     if is_gone(owner) {
-        return true;
+        return Life::Dead;
     }
     if !proc_is_ours() {
-        return false;
+        return Life::Unknown;
     }
     match read_stat(owner.pid()) {
-        Ok(stat) => stat.is_some_and(|stat| {
+        Ok(None) => Life::Unknown,
+        Ok(Some(stat)) => {
             let reused = owner.start() != 0 && stat.start & START_MASK != owner.start();
             // A group leader that has ended is shown as a zombie while its threads run on.
             let ended = matches!(stat.state, b'Z' | b'X') && stat.threads <= 1;
-            reused || ended
-        }),
+            match dead(reused || ended) {
+                Life::Unknown if stat.exiting => Life::Dying,
+                life => life,
+            }
+        }
         // It may have gone since: ask again. A hidden `/proc` answers like this as well.
-        Err(Errno::NOENT | Errno::SRCH) => is_gone(owner),
-        Err(_) => false,
+        Err(Errno::NOENT | Errno::SRCH) => dead(is_gone(owner)),
+        Err(_) => Life::Unknown,
     }
 }
 
@@ -186,19 +207,24 @@ fn read_stat(pid: u32) -> rustix::io::Result<Option<Stat>> {
 
 struct Stat {
     state: u8,
+    exiting: bool,
     threads: u64,
     start: u64,
 }
 
-/// Fields 3, 20 and 22 of `/proc/PID/stat`; the name in field 2 may hold anything, parentheses too.
+/// The kernel's PF_EXITING.
+const EXITING: u64 = 4;
+
+/// Fields 3, 9, 20 and 22 of `/proc/PID/stat`; the name in field 2 may hold anything, parentheses too.
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let name_end = stat.iter().rposition(|&b| b == b')')?;
     let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
-    let threads = fields.nth(16)?.parse().ok()?;
+    let flags: u64 = fields.nth(5)?.parse().ok()?;
+    let threads = fields.nth(10)?.parse().ok()?;
     let start = fields.nth(1)?.parse().ok()?;
-    Some(Stat { state, threads, start })
+    Some(Stat { state, exiting: flags & EXITING != 0, threads, start })
 }
 
 /// The calling thread's id, as the kernel numbers it.
