@@ -19,6 +19,7 @@ pub const DYING: Duration = Duration::from_millis(10);
 #[cfg(not(loom))]
 mod imp {
     #![allow(unsafe_code)]
+    use std::cell::Cell;
     use std::sync::atomic::AtomicBool;
     pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -38,9 +39,19 @@ mod imp {
     /// At the end of a slice in which nothing happened: must this wait come up?
     pub fn slice_over() -> Result<()> {
         if COME_UP.load(Ordering::Relaxed) && liveness::thread_id() == liveness::me().pid() {
+            CAME_UP.set(true);
             return Err(Error::Interrupted);
         }
         Ok(())
+    }
+
+    thread_local! {
+        static CAME_UP: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Does this wait go on after it came up at the end of a slice? Said once; there is nothing to spin for then.
+    pub fn goes_on() -> bool {
+        CAME_UP.take()
     }
 
     /// One step of a busy wait.
@@ -158,6 +169,11 @@ mod imp {
     /// Slices have no end in a model.
     pub fn slice_over() -> Result<()> {
         Ok(())
+    }
+
+    /// No wait comes up.
+    pub fn goes_on() -> bool {
+        false
     }
 
     /// One step of a busy wait.

@@ -169,11 +169,8 @@ pub fn look(owner: Owner) -> Life {
     if owner == me || owner.space() == 0 || owner.space() != me.space() {
         return Life::Unknown;
     }
-    if is_gone(owner) {
-        return Life::Dead;
-    }
     if !proc_is_ours() {
-        return Life::Unknown;
+        return dead(is_gone(owner));
     }
     match read_stat(owner.pid()) {
         Ok(None) => Life::Unknown,
