@@ -173,7 +173,7 @@ pub fn look(owner: Owner) -> Life {
         return dead(is_gone(owner));
     }
     match read_stat(owner.pid()) {
-        Ok(None) => Life::Unknown,
+        Ok(None) => dead(is_gone(owner)),
         Ok(Some(stat)) => {
             let reused = owner.start() != 0 && stat.start & START_MASK != owner.start();
             // A group leader that has ended is shown as a zombie while its threads run on.
@@ -183,9 +183,8 @@ pub fn look(owner: Owner) -> Life {
                 life => life,
             }
         }
-        // It may have gone since: ask again. A hidden `/proc` answers like this as well.
-        Err(Errno::NOENT | Errno::SRCH) => dead(is_gone(owner)),
-        Err(_) => Life::Unknown,
+        // Gone, hidden, or no descriptor left to look with: the other question needs none.
+        Err(_) => dead(is_gone(owner)),
     }
 }
 
