@@ -240,7 +240,7 @@ impl Ring {
         (since <= COUNT_MASK / 2 && self.in_base(tail.at())).then_some(last)
     }
 
-    /// The right to put. `spin_only`: do not sleep for it (`WouldBlock`).
+    /// The right to put. `deadline` None: do not sleep for it (`WouldBlock`).
     pub fn putting(&self, deadline: Option<Deadline>) -> Result<Putting<'_>> {
         if self.take(&self.state.put_lock, deadline)? != Acquired::Clean {
             self.extents.settle(Side::Put(self.shape.index), self.state.tail.load(Ordering::Relaxed));
