@@ -35,6 +35,13 @@ typecode_to_type: dict[str, Any] = {
 }
 
 
+# The types that are read and written natively, by the letters that ctypes knows them by, and their sizes in bytes. A
+# subclass is none of them: it may have a `value` of its own, and arrays of it have items that are objects.
+_simple_types: dict[Any, tuple[str, int]] = {
+    type_: (type_._type_, ctypes.sizeof(type_)) for type_ in [*typecode_to_type.values(), ctypes.c_bool]
+}
+
+
 class Block(_native.Block):
     """The shared memory of one object, zeroed at first."""
 
@@ -65,8 +72,16 @@ def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) ->
 
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:
     """Returns a ctypes object in shared memory, guarded by `lock` (True: a new RLock) unless it is False."""
-    obj = RawValue(typecode_or_type, *args)
-    return obj if lock is False else _guarded(obj, lock, ctx)
+    type_ = typecode_to_type.get(typecode_or_type, typecode_or_type)
+    if lock is False or type_ not in _simple_types or len(args) > 1:
+        obj = RawValue(type_, *args)
+        return obj if lock is False else synchronized(obj, _checked(lock, ctx), ctx)
+    letter, size = _simple_types[type_]
+    # The ctypes object is made when somebody asks for it.
+    value = Synchronized._make(type_, letter, Block(size), _checked(lock, ctx))
+    if args and not value._store(args[0]):
+        value._obj.__init__(*args)
+    return value
 
 
 def Array(
@@ -78,15 +93,15 @@ def Array(
 ) -> Any:
     """Returns a ctypes array in shared memory, guarded by `lock` (True: a new RLock) unless it is False."""
     obj = RawArray(typecode_or_type, size_or_initializer)
-    return obj if lock is False else _guarded(obj, lock, ctx)
+    return obj if lock is False else synchronized(obj, _checked(lock, ctx), ctx)
 
 
-def _guarded(obj: Any, lock: Any, ctx: Any) -> SynchronizedBase:
+def _checked(lock: Any, ctx: Any) -> Any:
     if lock is True or lock is None:
-        lock = _new_lock(ctx)
-    elif not hasattr(lock, "acquire"):
+        return _new_lock(ctx)
+    if not hasattr(lock, "acquire"):
         raise AttributeError(f"{lock!r} has no method 'acquire'")
-    return synchronized(obj, lock, ctx)
+    return lock
 
 
 def _new_lock(ctx: Any) -> Any:
@@ -161,8 +176,8 @@ def rebuild_array(item_type: Any, length: int, block: Block) -> Any:
 # --- Wrappers --------------------------------------------------------------------------------------
 
 
-def make_property(name: str) -> Any:
-    """Returns a property of a wrapper that reads and writes the attribute of the object it guards."""
+def _accessors(name: str) -> tuple[Callable[..., Any], Callable[..., None]]:
+    """Returns methods of a wrapper that read and write the attribute of the object it guards."""
     read = attrgetter(name)
 
     def getter(self: SynchronizedBase) -> Any:
@@ -179,17 +194,38 @@ def make_property(name: str) -> Any:
         finally:
             self.release()
 
-    return property(getter, setter)
+    return getter, setter
 
 
-class SynchronizedBase:
+def make_property(name: str) -> Any:
+    """Returns a property of a wrapper that reads and writes the attribute of the object it guards."""
+    return property(*_accessors(name))
+
+
+def _items(obj: Any) -> tuple[Any, ...]:
+    """Returns block, letter and number of items if an object can be got at natively, else nothing."""
+    block = getattr(obj, "_wrapper", None)
+    if not isinstance(block, Block):
+        return ()
+    type_, length = type(obj), 1
+    if isinstance(obj, ctypes.Array):
+        item, length = type_._type_, type_._length_
+        if item not in _simple_types or type_ is not item * length:
+            return ()
+        type_ = item
+    elif type_ not in _simple_types:
+        return ()
+    # It may be a part of what the block was made for, which has been given the attribute by hand.
+    if ctypes.addressof(obj) != block.address:
+        return ()
+    return block, _simple_types[type_][0], length
+
+
+class SynchronizedBase(_native.Guarded):
     """A shared object and the lock that guards it."""
 
     def __init__(self, obj: Any, lock: Any = None, ctx: Any = None) -> None:
-        self._obj = obj
-        self._lock = lock or _new_lock(ctx)
-        self.acquire = self._lock.acquire
-        self.release = self._lock.release
+        self._guard(obj, lock or _new_lock(ctx), *_items(obj))
 
     def __enter__(self) -> Any:
         return self._lock.__enter__()
@@ -201,52 +237,39 @@ class SynchronizedBase:
         handles.assert_travelling(self)
         return synchronized, (self._obj, self._lock)
 
-    def get_obj(self) -> Any:
-        """Returns the object itself, unguarded."""
-        return self._obj
-
-    def get_lock(self) -> Any:
-        """Returns the lock."""
-        return self._lock
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} wrapper for {self._obj}>"
 
-
-class Synchronized(SynchronizedBase):
-    """A number or character."""
-
-    # What make_property("value") does, spelled out: it is the most used one, and this is faster.
-
-    @property
-    def value(self) -> Any:
-        """The number or character."""
-        self.acquire()
-        try:
-            return self._obj.value
-        finally:
-            self.release()
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        self.acquire()
-        try:
-            self._obj.value = value
-        finally:
-            self.release()
+    _rebuild = staticmethod(rebuild_ctype)
 
 
-class SynchronizedArray(SynchronizedBase):
-    """An array; each access takes the lock, a loop over its items many times."""
+class Synchronized(_native.GuardedValue, SynchronizedBase):
+    """A number or character.
 
-    def __len__(self) -> int:
-        return len(self._obj)
+    An integer also has operations that are atomic across processes without the lock: `fetch_add`, `fetch_sub`,
+    `fetch_or`, `fetch_and`, `fetch_xor`, `exchange` and `compare_exchange`. They are sequentially consistent among
+    themselves, and never lose or tear a plain read or write of `value`; but `with v: v.value += 1` reads and writes, and
+    what they do in between is lost.
+    """
 
-    def __getitem__(self, i: Any) -> Any:
+    _get_value, _set_value = _accessors("value")
+
+
+class SynchronizedArray(_native.GuardedArray, SynchronizedBase):
+    """An array; each access takes the lock, a loop over its items many times.
+
+    It is a buffer, as the ctypes array is: `memoryview(array)` and `numpy.asarray(array)` are views of the shared memory,
+    which do not take the lock.
+    """
+
+    def __bytes__(self) -> bytes:
+        return bytes(iter(self))  # its items, not its memory
+
+    def _get_item(self, i: Any) -> Any:
         with self:
             return self._obj[i]
 
-    def __setitem__(self, i: Any, value: Any) -> None:
+    def _set_item(self, i: Any, value: Any) -> None:
         with self:
             self._obj[i] = value
 

@@ -79,7 +79,7 @@ unsafe extern "C" fn acquire<T: Hot>(
 /// # Safety
 /// The interpreter's calling convention, as in `acquire`.
 #[cold]
-unsafe fn hand_over(
+pub unsafe fn hand_over(
     slf: *mut ffi::PyObject,
     name: &CStr,
     args: *const *mut ffi::PyObject,
@@ -161,7 +161,8 @@ pub fn install<T: Hot + PyTypeInfo>(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-fn method<'py>(
+/// A method descriptor for `class`.
+pub fn method<'py>(
     class: &Bound<'py, PyType>,
     name: &'static CStr,
     pointer: ffi::PyMethodDefPointer,

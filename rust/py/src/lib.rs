@@ -1,18 +1,22 @@
 //! Python bindings of `fastmp-core`: conversions and waiting, no logic of their own.
 
+mod array;
 mod blocking;
 mod bound;
 mod codec;
 mod connection;
 mod errors;
 mod event;
+mod guarded;
 mod hot;
 mod lock;
 mod memory;
 mod passing;
 mod pickling;
 mod queue;
+mod scalar;
 mod semaphore;
+mod value;
 
 /// The native half of fastmp.
 #[pyo3::pymodule(gil_used = false)]
@@ -23,6 +27,8 @@ mod _native {
     use crate::errors::{CorruptedError, OwnerDiedWarning};
     #[pymodule_export]
     use crate::event::Event;
+    #[pymodule_export]
+    use crate::guarded::Guarded;
     #[pymodule_export]
     use crate::lock::{Lock, RLock};
     #[pymodule_export]
@@ -36,6 +42,7 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        use pyo3::types::PyModuleMethods;
         let py = module.py();
         if let Some(missing) = fastmp_core::sys::missing() {
             let text = format!("fastmp needs {missing}, which this system does not have or does not allow");
@@ -45,6 +52,9 @@ mod _native {
         crate::hot::install::<Lock>(py)?;
         crate::hot::install::<RLock>(py)?;
         crate::hot::install::<Semaphore>(py)?;
-        crate::hot::install::<BoundedSemaphore>(py)
+        crate::hot::install::<BoundedSemaphore>(py)?;
+        crate::guarded::install(py)?;
+        module.add("GuardedValue", crate::value::class(py)?)?;
+        module.add("GuardedArray", crate::array::class(py)?)
     }
 }

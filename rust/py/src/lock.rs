@@ -32,7 +32,7 @@ fn attach(fd: RawFd, offset: usize) -> PyResult<Shared> {
 
 /// The slow path of both: whatever the fast path could not do at once.
 #[cold]
-fn acquire(py: Python<'_>, state: &Shared, name: &str, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+pub fn acquire(py: Python<'_>, state: &LockState, name: &str, block: bool, timeout: Option<f64>) -> PyResult<bool> {
     let got: Result<Acquired> = if block {
         let deadline = blocking::deadline(timeout);
         // Who it is for is asked each time: a signal handler may have forked.
@@ -68,6 +68,11 @@ macro_rules! lock_class {
         }
 
         impl $class {
+            /// What is shared.
+            pub fn state(&self) -> &LockState {
+                &self.state
+            }
+
             /// Take it if that is possible without waiting.
             #[inline(always)]
             fn attempt(&self) -> Result<bool> {

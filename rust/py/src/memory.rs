@@ -3,6 +3,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::RawFd;
+use std::ptr::NonNull;
 
 use fastmp_core::arena::Block as Core;
 use fastmp_core::layout::{Keeper, Kind};
@@ -19,6 +20,14 @@ use crate::passing;
 pub struct Block {
     block: Core,
     size: usize,
+}
+
+impl Block {
+    /// Where the memory is, for as long as this object lives, and how many bytes.
+    pub fn memory(&self) -> PyResult<(NonNull<u8>, usize)> {
+        let at = self.block.mapping().range(self.block.payload(), self.size).map_err(raise)?;
+        Ok((at, self.size))
+    }
 }
 
 /// An empty object still needs an address.
@@ -51,6 +60,12 @@ impl Block {
         self.size
     }
 
+    /// Where it is mapped in this process.
+    #[getter]
+    fn address(&self) -> PyResult<usize> {
+        Ok(self.memory()?.0.addr().get())
+    }
+
     fn __len__(&self) -> usize {
         self.size
     }
@@ -61,12 +76,11 @@ impl Block {
     }
 
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
-        let this = slf.get();
-        let at = this.block.mapping().range(this.block.payload(), this.size).map_err(raise)?;
+        let (at, size) = slf.get().memory()?;
         let at: *mut c_void = at.as_ptr().cast();
         // SAFETY: `view` is the interpreter's; the memory stays mapped while the view holds its reference to the
         // object, and a block's memory never moves.
-        let status = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), at, this.size as isize, 0, flags) };
+        let status = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), at, size as isize, 0, flags) };
         if status == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
     }
 }
