@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import pickle
 import weakref
 from multiprocessing.context import reduction
@@ -105,7 +106,13 @@ def _checked(lock: Any, ctx: Any) -> Any:
 
 
 def _new_lock(ctx: Any) -> Any:
-    return synchronize.RLock() if ctx is None else ctx.RLock()
+    return synchronize.RLock() if ctx is None or _is_plain(type(ctx)) else ctx.RLock()
+
+
+@functools.cache
+def _is_plain(context_class: Any) -> bool:
+    """Whether its `RLock()` is that of every context of ours, which makes nothing of the context."""
+    return context_class.RLock.__module__ == f"{__package__}.context"
 
 
 def copy(obj: Any) -> Any:
@@ -243,6 +250,7 @@ class SynchronizedBase(_native.Guarded):
     _rebuild = staticmethod(rebuild_ctype)
 
 
+@_native._own_descriptors
 class Synchronized(_native.GuardedValue, SynchronizedBase):
     """A number or character.
 
@@ -255,6 +263,7 @@ class Synchronized(_native.GuardedValue, SynchronizedBase):
     _get_value, _set_value = _accessors("value")
 
 
+@_native._own_descriptors
 class SynchronizedArray(_native.GuardedArray, SynchronizedBase):
     """An array; each access takes the lock, a loop over its items many times.
 
@@ -274,6 +283,7 @@ class SynchronizedArray(_native.GuardedArray, SynchronizedBase):
             self._obj[i] = value
 
 
+@_native._own_descriptors
 class SynchronizedString(SynchronizedArray):
     """An array of characters."""
 

@@ -6,9 +6,10 @@ use std::ptr;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
 use crate::guarded::{Items, Parts, restore, slowly, subclass, this};
-use crate::scalar::Scalar;
+use crate::scalar::{Scalar, for_each_scalar};
 
 /// # Safety
 /// As for `this`.
@@ -163,15 +164,54 @@ unsafe fn boxed(scratch: *const u8, scalar: Scalar, count: usize) -> *mut ffi::P
         if list.is_null() {
             return list;
         }
-        for i in 0..count {
-            let item = scalar.boxed(read(scratch, scalar, i));
-            if item.is_null() || ffi::PyList_SetItem(list, i as isize, item) < 0 {
-                ffi::Py_DECREF(list);
-                return ptr::null_mut();
-            }
+        if !for_each_scalar!(scalar, |scalar| fill(list, scratch, scalar, count)) {
+            ffi::Py_DECREF(list);
+            return ptr::null_mut();
         }
         list
     }
+}
+
+/// # Safety
+/// As for `boxed`; the list has so many items.
+#[inline(always)]
+unsafe fn fill(list: *mut ffi::PyObject, scratch: *const u8, scalar: Scalar, count: usize) -> bool {
+    // SAFETY: the caller's.
+    (0..count).all(|i| unsafe {
+        let item = scalar.boxed(read(scratch, scalar, i));
+        !item.is_null() && ffi::PyList_SetItem(list, i as isize, item) == 0
+    })
+}
+
+/// Does the interpreter's lock keep a list as it is while no Python code runs? An object of a free-threaded one is larger.
+const STILL: bool = size_of::<ffi::PyObject>() == 2 * size_of::<usize>();
+
+/// Convert the items of a list to scratch, or fail if one is not plain.
+///
+/// # Safety
+/// Attached; it is a list, and the scratch has room for `count` items.
+#[inline(always)]
+unsafe fn take_list(list: *mut ffi::PyObject, to: *mut u8, scalar: Scalar, count: usize) -> Option<()> {
+    for i in 0..count {
+        // SAFETY: the caller's; another thread may shorten the list where that can be, so each item is then a reference of our own.
+        unsafe {
+            let item = if STILL {
+                ffi::PyList_GetItem(list, i as isize)
+            } else {
+                ffi::compat::PyList_GetItemRef(list, i as isize)
+            };
+            if item.is_null() {
+                ffi::PyErr_Clear();
+                return None;
+            }
+            let bits = scalar.bits(item);
+            if !STILL {
+                ffi::Py_DECREF(item);
+            }
+            write(to, scalar, i, bits?);
+        }
+    }
+    Some(())
 }
 
 /// Convert `value`, which has to have `count` items, to scratch. None: it is not plain, and ctypes has to look at it. No Python code runs.
@@ -181,23 +221,13 @@ unsafe fn boxed(scratch: *const u8, scalar: Scalar, count: usize) -> *mut ffi::P
 unsafe fn converted(value: *mut ffi::PyObject, scalar: Scalar, count: usize) -> Option<Vec<u64>> {
     let mut scratch = scratch(count, scalar.size())?;
     let to: *mut u8 = scratch.as_mut_ptr().cast();
-    // SAFETY: the caller's; each length is checked before it is relied on, and items of a list, which another thread may
-    // shorten, are got as references of our own.
+    // SAFETY: the caller's; each length is checked before it is relied on.
     unsafe {
         if ffi::PyList_CheckExact(value) != 0 {
             if ffi::PyList_Size(value) as usize != count {
                 return None;
             }
-            for i in 0..count {
-                let item = ffi::compat::PyList_GetItemRef(value, i as isize);
-                if item.is_null() {
-                    ffi::PyErr_Clear();
-                    return None;
-                }
-                let bits = scalar.bits(item);
-                ffi::Py_DECREF(item);
-                write(to, scalar, i, bits?);
-            }
+            for_each_scalar!(scalar, |scalar| take_list(value, to, scalar, count))?;
         } else if ffi::PyTuple_CheckExact(value) != 0 {
             if ffi::PyTuple_Size(value) as usize != count {
                 return None;
@@ -390,7 +420,7 @@ unsafe extern "C" fn buffer(slf: *mut ffi::PyObject, view: *mut ffi::Py_buffer, 
 }
 
 /// A subclass of `Guarded` with items.
-pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     let slot = |slot, pfunc: *mut c_void| ffi::PyType_Slot { slot, pfunc };
     let slots = [
         slot(ffi::Py_mp_length, length as *mut c_void),
@@ -400,6 +430,5 @@ pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         slot(ffi::Py_sq_item, item as *mut c_void),
         slot(ffi::Py_bf_getbuffer, buffer as *mut c_void),
     ];
-    let class = subclass(py, c"fastmp._native.GuardedArray", &slots)?;
-    Ok(class.into_any())
+    subclass(py, c"fastmp._native.GuardedArray", &slots)
 }

@@ -6,23 +6,24 @@
 //! While a lock is held here no Python code runs.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
 use fastmp_core::sync::rlock::LockState;
 use fastmp_core::sys::liveness::{me, thread_id};
-use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
-use pyo3::{PyTraverseError, PyVisit};
+use pyo3::{PyTraverseError, PyTypeInfo, PyVisit};
 
 use crate::hot::{self, Hot};
 use crate::lock::{self, Lock, RLock};
 use crate::memory::Block;
 use crate::scalar::Scalar;
+use crate::value;
 
 /// A shared object and the lock that guards it.
 #[pyclass(frozen, subclass, module = "fastmp._native")]
@@ -193,6 +194,18 @@ fn items(block: &Bound<'_, Block>, letter: char, length: usize) -> PyResult<Item
     Ok(Items { at, scalar, length, block: block.clone().unbind() })
 }
 
+/// An instance of `cls`, a subclass of `Guarded`, for which `__init__` is not called.
+fn bare_instance<'py>(cls: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    let py = cls.py();
+    let none = PyTuple::empty(py);
+    // SAFETY: a class that can be called has the slot, which takes a class derived from its own, a tuple, and a dict or null.
+    unsafe {
+        let slot = ffi::PyType_GetSlot(Guarded::type_object_raw(py), ffi::Py_tp_new);
+        let new = std::mem::transmute::<*mut c_void, ffi::newfunc>(slot);
+        Bound::from_owned_ptr_or_err(py, new(cls.as_type_ptr(), none.as_ptr(), ptr::null_mut()))
+    }
+}
+
 #[pymethods]
 impl Guarded {
     #[new]
@@ -230,7 +243,7 @@ impl Guarded {
         block: &Bound<'py, Block>,
         lock: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let new = cls.call_method1("__new__", (cls,))?;
+        let new = bare_instance(cls)?;
         let items = Some(items(block, letter, 1)?);
         let (guard, class) = (Guard::of(&lock)?, class.unbind());
         new.cast::<Guarded>()?.get().set(Parts {
@@ -367,8 +380,25 @@ pub fn subclass<'py>(py: Python<'py>, name: &'static CStr, slots: &[ffi::PyType_
 /// Give the class its bare methods.
 pub fn install(py: Python<'_>) -> PyResult<()> {
     hot::install::<Guarded>(py)?;
-    let class = py.get_type::<Guarded>();
-    let get_lock = ffi::PyMethodDefPointer { PyCFunction: get_lock };
+    install_get_lock(&py.get_type::<Guarded>())
+}
+
+fn install_get_lock(class: &Bound<'_, PyType>) -> PyResult<()> {
+    let pointer = ffi::PyMethodDefPointer { PyCFunction: get_lock };
     let doc = c"get_lock($self)\n--\n\nReturns the lock.";
-    class.setattr("get_lock", hot::method(&class, c"get_lock", get_lock, ffi::METH_NOARGS, doc)?)
+    class.setattr("get_lock", hot::method(class, c"get_lock", pointer, ffi::METH_NOARGS, doc)?)
+}
+
+/// Give a subclass descriptors of its own: the interpreter is quickest where an object is exactly of its descriptor's class.
+#[pyfunction]
+#[pyo3(name = "_own_descriptors")]
+pub fn own_descriptors<'py>(cls: Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {
+    if !cls.is_subclass_of::<Guarded>()? {
+        return Err(PyTypeError::new_err("not a guarded class"));
+    }
+    install_get_lock(&cls)?;
+    if cls.hasattr("fetch_add")? {
+        value::install(&cls)?;
+    }
+    Ok(cls)
 }

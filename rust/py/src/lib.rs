@@ -28,7 +28,7 @@ mod _native {
     #[pymodule_export]
     use crate::event::Event;
     #[pymodule_export]
-    use crate::guarded::Guarded;
+    use crate::guarded::{Guarded, own_descriptors};
     #[pymodule_export]
     use crate::lock::{Lock, RLock};
     #[pymodule_export]

@@ -231,6 +231,26 @@ impl Scalar {
     }
 }
 
+/// Call `$work` with the scalar as a constant, so that a loop in it is compiled for each type.
+macro_rules! for_each_scalar {
+    ($scalar:expr, $work:expr) => {
+        match $scalar {
+            Scalar::I8 => $work(Scalar::I8),
+            Scalar::U8 => $work(Scalar::U8),
+            Scalar::I16 => $work(Scalar::I16),
+            Scalar::U16 => $work(Scalar::U16),
+            Scalar::I32 => $work(Scalar::I32),
+            Scalar::U32 => $work(Scalar::U32),
+            Scalar::I64 => $work(Scalar::I64),
+            Scalar::U64 => $work(Scalar::U64),
+            Scalar::F32 => $work(Scalar::F32),
+            Scalar::F64 => $work(Scalar::F64),
+            other => $work(other),
+        }
+    };
+}
+pub(crate) use for_each_scalar;
+
 /// An int, a bool, or of a subclass: ctypes takes its lowest bits, whatever its methods say.
 ///
 /// # Safety

@@ -6,6 +6,7 @@ use std::ptr;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
 use crate::guarded::{Items, Parts, restore, slowly, subclass, this};
 use crate::hot;
@@ -140,8 +141,14 @@ unsafe extern "C" fn compare_exchange(
 }
 
 /// A subclass of `Guarded` with `.value` and the rest.
-pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     let class = subclass(py, c"fastmp._native.GuardedValue", &[])?;
+    install(&class)?;
+    Ok(class)
+}
+
+/// Give a subclass of `Guarded` `.value` and the rest.
+pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     let one = |function| (ffi::PyMethodDefPointer { PyCFunction: function }, ffi::METH_O);
     type Entry = (&'static CStr, (ffi::PyMethodDefPointer, c_int), &'static CStr);
     let methods: [Entry; 7] = [
@@ -158,7 +165,7 @@ pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         ),
     ];
     for (name, (pointer, flags), doc) in methods {
-        class.setattr(name.to_string_lossy(), hot::method(&class, name, pointer, flags, doc)?)?;
+        class.setattr(name.to_string_lossy(), hot::method(class, name, pointer, flags, doc)?)?;
     }
     let definition = Box::leak(Box::new(ffi::PyGetSetDef {
         name: c"value".as_ptr(),
@@ -168,7 +175,7 @@ pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         closure: ptr::null_mut(),
     }));
     // SAFETY: the definition lives for ever, and the class is one that `this` expects.
-    let value = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewGetSet(class.as_type_ptr(), definition))? };
-    class.setattr("value", value)?;
-    Ok(class.into_any())
+    let value =
+        unsafe { Bound::from_owned_ptr_or_err(class.py(), ffi::PyDescr_NewGetSet(class.as_type_ptr(), definition))? };
+    class.setattr("value", value)
 }
