@@ -20,6 +20,9 @@ __all__ = [
     "Connection",
     "CorruptedError",
     "Event",
+    "Guarded",
+    "GuardedArray",
+    "GuardedValue",
     "Lock",
     "OwnerDiedWarning",
     "Pipe",
@@ -28,6 +31,7 @@ __all__ = [
     "Semaphore",
     "_channel_fd",
     "_in_channel",
+    "_own_descriptors",
     "_received_fd",
 ]
 
@@ -224,6 +228,11 @@ class Block:
     def size(self) -> int:
         """Length in bytes."""
 
+    @property
+    def address(self) -> int:
+        """Where it is mapped in this process."""
+
+    def __len__(self) -> int: ...
     if sys.version_info >= (3, 12):
         def __buffer__(self, flags: int, /) -> memoryview: ...
     def _handle(self) -> tuple[int, int, int]:
@@ -231,6 +240,92 @@ class Block:
 
     @classmethod
     def _attach(cls, fd: int, offset: int, size: int) -> Self: ...
+
+class Guarded:
+    """A ctypes object and the lock that guards it. Subclasses have `_rebuild(type, block)`, which makes the object."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Takes the lock, as its own `acquire` does."""
+
+    def release(self) -> None:
+        """Gives the lock back, as its own `release` does."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *args: object) -> None: ...
+    def get_lock(self) -> Any:
+        """Returns the lock."""
+
+    def get_obj(self) -> Any:
+        """Returns the object itself, unguarded."""
+
+    @property
+    def _lock(self) -> Any: ...
+    @property
+    def _obj(self) -> Any: ...
+    def _acquire(self, *args: Any, **kwargs: Any) -> Any: ...
+    def _release(self) -> Any: ...
+    def _guard(
+        self, obj: Any, lock: Any, block: Block | None = None, letter: str | None = None, length: int | None = None
+    ) -> None:
+        """Sets what is guarded, once. If the object lies at the start of `block` and is a simple one, of the type that
+        ctypes knows by `letter`, or an array of `length` such, it is got at natively."""
+
+    @classmethod
+    def _make(cls, class_: Any, letter: str, block: Block, lock: Any) -> Self:
+        """Guards a simple object in `block`, which is made when it is asked for; does without `__init__`."""
+
+    def _store(self, value: Any) -> bool:
+        """Writes a simple object without the lock, if the conversion is a plain one; returns whether it was."""
+
+class GuardedValue(Guarded):
+    """A number or character. Subclasses have `_get_value()` and `_set_value(value)`, for what is not done natively.
+
+    What is atomic here is so across processes, takes no lock, and is sequentially consistent. Arguments are ints of
+    any size, of which the lowest bits count, as in C. Raises TypeError for other arguments, and if it is no integer.
+    """
+
+    @property
+    def value(self) -> Any:
+        """The number or character, read or written with the lock held, in one piece."""
+
+    @value.setter
+    def value(self, value: Any, /) -> None: ...
+    def fetch_add(self, n: int, /) -> int:
+        """Adds atomically, wrapping around; returns the previous value."""
+
+    def fetch_sub(self, n: int, /) -> int:
+        """Subtracts atomically, wrapping around; returns the previous value."""
+
+    def fetch_or(self, n: int, /) -> int:
+        """Sets bits atomically; returns the previous value."""
+
+    def fetch_and(self, n: int, /) -> int:
+        """Keeps bits atomically; returns the previous value."""
+
+    def fetch_xor(self, n: int, /) -> int:
+        """Flips bits atomically; returns the previous value."""
+
+    def exchange(self, n: int, /) -> int:
+        """Replaces the value atomically; returns the previous value."""
+
+    def compare_exchange(self, expected: int, new: int, /) -> bool:
+        """Replaces the value atomically if it is `expected`; returns whether it was."""
+
+class GuardedArray(Guarded):
+    """An array, whose buffer is the ctypes object's.
+
+    Subclasses have `_get_item(key)` and `_set_item(key, value)`, for what is not done natively.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def __setitem__(self, key: Any, value: Any, /) -> None: ...
+    def __delitem__(self, key: Any, /) -> None:
+        """Raises AttributeError."""
+
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Queue:
     """A queue of messages; one that has been put survives the process that put it."""
@@ -390,6 +485,9 @@ def _channel_fd(fd: int) -> int:
     Raises:
         RuntimeError: no message is being pickled in this thread.
     """
+
+def _own_descriptors(cls: type) -> Any:
+    """Gives a subclass of `Guarded` descriptors that name it as their class, which is quicker; returns it."""
 
 def _received_fd(index: int) -> int:
     """Returns a descriptor that came with the message being unpickled; it is the caller's from now on."""

@@ -210,14 +210,14 @@ def make_property(name: str) -> Any:
 
 
 def _items(obj: Any) -> tuple[Any, ...]:
-    """Returns block, letter and number of items if an object can be got at natively, else nothing."""
+    """Returns block, letter and, of an array, length if an object can be got at natively, else nothing."""
     block = getattr(obj, "_wrapper", None)
     if not isinstance(block, Block):
         return ()
-    type_, length = type(obj), 1
+    type_, length = type(obj), ()
     if isinstance(obj, ctypes.Array):
-        item, length = type_._type_, type_._length_
-        if item not in _simple_types or type_ is not item * length:
+        item, length = type_._type_, (type_._length_,)
+        if item not in _simple_types or type_ is not item * type_._length_:
             return ()
         type_ = item
     elif type_ not in _simple_types:
@@ -225,7 +225,7 @@ def _items(obj: Any) -> tuple[Any, ...]:
     # It may be a part of what the block was made for, which has been given the attribute by hand.
     if ctypes.addressof(obj) != block.address:
         return ()
-    return block, _simple_types[type_][0], length
+    return block, _simple_types[type_][0], *length
 
 
 class SynchronizedBase(_native.Guarded):
@@ -256,7 +256,7 @@ class Synchronized(_native.GuardedValue, SynchronizedBase):
 
     An integer also has operations that are atomic across processes without the lock: `fetch_add`, `fetch_sub`,
     `fetch_or`, `fetch_and`, `fetch_xor`, `exchange` and `compare_exchange`. They are sequentially consistent among
-    themselves, and never lose or tear a plain read or write of `value`; but `with v: v.value += 1` reads and writes, and
+    themselves, and towards a plain read or write of `value`; but `with v: v.value += 1` is a read and a write, and
     what they do in between is lost.
     """
 
@@ -267,8 +267,8 @@ class Synchronized(_native.GuardedValue, SynchronizedBase):
 class SynchronizedArray(_native.GuardedArray, SynchronizedBase):
     """An array; each access takes the lock, a loop over its items many times.
 
-    It is a buffer, as the ctypes array is: `memoryview(array)` and `numpy.asarray(array)` are views of the shared memory,
-    which do not take the lock.
+    It is a buffer, as the ctypes array is: `memoryview(array)` and `numpy.asarray(array)` are views of the shared
+    memory, which do not take the lock.
     """
 
     def __bytes__(self) -> bytes:

@@ -17,7 +17,7 @@ use crate::scalar::{Scalar, for_each_scalar};
 unsafe fn native<'a>(slf: *mut ffi::PyObject) -> Option<(&'a Parts, &'a Items)> {
     // SAFETY: the caller's.
     let parts = unsafe { this(slf) }.parts()?;
-    parts.native().map(|items| (parts, items))
+    parts.native().filter(|items| items.is_array).map(|items| (parts, items))
 }
 
 /// What `key`, an int, means: None if it is out of range.

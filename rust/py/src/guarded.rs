@@ -41,11 +41,12 @@ pub struct Parts {
     object: PyOnceLock<Py<PyAny>>,
 }
 
-/// `length` scalars in the memory of `block`.
+/// A scalar, or an array of scalars, in the memory of `block`.
 pub struct Items {
     at: NonNull<u8>,
     pub scalar: Scalar,
     pub length: usize,
+    pub is_array: bool,
     block: Py<Block>,
 }
 
@@ -184,14 +185,15 @@ pub unsafe fn slowly<const N: usize>(
     unsafe { hot::hand_over(slf, name, args.as_ptr(), N as ffi::Py_ssize_t, ptr::null_mut()) }
 }
 
-fn items(block: &Bound<'_, Block>, letter: char, length: usize) -> PyResult<Items> {
+fn items(block: &Bound<'_, Block>, letter: char, array: Option<usize>) -> PyResult<Items> {
+    let length = array.unwrap_or(1);
     let scalar = Scalar::of(letter).ok_or_else(|| PyValueError::new_err("not a simple type"))?;
     let (at, size) = block.get().memory()?;
     let fits = length.checked_mul(scalar.size()).is_some_and(|bytes| bytes <= size);
     if !fits || !at.addr().get().is_multiple_of(scalar.size()) {
         return Err(PyValueError::new_err("the block is too small for that"));
     }
-    Ok(Items { at, scalar, length, block: block.clone().unbind() })
+    Ok(Items { at, scalar, length, is_array: array.is_some(), block: block.clone().unbind() })
 }
 
 /// An instance of `cls`, a subclass of `Guarded`, for which `__init__` is not called.
@@ -214,15 +216,16 @@ impl Guarded {
         Guarded { parts: OnceLock::new() }
     }
 
-    /// Guard `obj` by `lock`; if it lies at the start of `block`, it is `length` items of the simple type `letter`.
-    #[pyo3(signature = (obj, lock, block = None, letter = None, length = 1))]
+    /// Guard `obj` by `lock`; if it lies at the start of `block`, it is of the simple type `letter`, or
+    /// an array of `length` such items.
+    #[pyo3(signature = (obj, lock, block = None, letter = None, length = None))]
     fn _guard(
         &self,
         obj: Bound<'_, PyAny>,
         lock: Bound<'_, PyAny>,
         block: Option<&Bound<'_, Block>>,
         letter: Option<char>,
-        length: usize,
+        length: Option<usize>,
     ) -> PyResult<()> {
         let items = match (block, letter) {
             (Some(block), Some(letter)) => Some(items(block, letter, length)?),
@@ -244,7 +247,7 @@ impl Guarded {
         lock: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let new = bare_instance(cls)?;
-        let items = Some(items(block, letter, 1)?);
+        let items = Some(items(block, letter, None)?);
         let (guard, class) = (Guard::of(&lock)?, class.unbind());
         new.cast::<Guarded>()?.get().set(Parts {
             lock: lock.unbind(),
@@ -258,7 +261,7 @@ impl Guarded {
 
     /// Write without the lock, before anybody shares it, if the conversion is a plain one; was it?
     fn _store(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some(items) = self.known()?.items.as_ref().filter(|items| items.length == 1) else { return Ok(false) };
+        let Some(items) = self.known()?.items.as_ref().filter(|items| !items.is_array) else { return Ok(false) };
         // SAFETY: attached; item 0 of one item.
         unsafe {
             let bits = items.scalar.bits(value.as_ptr());

@@ -270,7 +270,8 @@ pub unsafe fn masked(object: *mut ffi::PyObject) -> Option<u64> {
 unsafe fn real(object: *mut ffi::PyObject) -> Option<f64> {
     // SAFETY: as in `Scalar::bits`.
     unsafe {
-        if ffi::PyFloat_CheckExact(object) != 0 {
+        // Of a subclass, as numpy's float64 is, the number itself counts too, whatever its methods say.
+        if ffi::PyFloat_CheckExact(object) != 0 || ffi::PyFloat_Check(object) != 0 {
             return Some(ffi::PyFloat_AsDouble(object));
         }
         if ffi::PyLong_CheckExact(object) == 0 {

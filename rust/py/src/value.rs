@@ -18,7 +18,7 @@ use crate::scalar::{Update, masked};
 unsafe fn native<'a>(slf: *mut ffi::PyObject) -> Option<(&'a Parts, &'a Items)> {
     // SAFETY: the caller's.
     let parts = unsafe { this(slf) }.parts()?;
-    parts.native().filter(|items| items.length == 1).map(|items| (parts, items))
+    parts.native().filter(|items| !items.is_array).map(|items| (parts, items))
 }
 
 unsafe extern "C" fn get(slf: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
@@ -74,7 +74,7 @@ unsafe fn integer<'a>(slf: *mut ffi::PyObject) -> Option<&'a Items> {
     // SAFETY: the caller's; no lock is taken, so whose it is does not matter.
     unsafe {
         let items = this(slf).parts().and_then(|parts| parts.items.as_ref());
-        let items = items.filter(|items| items.length == 1 && items.scalar.is_integer());
+        let items = items.filter(|items| !items.is_array && items.scalar.is_integer());
         if items.is_none() {
             let text = c"only an integer in fastmp's shared memory can be changed atomically";
             ffi::PyErr_SetString(ffi::PyExc_TypeError, text.as_ptr());
