@@ -1,8 +1,10 @@
 //! Python bindings of `fastmp-core`: conversions and waiting, no logic of their own.
 
+mod barrier;
 mod blocking;
 mod bound;
 mod codec;
+mod condition;
 mod connection;
 mod errors;
 mod event;
@@ -17,6 +19,10 @@ mod semaphore;
 /// The native half of fastmp.
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
+    #[pymodule_export]
+    use crate::barrier::Barrier;
+    #[pymodule_export]
+    use crate::condition::Condvar;
     #[pymodule_export]
     use crate::connection::{Connection, new_pipe};
     #[pymodule_export]
