@@ -342,22 +342,21 @@ impl<'a> Barrier<'a> {
         }
     }
 
-    /// Go before the round is over, without breaking the barrier: another one may take the place.
-    pub fn leave(&self, stay: Stay, me: Owner) {
+    /// Go before the round is over, without breaking the barrier: another one may take the place. False: it is over, or about to be.
+    pub fn leave(&self, stay: Stay, me: Owner) -> bool {
         if me != stay.me {
-            return;
+            return false;
         }
         // No deadline: this is held for a few words, and given back if its holder dies. Signals wait.
         let mut locked = Err(Error::Interrupted);
         while locked == Err(Error::Interrupted) {
             locked = self.state.gate.lock(me, Deadline::Never);
         }
-        loop {
+        let left = loop {
             let word = self.load();
             let count = (word >> 32) as usize;
-            // Over, broken, or under way: nothing to take back.
             if word & ROUNDS != stay.round || word & (BROKEN | ACTING) != 0 || count == 0 {
-                break;
+                break false;
             }
             if self.change(word, word - ONE) {
                 kill_point!("barrier.left");
@@ -366,12 +365,13 @@ impl<'a> Barrier<'a> {
                     let last = self.places[count.min(self.places.len()) - 1].0.load(Ordering::Relaxed);
                     self.places[mine].0.store(last, Ordering::Relaxed);
                 }
-                break;
+                break true;
             }
-        }
+        };
         if locked.is_ok() {
             self.state.gate.unlock();
         }
+        left
     }
 
     /// Break it, whoever is there.

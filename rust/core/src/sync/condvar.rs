@@ -119,12 +119,13 @@ impl Slot {
     /// Free the slot of somebody who no longer waits.
     fn free(&self) {
         self.bound.store(0, Ordering::Relaxed);
-        self.word.store(0, Ordering::Release);
+        // Release: its stores are over. SeqCst: with the registration of those who wait for a slot, before the look at whether there are any.
+        self.word.store(0, Ordering::SeqCst);
     }
 
     fn clear(&self, word: u64) -> bool {
-        // Acquire: what the dead have stored is visible to whoever clears up after them.
-        self.word.compare_exchange(word, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        // Acquire: what the dead have stored is visible to whoever clears up after them. SeqCst: as in `free`.
+        self.word.compare_exchange(word, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -163,7 +164,8 @@ impl<'a> Condvar<'a> {
 
     fn claim(&self, me: Owner, ticket: u64) -> Option<usize> {
         for (at, slot) in self.slots.iter().enumerate() {
-            if slot.word.load(Ordering::Relaxed) != 0 {
+            // SeqCst: as in `free`. Loom makes less of it than the memory model does, so there the CAS alone has to do.
+            if !cfg!(loom) && slot.word.load(Ordering::SeqCst) != 0 {
                 continue;
             }
             // Acquire: pairs with the release in `free`: its last user's stores are over.
@@ -222,7 +224,7 @@ impl<'a> Condvar<'a> {
             let overlooked = self.state.granted_below.load(Ordering::Relaxed) > waiting.ticket;
             let late = deadline.passed();
             if overlooked || late {
-                if slot.word.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                if !slot.clear(word) {
                     continue;
                 }
                 self.state.no_slot.notify();
@@ -256,14 +258,20 @@ impl<'a> Condvar<'a> {
         loop {
             // Registered before both looks: whoever grants or frees something after them sees it.
             let seen = self.state.no_slot.register();
-            if self.state.granted_below.load(Ordering::SeqCst) > waiting.ticket {
+            // An RMW, and not a load, for loom's sake.
+            if self.state.granted_below.fetch_max(0, Ordering::SeqCst) > waiting.ticket {
                 return Ok(None);
             }
             waiting.slot = self.claim(waiting.me, waiting.ticket);
             if waiting.slot.is_some() {
                 // One wake-up for each slot that became free, but the flag stood for all who sleep here.
                 self.state.no_slot.notify();
-                return Ok(waiting.slot);
+                // Between the first look and the slot a notifier may have seen this one nowhere. An RMW: as above.
+                if self.state.granted_below.fetch_max(0, Ordering::SeqCst) <= waiting.ticket {
+                    return Ok(waiting.slot);
+                }
+                self.withdraw(Waiting { ..*waiting }, waiting.me);
+                return Ok(None);
             }
             if deadline.passed() {
                 return Err(Error::TimedOut);
@@ -376,15 +384,18 @@ impl<'a> Condvar<'a> {
     /// Wake `most` of those who wait, the longest-waiting first. The user's lock is held.
     pub fn notify(&self, most: u64) {
         let bound = self.state.next.load(Ordering::Relaxed);
-        let mut left = most;
+        let (mut left, mut looked) = (most, false);
         while left > 0 {
-            let Some((slot, word)) = self.first(bound) else {
-                // SeqCst: with the registration of those who have no slot.
-                self.state.granted_below.fetch_max(bound, Ordering::SeqCst);
-                self.state.no_slot.notify_all();
-                return;
-            };
-            left -= u64::from(slot.grant(word, bound));
+            match self.first(bound) {
+                Some((slot, word)) => left -= u64::from(slot.grant(word, bound)),
+                None if looked => return,
+                // Then one more look: who has just found a slot sees this, or is seen there. SeqCst: with the waitset's registration as well.
+                None => {
+                    self.state.granted_below.fetch_max(bound, Ordering::SeqCst);
+                    self.state.no_slot.notify_all();
+                    looked = true;
+                }
+            }
         }
     }
 
