@@ -24,7 +24,9 @@ from .exceptions import (
 from .process import Process
 
 Array = _context.Array
+Barrier = _context.Barrier
 BoundedSemaphore = _context.BoundedSemaphore
+Condition = _context.Condition
 Event = _context.Event
 Lock = _context.Lock
 Pipe = _context.Pipe
@@ -52,8 +54,10 @@ set_start_method = _context.set_start_method
 __all__ = [
     "Array",
     "AuthenticationError",
+    "Barrier",
     "BoundedSemaphore",
     "BufferTooShort",
+    "Condition",
     "CorruptedError",
     "Event",
     "Lock",

@@ -10,13 +10,16 @@ no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, 
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any, Self
 
 from typing_extensions import Buffer
 
 __all__ = [
+    "Barrier",
     "Block",
     "BoundedSemaphore",
+    "Condvar",
     "Connection",
     "CorruptedError",
     "Event",
@@ -131,15 +134,27 @@ class RLock:
 class Semaphore:
     """A count of permits."""
 
-    def __new__(cls, value: int = 1, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(
+        cls,
+        value: int = 1,
+        *,
+        recover: bool = False,
+        ctx: object = None,
+        _handle: tuple[int, int, bool] | None = None,
+    ) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Takes a permit; returns False if none was to be had in time."""
+        """Takes a permit; returns False if none was to be had in time.
+
+        Warns:
+            OwnerDiedWarning: with `recover`, the permit was a dead process's. If the warning is made an
+                error, the permit is free again when it is raised.
+        """
 
     def release(self) -> None:
         """Adds a permit.
 
         Raises:
-            ValueError: the count would overflow.
+            ValueError: the count would overflow; with `recover`, this process holds none.
         """
 
     def __enter__(self) -> bool: ...
@@ -157,24 +172,40 @@ class Semaphore:
     def _is_zero(self) -> bool:
         """Whether no permit is left."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    @property
+    def recoveries(self) -> int:
+        """How often a permit was taken over from a process that had ended; 0 without `recover`."""
+
+    def _handle(self) -> tuple[int, int, bool]:
+        """Descriptor of the segment, offset in bytes, and whether it recovers permits."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, offset: int, recover: bool) -> Self: ...
 
 class BoundedSemaphore:
     """A count of permits that never exceeds what it was at first."""
 
-    def __new__(cls, value: int = 1, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(
+        cls,
+        value: int = 1,
+        *,
+        recover: bool = False,
+        ctx: object = None,
+        _handle: tuple[int, int, bool] | None = None,
+    ) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Takes a permit; returns False if none was to be had in time."""
+        """Takes a permit; returns False if none was to be had in time.
+
+        Warns:
+            OwnerDiedWarning: with `recover`, the permit was a dead process's. If the warning is made an
+                error, the permit is free again when it is raised.
+        """
 
     def release(self) -> None:
         """Gives a permit back.
 
         Raises:
-            ValueError: all of them are there already.
+            ValueError: all of them are there already; with `recover`, this process holds none.
         """
 
     def __enter__(self) -> bool: ...
@@ -192,11 +223,15 @@ class BoundedSemaphore:
     def _is_zero(self) -> bool:
         """Whether no permit is left."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    @property
+    def recoveries(self) -> int:
+        """How often a permit was taken over from a process that had ended; 0 without `recover`."""
+
+    def _handle(self) -> tuple[int, int, bool]:
+        """Descriptor of the segment, offset in bytes, and whether it recovers permits."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, offset: int, recover: bool) -> Self: ...
 
 class Event:
     """A flag to wait for."""
@@ -213,6 +248,73 @@ class Event:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the flag is set; returns False if it was not in time."""
+
+    def _handle(self) -> tuple[int, int]:
+        """Descriptor of the segment, and offset in bytes."""
+
+    @classmethod
+    def _attach(cls, fd: int, offset: int) -> Self: ...
+
+class Condvar:
+    """A place to wait under a lock, which each call names and the calling thread holds."""
+
+    def __new__(cls, *, _handle: tuple[int, int] | None = None) -> Self: ...
+    def wait(self, lock: Lock | RLock, timeout: float | None = None) -> bool:
+        """Releases the lock, waits to be notified, takes the lock again; returns False if not notified in time.
+
+        Raises:
+            AssertionError: this thread does not hold the lock.
+            AttributeError: it is no lock of fastmp.
+        """
+
+    def notify(self, lock: Lock | RLock, n: int = 1) -> None:
+        """Wakes `n` of those who wait, the longest-waiting first.
+
+        Raises:
+            AssertionError: this thread does not hold the lock.
+            AttributeError: it is no lock of fastmp.
+        """
+
+    def notify_all(self, lock: Lock | RLock) -> None:
+        """Wakes all who wait; raises as `notify` does."""
+
+    def waiters(self) -> int:
+        """How many wait at this instant."""
+
+    def _handle(self) -> tuple[int, int]:
+        """Descriptor of the segment, and offset in bytes."""
+
+    @classmethod
+    def _attach(cls, fd: int, offset: int) -> Self: ...
+
+class Barrier:
+    """A meeting of so many parties."""
+
+    def __new__(cls, parties: int = 0, *, _handle: tuple[int, int] | None = None) -> Self: ...
+    def wait(self, action: Callable[[], Any] | None = None, timeout: float | None = None) -> int:
+        """Waits for the other parties; the last one calls `action`. Returns how many came before this one.
+
+        Raises:
+            threading.BrokenBarrierError: it was broken or reset, a party died, or the time has passed.
+        """
+
+    def abort(self) -> None:
+        """Breaks it."""
+
+    def reset(self) -> None:
+        """Makes it whole and empty again; who waits gets BrokenBarrierError."""
+
+    @property
+    def parties(self) -> int:
+        """How many wait for each other."""
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait at this instant; 0 if it is broken."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is broken."""
 
     def _handle(self) -> tuple[int, int]:
         """Descriptor of the segment, and offset in bytes."""

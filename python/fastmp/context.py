@@ -22,7 +22,7 @@ from .process import BaseProcess, ForkProcess, Process, SpawnProcess
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 __all__ = [
@@ -62,17 +62,27 @@ class BaseContext(multiprocessing.context.BaseContext):
         """Returns a recursive lock."""
         return synchronize.RLock(ctx=self.get_context())
 
-    def Semaphore(self, value: int = 1) -> synchronize.Semaphore:
-        """Returns a semaphore with `value` permits."""
-        return synchronize.Semaphore(value, ctx=self.get_context())
+    def Condition(self, lock: synchronize.Lock | synchronize.RLock | None = None) -> synchronize.Condition:
+        """Returns a condition over `lock`, by default over a recursive lock of its own."""
+        return synchronize.Condition(lock, ctx=self.get_context())
 
-    def BoundedSemaphore(self, value: int = 1) -> synchronize.BoundedSemaphore:
-        """Returns a semaphore with `value` permits, which never has more."""
-        return synchronize.BoundedSemaphore(value, ctx=self.get_context())
+    def Semaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.Semaphore:
+        """Returns a semaphore with `value` permits; with recover=True those of dead processes come back."""
+        return synchronize.Semaphore(value, recover=recover, ctx=self.get_context())
+
+    def BoundedSemaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.BoundedSemaphore:
+        """Returns a semaphore with `value` permits, which never has more; `recover` as for Semaphore."""
+        return synchronize.BoundedSemaphore(value, recover=recover, ctx=self.get_context())
 
     def Event(self) -> synchronize.Event:
         """Returns an event, not set."""
         return synchronize.Event(ctx=self.get_context())
+
+    def Barrier(
+        self, parties: int, action: Callable[[], Any] | None = None, timeout: float | None = None
+    ) -> synchronize.Barrier:
+        """Returns a barrier of `parties`; `timeout` (seconds) is that of waits that name none."""
+        return synchronize.Barrier(parties, action, timeout, ctx=self.get_context())
 
     def Queue(self, maxsize: int = 0) -> queues.Queue:
         """Returns a queue that holds at most `maxsize` items, if that is positive."""

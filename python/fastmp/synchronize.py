@@ -1,4 +1,4 @@
-"""Locks, semaphores and events: the native ones, with the stdlib's looks.
+"""Locks, semaphores, events, conditions and barriers: the native ones, with the stdlib's looks.
 
 Every method that a program calls in a loop is native; here are only what it prints and how it travels.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from multiprocessing.process import current_process
 
 from . import _native, handles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from collections.abc import Callable
+    from typing import Any, Self
 
-__all__ = ["BoundedSemaphore", "Event", "Lock", "RLock", "SemLock", "Semaphore"]
+__all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "SemLock", "Semaphore"]
 
 
 class SemLock:
@@ -94,3 +96,150 @@ class Event(_native.Event):
 
     def __reduce__(self) -> handles.Reduced:
         return handles.reduce_block(self)
+
+
+class Condvar(_native.Condvar):
+    """What a condition adds to its lock."""
+
+    def __reduce__(self) -> handles.Reduced:
+        return handles.reduce_block(self)
+
+
+class Condition:
+    """A lock, and a place to wait for what happens under it."""
+
+    def __init__(self, lock: Lock | RLock | None = None, *, ctx: object = None) -> None:
+        self.__setstate__((lock or RLock(), Condvar()))
+
+    def __getstate__(self) -> Any:
+        handles.assert_travelling(self)
+        return self._lock, self._condvar
+
+    def __setstate__(self, state: tuple[Lock | RLock, Condvar]) -> None:
+        self._lock, self._condvar = state
+        self.acquire = self._lock.acquire
+        self.release = self._lock.release
+
+    def __enter__(self) -> bool:
+        return self._lock.__enter__()
+
+    def __exit__(self, *args: object) -> None:
+        return self._lock.__exit__(*args)
+
+    def __repr__(self) -> str:
+        try:
+            waiters: int | str = self._condvar.waiters()
+        except Exception:
+            waiters = "unknown"
+        return f"<{type(self).__name__}({self._lock}, {waiters})>"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Releases the lock, however often it is held, waits to be notified, and takes the lock again.
+
+        Returns:
+            False if that took longer than `timeout` seconds.
+
+        Raises:
+            AssertionError: this thread does not hold the lock.
+
+        Warns:
+            OwnerDiedWarning: whoever held the lock last ended while holding it. The lock is held, also
+                if the warning is made an error.
+        """
+        return self._condvar.wait(self._lock, timeout)
+
+    def notify(self, n: int = 1) -> None:
+        """Wakes `n` of those who wait, the longest-waiting first; a wake-up of one who dies goes to another.
+
+        Raises:
+            AssertionError: this thread does not hold the lock.
+        """
+        self._condvar.notify(self._lock, n)
+
+    def notify_all(self) -> None:
+        """Wakes all who wait.
+
+        Raises:
+            AssertionError: this thread does not hold the lock.
+        """
+        self._condvar.notify_all(self._lock)
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Waits until `predicate()` is true, for `timeout` seconds at most; returns what it returned last."""
+        end = None if timeout is None else time.monotonic() + timeout
+        left = None
+        while not (result := predicate()):
+            if end is not None:
+                left = end - time.monotonic()
+                if left <= 0:
+                    break
+            self.wait(left)
+        return result
+
+
+class _Barrier(_native.Barrier):
+    def __reduce__(self) -> handles.Reduced:
+        return handles.reduce_block(self)
+
+
+class Barrier(threading.Barrier):
+    """So many parties wait for each other; if one of them dies waiting, the others get BrokenBarrierError."""
+
+    def __init__(
+        self,
+        parties: int,
+        action: Callable[[], Any] | None = None,
+        timeout: float | None = None,
+        *,
+        ctx: object = None,
+    ) -> None:
+        """Makes a barrier.
+
+        Args:
+            parties: how many wait for each other, at least 1.
+            action: called by the last of them before all go on.
+            timeout: of each wait that names none, in seconds.
+
+        Raises:
+            ValueError: fewer than one party.
+        """
+        self.__setstate__((_Barrier(parties), action, timeout))
+
+    def __getstate__(self) -> Any:
+        handles.assert_travelling(self)
+        return self._barrier, self._action, self._timeout
+
+    def __setstate__(self, state: tuple[_Barrier, Callable[[], Any] | None, float | None]) -> None:
+        self._barrier, self._action, self._timeout = state
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits for the other parties; returns how many of them came before this one.
+
+        Raises:
+            threading.BrokenBarrierError: the barrier was broken or reset, by a party that died too, or
+                this wait has taken longer than `timeout` seconds, which breaks it.
+        """
+        return self._barrier.wait(self._action, self._timeout if timeout is None else timeout)
+
+    def reset(self) -> None:
+        """Makes the barrier whole and empty again; those who wait get BrokenBarrierError."""
+        self._barrier.reset()
+
+    def abort(self) -> None:
+        """Breaks the barrier: those who wait, and who come before a `reset`, get BrokenBarrierError."""
+        self._barrier.abort()
+
+    @property
+    def parties(self) -> int:
+        """How many wait for each other."""
+        return self._barrier.parties
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait at this instant; 0 if it is broken."""
+        return self._barrier.n_waiting
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is broken."""
+        return self._barrier.broken

@@ -18,6 +18,8 @@ pub enum Error {
     NotOwner,
     /// Release of what nobody holds, or above a semaphore's maximum.
     Overflow,
+    /// The barrier is broken, or was reset.
+    Broken,
     /// The channel is at its bound.
     Full,
     /// The channel has no message.
@@ -55,6 +57,7 @@ impl std::fmt::Display for Error {
             Error::WouldBlock => f.write_str("would block"),
             Error::NotOwner => f.write_str("not held by this thread"),
             Error::Overflow => f.write_str("released too many times"),
+            Error::Broken => f.write_str("the barrier is broken"),
             Error::Full => f.write_str("full"),
             Error::Empty => f.write_str("empty"),
             Error::Closed => f.write_str("closed"),

@@ -142,18 +142,41 @@ mod imp {
     use crate::sys::futex::Parked;
     pub use crate::sys::liveness::{Life, Owner};
 
-    /// Owners that a model has declared dead, as bits by pid. A fact of the model's world, not one of
-    /// its words, hence std's atomic.
-    pub static DEAD: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    loom::lazy_static! {
+        /// Owners that a model has declared dead, as bits by pid. Read by read-modify-write: the kernel's answer is never an old one, and what
+        /// the dead had stored is visible to whoever has it.
+        static ref DEAD: AtomicU64 = AtomicU64::new(0);
+    }
+
+    fn dead() -> u64 {
+        DEAD.fetch_or(0, Ordering::AcqRel)
+    }
+
+    /// From now on `pid` counts as dead.
+    pub fn die(pid: u32) {
+        DEAD.fetch_or(1 << pid, Ordering::AcqRel);
+    }
 
     loom::thread_local! {
-        /// The deaths that this thread has been woken for.
-        static SEEN: std::cell::Cell<u64> = std::cell::Cell::new(0);
+        /// The deaths that this thread has been woken for, by the word that it slept on: slices end again and again, on each of them.
+        static SEEN: std::cell::RefCell<Vec<(usize, u64)>> = std::cell::RefCell::new(Vec::new());
+    }
+
+    /// Is this the first sleep of this thread on the word at `at` since the last death?
+    fn is_first_since(dead: u64, at: usize) -> bool {
+        SEEN.with(|seen| {
+            let mut seen = seen.borrow_mut();
+            let first = !seen.contains(&(at, dead));
+            if first && dead != 0 {
+                seen.push((at, dead));
+            }
+            first && dead != 0
+        })
     }
 
     /// Has the model declared it dead?
     pub fn is_dead(owner: Owner) -> bool {
-        DEAD.load(std::sync::atomic::Ordering::SeqCst) >> owner.pid() & 1 == 1
+        dead() >> owner.pid() & 1 == 1
     }
 
     /// As the model has it: nobody is dying.
@@ -211,8 +234,8 @@ mod imp {
                         return Ok(Parked::Woken);
                     }
                     // A death ends the slice of whoever parks after it as well, once.
-                    let dead = DEAD.load(std::sync::atomic::Ordering::SeqCst);
-                    if SEEN.with(|seen| seen.replace(dead)) != dead {
+                    let dead = dead();
+                    if is_first_since(dead, std::ptr::from_ref(self).addr()) {
                         return Ok(Parked::TimedOut);
                     }
                     drop(self.bell.wait(gate).expect("loom"));

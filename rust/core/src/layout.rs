@@ -38,6 +38,12 @@ pub enum Kind {
     Queue = 6,
     /// A pipe: two rings.
     Pipe = 7,
+    /// A condition and its slots.
+    Condition = 8,
+    /// A barrier and its places.
+    Barrier = 9,
+    /// A semaphore that knows its holders.
+    Permits = 10,
 }
 
 /// A handle to this object has gone beyond what forks explain.
@@ -128,6 +134,9 @@ unsafe impl Shared for Header {}
 mod shared {
     use super::Shared;
     use crate::channel::{extents::ExtentState, ring::RingState};
+    use crate::sync::barrier::{BarrierState, Place};
+    use crate::sync::condvar::{CondvarState, Slot};
+    use crate::sync::permits::{Permit, PermitsState};
     use crate::sync::{event::EventState, mutex::Mutex, rlock::LockState, semaphore::Semaphore};
 
     // SAFETY: each is repr(C) and made of atomics and of types that are.
@@ -142,6 +151,18 @@ mod shared {
     unsafe impl Shared for RingState {}
     // SAFETY: as above.
     unsafe impl Shared for ExtentState {}
+    // SAFETY: as above.
+    unsafe impl Shared for BarrierState {}
+    // SAFETY: as above.
+    unsafe impl Shared for Place {}
+    // SAFETY: as above.
+    unsafe impl Shared for CondvarState {}
+    // SAFETY: as above.
+    unsafe impl Shared for Slot {}
+    // SAFETY: as above.
+    unsafe impl Shared for PermitsState {}
+    // SAFETY: as above.
+    unsafe impl Shared for Permit {}
 }
 
 /// A view of the `T` at `offset` bytes into `mapping`.
@@ -194,5 +215,55 @@ impl<T: Shared, K: Keeper> std::ops::Deref for Object<T, K> {
     fn deref(&self) -> &T {
         // SAFETY: checked by `view` when made; `keep` keeps the mapping, which never moves.
         unsafe { self.at.as_ref() }
+    }
+}
+
+/// A `T` and a row of `U`s right behind it, in shared memory, together with what keeps them mapped.
+#[derive(Debug)]
+pub struct WithRow<T, U, K> {
+    head: Object<T, K>,
+    row: NonNull<[U]>,
+}
+
+// SAFETY: as for `Object`.
+unsafe impl<T: Shared, U: Shared, K: Send> Send for WithRow<T, U, K> {}
+// SAFETY: as above.
+unsafe impl<T: Shared, U: Shared, K: Sync> Sync for WithRow<T, U, K> {}
+
+impl<T: Shared, U: Shared, K: Keeper> WithRow<T, U, K> {
+    /// Bytes that it takes with a row of `len`; None: more than can be.
+    pub fn bytes(len: usize) -> Option<usize> {
+        const { assert!(size_of::<T>().is_multiple_of(align_of::<U>())) };
+        size_of::<U>().checked_mul(len)?.checked_add(size_of::<T>())
+    }
+
+    /// Those at `offset` of the keeper's mapping, as long a row as fits in `bytes`, all told.
+    pub fn new(keep: K, offset: usize, bytes: usize) -> Result<Self> {
+        let len = bytes.saturating_sub(size_of::<T>()) / size_of::<U>();
+        let start = offset.saturating_add(size_of::<T>());
+        let first = keep.mapping().range(start, len * size_of::<U>())?.cast::<U>();
+        if !first.is_aligned() {
+            return Err(Error::Corrupted("a misaligned offset"));
+        }
+        let row = NonNull::slice_from_raw_parts(first, len);
+        Ok(WithRow { head: Object::new(keep, offset)?, row })
+    }
+
+    /// The `T`.
+    #[inline]
+    pub fn head(&self) -> &T {
+        &self.head
+    }
+
+    /// The row.
+    #[inline]
+    pub fn row(&self) -> &[U] {
+        // SAFETY: inside the mapping and aligned, checked when made; valid whatever the bytes (`Shared`); `head` keeps the mapping.
+        unsafe { self.row.as_ref() }
+    }
+
+    /// What keeps it mapped.
+    pub fn keeper(&self) -> &K {
+        self.head.keeper()
     }
 }

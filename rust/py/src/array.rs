@@ -183,8 +183,8 @@ unsafe fn fill(list: *mut ffi::PyObject, scratch: *const u8, scalar: Scalar, cou
     })
 }
 
-/// Does the interpreter's lock keep a list as it is while no Python code runs? An object of a free-threaded one is larger.
-const STILL: bool = size_of::<ffi::PyObject>() == 2 * size_of::<usize>();
+/// Without the interpreter's lock another thread may change a list at any time.
+const STILL: bool = cfg!(not(Py_GIL_DISABLED));
 
 /// Convert the items of a list to scratch, or fail if one is not plain.
 ///
@@ -193,7 +193,7 @@ const STILL: bool = size_of::<ffi::PyObject>() == 2 * size_of::<usize>();
 #[inline(always)]
 unsafe fn take_list(list: *mut ffi::PyObject, to: *mut u8, scalar: Scalar, count: usize) -> Option<()> {
     for i in 0..count {
-        // SAFETY: the caller's; another thread may shorten the list where that can be, so each item is then a reference of our own.
+        // SAFETY: the caller's; an item is borrowed only if nothing can drop it: no Python code runs here.
         unsafe {
             let item = if STILL {
                 ffi::PyList_GetItem(list, i as isize)

@@ -41,50 +41,109 @@ struct Method {
 
 const KEPT: usize = 8;
 
-/// Memory of dead bound objects of one thread. From malloc, so that it can be freed when the thread ends, without the interpreter.
+/// Memory of dead bound objects, which still hold the reference to their type. From malloc, so that a thread's can be freed when the thread
+/// ends, without the interpreter.
 struct Free {
     list: UnsafeCell<([*mut Method; KEPT], usize)>,
 }
 
 impl Free {
-    /// Room for one: a kept one, or a new one, or null.
-    fn take(&self) -> *mut Method {
-        // SAFETY: of this thread alone, and nothing is called while it is looked at.
+    const NONE: Free = Free { list: UnsafeCell::new(([ptr::null_mut(); KEPT], 0)) };
+
+    /// A kept one, if there is one.
+    fn take(&self) -> Option<*mut Method> {
+        // SAFETY: of this thread alone, or under the GIL; nothing is called while it is looked at.
         let (list, n) = unsafe { &mut *self.list.get() };
-        if *n > 0 {
-            *n -= 1;
-            return list[*n];
-        }
-        // SAFETY: no requirement.
-        unsafe { libc::malloc(size_of::<Method>()).cast() }
+        *n = n.checked_sub(1)?;
+        Some(list[*n])
     }
 
-    /// Keep or free `memory`, which came from `take`.
-    fn give(&self, memory: *mut Method) {
+    /// Keep `memory`, if there is room.
+    fn keep(&self, memory: *mut Method) -> bool {
         // SAFETY: as in `take`.
         let (list, n) = unsafe { &mut *self.list.get() };
-        if *n < KEPT {
+        let room = *n < KEPT;
+        if room {
             list[*n] = memory;
             *n += 1;
-            return;
         }
-        // SAFETY: from malloc, and used no more.
-        unsafe { libc::free(memory.cast()) };
+        room
     }
 }
 
-impl Drop for Free {
-    fn drop(&mut self) {
-        let (list, n) = self.list.get_mut();
-        for memory in &list[..*n] {
-            // SAFETY: as in `give`.
-            unsafe { libc::free(memory.cast()) };
+#[cfg(Py_GIL_DISABLED)]
+mod free {
+    use super::{Free, Method};
+
+    impl Drop for Free {
+        fn drop(&mut self) {
+            while let Some(memory) = self.take() {
+                // SAFETY: from malloc, and used no more. Its type lives for ever, whatever its count of references.
+                unsafe { libc::free(memory.cast()) };
+            }
         }
+    }
+
+    thread_local! {
+        static FREE: Free = const { Free::NONE };
+    }
+
+    // At the very end of a thread its list is gone.
+    pub fn take() -> Option<*mut Method> {
+        FREE.try_with(Free::take).ok().flatten()
+    }
+
+    pub fn keep(memory: *mut Method) -> bool {
+        FREE.try_with(|free| free.keep(memory)).unwrap_or(false)
     }
 }
 
-thread_local! {
-    static FREE: Free = const { Free { list: UnsafeCell::new(([ptr::null_mut(); KEPT], 0)) } };
+#[cfg(not(Py_GIL_DISABLED))]
+mod free {
+    use super::{Free, Method};
+
+    struct UnderGil(Free);
+    // SAFETY: binding and deallocating happen attached to the one interpreter that PyO3 lets import this module, so under its GIL.
+    unsafe impl Sync for UnderGil {}
+    static FREE: UnderGil = UnderGil(Free::NONE);
+
+    pub fn take() -> Option<*mut Method> {
+        FREE.0.take()
+    }
+
+    pub fn keep(memory: *mut Method) -> bool {
+        FREE.0.keep(memory)
+    }
+}
+
+/// A new object of type `class`, its fields not yet set; null with an exception set.
+///
+/// # Safety
+/// Attached; `class` is the type of bound methods.
+#[inline(always)]
+unsafe fn new_method(class: *mut ffi::PyTypeObject) -> *mut Method {
+    // SAFETY: the caller's. A kept one is a dead object with its type in place; only this function knows of it.
+    unsafe {
+        if let Some(memory) = free::take() {
+            #[cfg(not(Py_GIL_DISABLED))]
+            {
+                // All that PyObject_Init would do: the first word is the count of references in every such build.
+                memory.cast::<isize>().write(1);
+                return memory;
+            }
+            #[cfg(Py_GIL_DISABLED)]
+            {
+                // A reference to the type is held already.
+                ffi::Py_DECREF(class.cast());
+                return ffi::PyObject_Init(memory.cast(), class).cast();
+            }
+        }
+        let memory = libc::malloc(size_of::<Method>());
+        if memory.is_null() {
+            return ffi::PyErr_NoMemory().cast();
+        }
+        ffi::PyObject_Init(memory.cast(), class).cast()
+    }
 }
 
 unsafe extern "C" fn bind(
@@ -100,12 +159,10 @@ unsafe extern "C" fn bind(
             ffi::Py_INCREF((*binding).plain);
             return (*binding).plain;
         }
-        // At the very end of a thread its list is gone.
-        let memory = FREE.try_with(Free::take).unwrap_or_else(|_| libc::malloc(size_of::<Method>()).cast());
+        let memory = new_method((*binding).bound);
         if memory.is_null() {
-            return ffi::PyErr_NoMemory();
+            return ptr::null_mut();
         }
-        ffi::PyObject_Init(memory.cast(), (*binding).bound);
         ffi::Py_INCREF(slf);
         (&raw mut (*memory).vectorcall).write(call);
         (&raw mut (*memory).function).write((*binding).function);
@@ -146,12 +203,12 @@ unsafe extern "C" fn call_slowly(
 unsafe extern "C" fn dealloc(bound: *mut ffi::PyObject) {
     // SAFETY: the last reference to a `Method`, whose type is a heap type that it holds a reference to.
     unsafe {
-        let class = ffi::Py_TYPE(bound);
         let slf = (*bound.cast::<Method>()).slf;
-        if FREE.try_with(|free| free.give(bound.cast())).is_err() {
+        if !free::keep(bound.cast()) {
+            let class = ffi::Py_TYPE(bound);
             libc::free(bound.cast());
+            ffi::Py_DECREF(class.cast());
         }
-        ffi::Py_DECREF(class.cast());
         // Last: it may run anything.
         ffi::Py_DECREF(slf);
     }

@@ -34,8 +34,9 @@ pub fn raise(error: Error) -> PyErr {
         Error::PeerGone => PyBrokenPipeError::new_err((libc::EPIPE, "Broken pipe")),
         Error::Closed => PyOSError::new_err("handle is closed"),
         Error::TooLarge => PyValueError::new_err("message too large"),
-        Error::Full => instance("queue", "Full"),
-        Error::Empty => instance("queue", "Empty"),
+        Error::Full => instance(&FULL, "queue", "Full"),
+        Error::Empty => instance(&EMPTY, "queue", "Empty"),
+        Error::Broken => instance(&BROKEN, "threading", "BrokenBarrierError"),
         Error::TimedOut | Error::WouldBlock => PyTimeoutError::new_err("timed out"),
         // Never leaves `blocking`.
         Error::Interrupted => os_error(libc::EINTR),
@@ -55,14 +56,13 @@ pub fn os_error(errno: i32) -> PyErr {
     std::io::Error::from_raw_os_error(errno).into()
 }
 
-fn instance(module: &'static str, name: &'static str) -> PyErr {
-    static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    static EMPTY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    Python::attach(|py| {
-        let cell = if name == "Full" { &FULL } else { &EMPTY };
-        match cell.import(py, module, name) {
-            Ok(class) => PyErr::from_type(class.clone(), ()),
-            Err(e) => e,
-        }
+static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static EMPTY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static BROKEN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+fn instance(cell: &PyOnceLock<Py<PyType>>, module: &'static str, name: &'static str) -> PyErr {
+    Python::attach(|py| match cell.import(py, module, name) {
+        Ok(class) => PyErr::from_type(class.clone(), ()),
+        Err(e) => e,
     })
 }

@@ -1,9 +1,11 @@
 //! Python bindings of `fastmp-core`: conversions and waiting, no logic of their own.
 
 mod array;
+mod barrier;
 mod blocking;
 mod bound;
 mod codec;
+mod condition;
 mod connection;
 mod errors;
 mod event;
@@ -21,6 +23,10 @@ mod value;
 /// The native half of fastmp.
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
+    #[pymodule_export]
+    use crate::barrier::Barrier;
+    #[pymodule_export]
+    use crate::condition::Condvar;
     #[pymodule_export]
     use crate::connection::{Connection, new_pipe};
     #[pymodule_export]

@@ -7,8 +7,8 @@ use fastmp_core::arena::Block;
 use fastmp_core::layout::{Kind, Object};
 use fastmp_core::sync::mutex::Acquired;
 use fastmp_core::sync::rlock::LockState;
-use fastmp_core::sys::liveness::{me, thread_id};
-use fastmp_core::{Error, Result};
+use fastmp_core::sys::liveness::{Owner, me, thread_id};
+use fastmp_core::{Deadline, Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -43,19 +43,27 @@ pub fn acquire(py: Python<'_>, state: &LockState, name: &str, block: bool, timeo
     match got {
         Ok(Acquired::Clean) => Ok(true),
         Ok(Acquired::Recovered(dead)) => {
-            let text =
-                format!("{name} was held by process {}, which died; what it guards may be half-done", dead.pid());
-            let text = CString::new(text).unwrap_or_default();
-            let category = py.get_type::<OwnerDiedWarning>();
-            if let Err(error) = PyErr::warn(py, &category, &text, 1) {
-                // A warning made an error: the caller must not end up with the lock.
-                state.abandon();
-                return Err(error);
-            }
+            // A warning made an error: the caller must not end up with the lock.
+            warn(py, name, dead).inspect_err(|_| state.abandon())?;
             Ok(true)
         }
         Err(Error::TimedOut) => Ok(false),
         Err(other) => Err(raise(other)),
+    }
+}
+
+/// Say that `name` was taken over from a dead process; fails if the program makes an error of it.
+pub fn warn(py: Python<'_>, name: &str, dead: Owner) -> PyResult<()> {
+    let text = format!("{name} was held by process {}, which died; what it guards may be half-done", dead.pid());
+    PyErr::warn(py, &py.get_type::<OwnerDiedWarning>(), &CString::new(text).unwrap_or_default(), 1)
+}
+
+/// Take it back `depth` times after a wait. Unlike after `acquire` it is held also if a warning has become an error: the caller is inside a `with`.
+pub fn take_back(py: Python<'_>, state: &LockState, name: &str, depth: u32) -> PyResult<()> {
+    let got = blocking::wait(py, || state.lock_again(me(), thread_id(), depth, Deadline::Never))?;
+    match got.map_err(raise)? {
+        Acquired::Clean => Ok(()),
+        Acquired::Recovered(dead) => warn(py, name, dead),
     }
 }
 

@@ -3,36 +3,134 @@
 use std::os::fd::RawFd;
 
 use fastmp_core::arena::Block;
-use fastmp_core::layout::{Kind, Object};
+use fastmp_core::layout::{Kind, Object, WithRow};
+use fastmp_core::sync::mutex::Acquired;
+use fastmp_core::sync::permits::{MAX as MOST_NAMED, Permit, Permits, PermitsState};
 use fastmp_core::sync::semaphore::{MAX, Semaphore as State};
-use fastmp_core::{Deadline, Error};
-use pyo3::exceptions::PyOverflowError;
+use fastmp_core::sys::liveness::me;
+use fastmp_core::{Deadline, Error, Result};
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::{os_error, raise};
 use crate::hot::Hot;
+use crate::lock::warn;
 use crate::{blocking, passing};
 
-type Shared = Object<State, Block>;
+/// Permits that are counted, or kept by name of their holders.
+enum Shared {
+    Counted(Object<State, Block>),
+    Named(WithRow<PermitsState, Permit, Block>),
+}
 
-fn create(value: i64, bounded: bool) -> PyResult<Shared> {
+fn named(block: Block) -> Result<Shared> {
+    let (payload, bytes) = (block.payload(), block.bytes());
+    WithRow::new(block, payload, bytes).map(Shared::Named)
+}
+
+fn counted(block: Block) -> Result<Shared> {
+    let payload = block.payload();
+    Object::new(block, payload).map(Shared::Counted)
+}
+
+fn create(value: i64, bounded: bool, recover: bool) -> PyResult<Shared> {
     // The stdlib's answers to impossible values.
     if value > i64::from(MAX) {
         return Err(PyOverflowError::new_err("signed integer is greater than maximum"));
     }
     let permits = u32::try_from(value).map_err(|_| os_error(libc::EINVAL))?;
-    let block = Block::alloc(Kind::Semaphore, size_of::<State>()).map_err(raise)?;
-    let payload = block.payload();
-    let state: Shared = Object::new(block, payload).map_err(raise)?;
-    state.set_up(permits, if bounded { permits } else { MAX });
-    Ok(state)
+    if recover {
+        if permits as usize > MOST_NAMED {
+            let text = format!("a semaphore that recovers has at most {MOST_NAMED} permits");
+            return Err(PyValueError::new_err(text));
+        }
+        let bytes = WithRow::<PermitsState, Permit, Block>::bytes(permits as usize).ok_or(Error::OutOfMemory);
+        return bytes.and_then(|bytes| Block::alloc(Kind::Permits, bytes)).and_then(named).map_err(raise);
+    }
+    let shared = Block::alloc(Kind::Semaphore, size_of::<State>()).and_then(counted).map_err(raise)?;
+    if let Shared::Counted(state) = &shared {
+        state.set_up(permits, if bounded { permits } else { MAX });
+    }
+    Ok(shared)
 }
 
-fn attach(fd: RawFd, offset: usize) -> PyResult<Shared> {
-    let block = Block::attach(passing::owned(fd)?, offset, Kind::Semaphore).map_err(raise)?;
-    let payload = block.payload();
-    Object::new(block, payload).map_err(raise)
+fn attach(fd: RawFd, offset: usize, recover: bool) -> PyResult<Shared> {
+    let kind = if recover { Kind::Permits } else { Kind::Semaphore };
+    let block = Block::attach(passing::owned(fd)?, offset, kind);
+    block.and_then(if recover { named } else { counted }).map_err(raise)
+}
+
+impl Shared {
+    fn core(row: &WithRow<PermitsState, Permit, Block>) -> Permits<'_> {
+        Permits::new(row.head(), row.row())
+    }
+
+    #[inline(always)]
+    fn try_acquire(&self) -> bool {
+        match self {
+            Shared::Counted(state) => state.try_acquire(),
+            Shared::Named(row) => Self::core(row).try_acquire(me()),
+        }
+    }
+
+    #[inline(always)]
+    fn release(&self) -> Result<()> {
+        match self {
+            Shared::Counted(state) => state.release(),
+            // What the stdlib says of too many releases is said of this one as well.
+            Shared::Named(row) => Self::core(row).release(me()).map_err(|_| Error::Overflow),
+        }
+    }
+
+    fn acquire(&self, py: Python<'_>, name: &str, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        let deadline = if block { blocking::deadline(timeout) } else { Deadline::PASSED };
+        let got = match self {
+            Shared::Counted(_) if !block => Err(Error::TimedOut),
+            Shared::Counted(state) => blocking::wait(py, || state.acquire(deadline))?.map(|()| Acquired::Clean),
+            Shared::Named(row) if !block => Self::core(row).try_acquire_or_recover(me()).ok_or(Error::TimedOut),
+            // Who it is for is asked each time: a signal handler may have forked.
+            Shared::Named(row) => blocking::wait(py, || Self::core(row).acquire(me(), deadline))?,
+        };
+        match got {
+            Ok(Acquired::Clean) => Ok(true),
+            Ok(Acquired::Recovered(dead)) => {
+                // A warning made an error: the caller must not end up with the permit.
+                warn(py, name, dead).inspect_err(|_| self.release().unwrap_or(()))?;
+                Ok(true)
+            }
+            Err(Error::TimedOut) => Ok(false),
+            Err(other) => Err(raise(other)),
+        }
+    }
+
+    fn permits(&self) -> u32 {
+        match self {
+            Shared::Counted(state) => state.permits(),
+            Shared::Named(row) => Self::core(row).free(),
+        }
+    }
+
+    fn most(&self) -> u32 {
+        match self {
+            Shared::Counted(state) => state.most(),
+            Shared::Named(row) => Self::core(row).most(),
+        }
+    }
+
+    fn recoveries(&self) -> u32 {
+        match self {
+            Shared::Counted(_) => 0,
+            Shared::Named(row) => Self::core(row).recoveries(),
+        }
+    }
+
+    fn keeper(&self) -> &Block {
+        match self {
+            Shared::Counted(state) => state.keeper(),
+            Shared::Named(row) => row.keeper(),
+        }
+    }
 }
 
 macro_rules! semaphore_class {
@@ -58,19 +156,29 @@ macro_rules! semaphore_class {
         #[pymethods]
         impl $class {
             #[new]
-            #[pyo3(signature = (value = 1, *, ctx = None, _handle = None))]
-            fn new(value: i64, ctx: Option<&Bound<'_, PyAny>>, _handle: Option<(RawFd, usize)>) -> PyResult<Self> {
+            #[pyo3(signature = (value = 1, *, recover = false, ctx = None, _handle = None))]
+            fn new(
+                value: i64,
+                recover: bool,
+                ctx: Option<&Bound<'_, PyAny>>,
+                _handle: Option<(RawFd, usize, bool)>,
+            ) -> PyResult<Self> {
                 let _ = ctx;
                 let state = match _handle {
-                    Some((fd, offset)) => attach(fd, offset)?,
-                    None => create(value, $bounded)?,
+                    Some((fd, offset, recover)) => attach(fd, offset, recover)?,
+                    None => create(value, $bounded, recover)?,
                 };
                 Ok(Self { state })
             }
 
             #[classmethod]
-            fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
-                passing::attached(cls, (fd, offset))
+            fn _attach<'py>(
+                cls: &Bound<'py, PyType>,
+                fd: RawFd,
+                offset: usize,
+                recover: bool,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                passing::attached(cls, (fd, offset, recover))
             }
 
             #[pyo3(signature = (block = true, timeout = None))]
@@ -78,15 +186,7 @@ macro_rules! semaphore_class {
                 if self.state.try_acquire() {
                     return Ok(true);
                 }
-                if !block {
-                    return Ok(false);
-                }
-                let deadline: Deadline = blocking::deadline(timeout);
-                match blocking::wait(py, || self.state.acquire(deadline))? {
-                    Ok(()) => Ok(true),
-                    Err(Error::TimedOut) => Ok(false),
-                    Err(other) => Err(raise(other)),
-                }
+                self.state.acquire(py, stringify!($class), block, timeout)
             }
 
             fn _release(&self) -> PyResult<()> {
@@ -112,9 +212,15 @@ macro_rules! semaphore_class {
                 self.state.most()
             }
 
-            fn _handle(&self) -> (RawFd, usize) {
+            /// How often a permit was taken over from a process that died holding it.
+            #[getter]
+            fn recoveries(&self) -> u32 {
+                self.state.recoveries()
+            }
+
+            fn _handle(&self) -> (RawFd, usize, bool) {
                 let (fd, offset) = self.state.keeper().export();
-                (passing::raw(fd), offset)
+                (passing::raw(fd), offset, matches!(self.state, Shared::Named(_)))
             }
         }
     };

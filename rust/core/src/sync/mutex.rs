@@ -21,10 +21,11 @@
 //! Acquire on taking, release on giving up: the only edge needed is from one holder to the next. The flag is set with Relaxed: the futex
 //! compares the word itself.
 
-use crate::deadline::{Deadline, now};
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, Life, Ordering, Owner, Word64};
 use crate::kill_point;
+use crate::sync::probe::may_probe;
 use crate::sync::spin::Spin;
 
 const WAITERS: u64 = 1;
@@ -236,13 +237,4 @@ impl Mutex {
     pub fn ring(&self) {
         self.word.unpark(u32::MAX);
     }
-}
-
-/// A thorough look costs some 10 us: callers that poll a lock get one in 10 ms.
-fn may_probe() -> bool {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let (now, last) = (now(), LAST.load(Ordering::Relaxed));
-    now.saturating_sub(last) >= 10_000_000
-        && LAST.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }

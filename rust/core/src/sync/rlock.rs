@@ -70,6 +70,26 @@ impl LockState {
         self.mutex.unlock();
     }
 
+    /// Release all that this thread holds of it; gives how often that was, for `lock_again`.
+    ///
+    /// # Errors
+    /// `NotOwner` if it holds nothing.
+    pub fn unlock_all(&self, me: Owner, thread: u32) -> Result<u32> {
+        if !self.is_mine(me, thread) {
+            return Err(Error::NotOwner);
+        }
+        let depth = self.depth.load(Ordering::Relaxed).max(1);
+        self.abandon();
+        Ok(depth)
+    }
+
+    /// As `lock`, and held `depth` times at once.
+    pub fn lock_again(&self, me: Owner, thread: u32, depth: u32, deadline: Deadline) -> Result<Acquired> {
+        let acquired = self.lock(me, thread, deadline)?;
+        self.depth.store(depth, Ordering::Relaxed);
+        Ok(acquired)
+    }
+
     /// Does this thread hold it?
     #[inline]
     pub fn is_mine(&self, me: Owner, thread: u32) -> bool {

@@ -13,6 +13,8 @@
 //! first, the others find out at the end of their slice ([`facade::SLICE`]); a waiter that is killed leaves at most bit 0, which
 //! costs the next waker one call.
 
+use std::time::Duration;
+
 use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::facade::{self, Ordering, Parked, Word32};
@@ -40,7 +42,18 @@ impl WaitSet {
 
     /// Sleep until woken, for a slice at most.
     pub fn park(&self, ticket: u32, deadline: Deadline) -> Result<Parked> {
-        self.word.park(ticket, deadline.slice(facade::SLICE))
+        self.park_for(ticket, deadline, facade::SLICE)
+    }
+
+    /// The same, with a slice of another length.
+    pub fn park_for(&self, ticket: u32, deadline: Deadline, slice: Duration) -> Result<Parked> {
+        self.word.park(ticket, deadline.slice(slice))
+    }
+
+    /// Test aid: as if a death had just ended every waiter's slice.
+    #[cfg(loom)]
+    pub fn ring(&self) {
+        self.word.unpark(u32::MAX);
     }
 
     /// May somebody be waiting?

@@ -1,0 +1,421 @@
+//! A barrier: so many parties wait for each other, and none waits for the dead.
+//!
+//! # Protocol
+//! One word says all; its low half is what waiters sleep on:
+//!
+//! | bits | what |
+//! |---|---|
+//! | 0 | `BROKEN`, until a reset |
+//! | 1 | `ACTING`: all have come, the last one runs the action |
+//! | 2 | `PARKED`: somebody may be asleep |
+//! | 3 | `RESET`: the last round ended by a reset |
+//! | 4-31 | the round |
+//! | 32-63 | how many have come |
+//!
+//! Behind it is a place for each party, in which one who has come leaves its name, so that the others can see it die. Places are written
+//! under `gate`; who dies between its name and the count has not come: the next one writes over it.
+//!
+//! - come: name, then CAS count + 1, the commit point. The last one makes this the next round's word instead, count 0, or sets `ACTING`.
+//! - wait: until the round is another one, or broken.
+//! - act: after its action the last one CASes to the next round, the commit point of the release.
+//! - break (a time-out, an abort, a failed action, a death): CAS in `BROKEN`, the commit point.
+//! - reset: CAS to the next round with `RESET`, not broken, count 0.
+//! - leave (a signal handler raised): CAS count - 1, the commit point, then the last name goes to the leaver's place; who dies in between leaves
+//!   its own name, and the barrier breaks: one of its parties died.
+//!
+//! `past` remembers how the last 32 rounds ended, for parties so slow that the word has left their round behind by more than one: before any
+//! step out of a round what `RESET` says of the one before is entered there, with its number, so that it is entered once.
+//!
+//! Each transition is a CAS of the whole word against what was seen, so that of two the second finds that there is nothing left for it to do.
+//!
+//! Death: of a waiting or acting party: each waiter looks at the name after its own at the end of each slice, and at one more in turn;
+//! so everybody dead is looked at by somebody alive. Of one who owes wake-ups: slices end. Of the gate's holder: the gate is recovered, as any mutex.
+//!
+//! Release on every change of the word and Acquire on reading it: who comes out has seen what each party did before it came.
+
+use std::time::Duration;
+
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::facade::{self, AtomicU64, Life, Ordering, Owner, Parked, Word64};
+use crate::kill_point;
+use crate::sync::mutex::Mutex;
+use crate::sync::probe::may_probe;
+use crate::sync::spin::Spin;
+
+const BROKEN: u64 = 1;
+const ACTING: u64 = 2;
+const PARKED: u64 = 4;
+const RESET: u64 = 8;
+const ROUND: u64 = 16;
+/// The low half's bits that number rounds.
+const ROUNDS: u64 = LOW & !(ROUND - 1);
+const LOW: u64 = u32::MAX as u64;
+const ONE: u64 = 1 << 32;
+
+static SPIN: Spin = Spin::new(20_000);
+
+/// What a barrier needs besides its places. All zero is at rest.
+#[repr(C)]
+#[derive(Debug)]
+pub struct BarrierState {
+    gate: Mutex,
+    word: Word64,
+    /// High half: how many rounds are entered here (as in the word). Low half: a bit for each, the last one the lowest: ended by a reset?
+    past: AtomicU64,
+}
+
+impl BarrierState {
+    /// Nobody has come.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        BarrierState { gate: Mutex::new(), word: Word64::new(0), past: AtomicU64::new(0) }
+    }
+}
+
+/// A party's place: the name of who has come, an [`Owner`]'s word.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Place(AtomicU64);
+
+impl Place {
+    /// Nobody's.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Place(AtomicU64::new(0))
+    }
+}
+
+/// One party's stay, from `come` to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stay {
+    /// How many came before.
+    pub index: u32,
+    round: u64,
+    me: Owner,
+}
+
+/// What is there to do for one who has come?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Came {
+    /// Nothing: it was the last, and all go on.
+    Released(Stay),
+    /// It was the last: run the action, then `release`, or `break_off` if that fails.
+    Act(Stay),
+    /// Wait for the others.
+    Wait(Stay),
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy)]
+pub struct Barrier<'a> {
+    state: &'a BarrierState,
+    places: &'a [Place],
+}
+
+impl<'a> Barrier<'a> {
+    /// The barrier that these make up: a place for each party, at least one.
+    pub fn new(state: &'a BarrierState, places: &'a [Place]) -> Self {
+        Barrier { state, places }
+    }
+
+    fn load(&self) -> u64 {
+        self.state.word.load(Ordering::Acquire)
+    }
+
+    /// Make `to` of `from`, and wake those who sleep on what that ends; false if it is no longer `from`.
+    fn change(&self, from: u64, to: u64) -> bool {
+        if from & ROUNDS != to & ROUNDS {
+            self.remember(from);
+        }
+        let changed = self.state.word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        // Who comes or leaves alone changes the high half only: nobody sleeps on that.
+        if changed && from & PARKED != 0 && (from ^ to) & LOW != 0 {
+            kill_point!("barrier.waking");
+            self.state.word.unpark(u32::MAX);
+        }
+        changed
+    }
+
+    /// The word that follows `word` when its round is over.
+    fn next(word: u64, how: u64) -> u64 {
+        (word & ROUNDS).wrapping_add(ROUND) & ROUNDS | how
+    }
+
+    /// Enter in `past` how the round before that of `word` ended.
+    fn remember(&self, word: u64) {
+        let (entered, round) = (self.state.past.load(Ordering::Relaxed), word & ROUNDS);
+        if (entered >> 32).wrapping_add(ROUND) & ROUNDS == round {
+            let ends = (entered << 1 | u64::from(word & RESET != 0)) & LOW;
+            // Failure: another has entered the same. Release on success of what follows orders it before the round's end.
+            let _ = self.state.past.compare_exchange(entered, round << 32 | ends, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Did the round end by a reset, as `word` and `past` have it? Of a round long ago: no.
+    fn was_reset(&self, round: u64, word: u64) -> bool {
+        if (round + ROUND) & ROUNDS == word & ROUNDS {
+            return word & RESET != 0;
+        }
+        let past = self.state.past.load(Ordering::Relaxed);
+        let ago = ((past >> 32).wrapping_sub(round + ROUND) & ROUNDS) / ROUND;
+        ago < 32 && past >> ago & 1 == 1
+    }
+
+    /// Come. With `acts` the last one is to run an action.
+    ///
+    /// # Errors
+    /// `Broken`; `TimedOut` if the gate was not free by the deadline, `Interrupted`: not come, in both cases.
+    pub fn come(&self, me: Owner, acts: bool, deadline: Deadline) -> Result<Came> {
+        let _ = self.state.gate.lock_with_grace(me, deadline)?;
+        let came = loop {
+            let word = self.load();
+            let count = word >> 32;
+            if word & BROKEN != 0 {
+                break Err(Error::Broken);
+            }
+            let Some(place) = self.places.get(count as usize) else {
+                if word & ACTING == 0 {
+                    break Err(Error::Corrupted("a barrier counts more parties than it has"));
+                }
+                // All have come and one of them acts. This one is early for the next round, and has to wait for it.
+                self.state.gate.unlock();
+                self.until_over(word, deadline)?;
+                let _ = self.state.gate.lock_with_grace(me, deadline)?;
+                continue;
+            };
+            place.0.store(me.word(), Ordering::Relaxed);
+            kill_point!("barrier.named");
+            let stay = Stay { index: count as u32, round: word & ROUNDS, me };
+            let last = count + 1 == self.places.len() as u64;
+            let (to, came) = match (last, acts) {
+                (true, false) => (Self::next(word, 0), Came::Released(stay)),
+                (true, true) => ((word + ONE) | ACTING, Came::Act(stay)),
+                (false, _) => (word + ONE, Came::Wait(stay)),
+            };
+            if self.change(word, to) {
+                break Ok(came);
+            }
+        };
+        kill_point!("barrier.came");
+        self.state.gate.unlock();
+        came
+    }
+
+    /// Wait until an action is over, nothing of ours being counted.
+    fn until_over(&self, word: u64, deadline: Deadline) -> Result<()> {
+        loop {
+            let now = self.load();
+            if (now ^ word) & (ROUNDS | BROKEN) != 0 {
+                return Ok(());
+            }
+            if deadline.passed() {
+                return Err(Error::TimedOut);
+            }
+            let parked = self.park(now, deadline, facade::SLICE)?;
+            if parked == Parked::TimedOut {
+                // The last place is that of the one who acts.
+                self.look_at(now, self.places.len() - 1);
+                facade::slice_over()?;
+            }
+        }
+    }
+
+    /// Sleep until the low half is no longer as in `word`, for a slice at most.
+    fn park(&self, word: u64, deadline: Deadline, slice: Duration) -> Result<Parked> {
+        let parked = word | PARKED;
+        // Relaxed: the kernel compares the word itself.
+        if word != parked
+            && self.state.word.compare_exchange(word, parked, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return Ok(Parked::Woken);
+        }
+        kill_point!("barrier.parking");
+        self.state.word.park(parked, deadline.slice(slice))
+    }
+
+    /// How the round of `stay` ended, if it has.
+    fn outcome(&self, stay: Stay) -> Option<Result<()>> {
+        let word = self.load();
+        let broken = if word & ROUNDS == stay.round {
+            (word & BROKEN != 0).then_some(true)?
+        } else {
+            self.was_reset(stay.round, word)
+        };
+        Some(if broken { Err(Error::Broken) } else { Ok(()) })
+    }
+
+    /// Wait for the others until `deadline`; who gives up breaks the barrier. `me` is asked for anew each time: a signal handler may have
+    /// forked, and the child is none of the parties.
+    ///
+    /// # Errors
+    /// `Broken`; `Interrupted`: still there.
+    pub fn wait(&self, stay: Stay, me: Owner, deadline: Deadline) -> Result<()> {
+        if deadline != Deadline::PASSED
+            && let Some(outcome) = SPIN.until(|| self.outcome(stay))
+        {
+            return outcome;
+        }
+        let mut slice = facade::SLICE;
+        for turn in 0.. {
+            if let Some(outcome) = self.outcome(stay) {
+                return outcome;
+            }
+            if me != stay.me {
+                return Err(Error::Broken);
+            }
+            if deadline.passed() {
+                self.break_off(stay);
+                continue;
+            }
+            let word = self.load();
+            if word & ROUNDS != stay.round || word & BROKEN != 0 {
+                continue;
+            }
+            let parked = self.park(word, deadline, slice);
+            slice = facade::SLICE;
+            if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
+                match self.watch(stay, turn) {
+                    Life::Dead => continue,
+                    Life::Dying => slice = facade::DYING,
+                    Life::Unknown => (),
+                }
+            }
+            if parked? == Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
+                facade::slice_over()?;
+            }
+        }
+        Err(Error::Broken)
+    }
+
+    /// Look at the party after this one, and at another one each time; break the barrier for the dead.
+    fn watch(&self, stay: Stay, turn: usize) -> Life {
+        let word = self.load();
+        let count = (word >> 32) as usize;
+        if word & ROUNDS != stay.round || word & BROKEN != 0 || count == 0 {
+            return Life::Unknown;
+        }
+        let own = |&at: &usize| self.places.get(at).is_some_and(|p| p.0.load(Ordering::Relaxed) == stay.me.word());
+        // Who left may have moved this party's name.
+        let mine = Some(stay.index as usize).filter(own).or_else(|| (0..count).find(own)).unwrap_or(0);
+        match self.look_at(word, (mine + 1) % count) {
+            Life::Unknown => self.look_at(word, (mine + 2 + turn) % count),
+            life => life,
+        }
+    }
+
+    /// Look at the party in a place; if it is dead, the barrier breaks, unless it is no longer as it was in `word`.
+    fn look_at(&self, word: u64, place: usize) -> Life {
+        let owner = self.places.get(place).and_then(|place| Owner::in_word(place.0.load(Ordering::Relaxed)));
+        let life = owner.map_or(Life::Unknown, facade::look);
+        if life == Life::Dead {
+            self.change(word, word | BROKEN);
+        }
+        life
+    }
+
+    /// Break the barrier, if it is still in the round of `stay`.
+    pub fn break_off(&self, stay: Stay) {
+        loop {
+            let word = self.load();
+            if word & ROUNDS != stay.round || word & BROKEN != 0 || self.change(word, word | BROKEN) {
+                return;
+            }
+        }
+    }
+
+    /// Let all go on, after the action.
+    ///
+    /// # Errors
+    /// `Broken`: somebody has broken or reset it meanwhile.
+    pub fn release(&self, stay: Stay) -> Result<()> {
+        kill_point!("barrier.acted");
+        loop {
+            let word = self.load();
+            if word & ROUNDS != stay.round || word & BROKEN != 0 {
+                return Err(Error::Broken);
+            }
+            if self.change(word, Self::next(word, 0)) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Go before the round is over, without breaking the barrier: another one may take the place. False: it is over, or about to be.
+    pub fn leave(&self, stay: Stay, me: Owner) -> bool {
+        if me != stay.me {
+            return false;
+        }
+        // No deadline: this is held for a few words, and given back if its holder dies. Signals wait.
+        let mut locked = Err(Error::Interrupted);
+        while locked == Err(Error::Interrupted) {
+            locked = self.state.gate.lock(me, Deadline::Never);
+        }
+        let left = loop {
+            let word = self.load();
+            let count = (word >> 32) as usize;
+            if word & ROUNDS != stay.round || word & (BROKEN | ACTING) != 0 || count == 0 {
+                break false;
+            }
+            if self.change(word, word - ONE) {
+                kill_point!("barrier.left");
+                let own = |at: &usize| self.places[*at].0.load(Ordering::Relaxed) == me.word();
+                if let Some(mine) = (0..count.min(self.places.len())).find(own) {
+                    let last = self.places[count.min(self.places.len()) - 1].0.load(Ordering::Relaxed);
+                    self.places[mine].0.store(last, Ordering::Relaxed);
+                }
+                break true;
+            }
+        };
+        if locked.is_ok() {
+            self.state.gate.unlock();
+        }
+        left
+    }
+
+    /// Break it, whoever is there.
+    pub fn abort(&self) {
+        loop {
+            let word = self.load();
+            if word & BROKEN != 0 || self.change(word, word | BROKEN) {
+                return;
+            }
+        }
+    }
+
+    /// Make it whole and empty again: those who wait end with `Broken`.
+    pub fn reset(&self) {
+        loop {
+            let word = self.load();
+            if word & BROKEN == 0 && word >> 32 == 0 {
+                return;
+            }
+            if self.change(word, Self::next(word, RESET)) {
+                return;
+            }
+        }
+    }
+
+    /// How many parties it takes.
+    pub fn parties(&self) -> usize {
+        self.places.len()
+    }
+
+    /// How many wait, at this instant; 0 if it is broken.
+    pub fn waiting(&self) -> u32 {
+        let word = self.load();
+        if word & BROKEN == 0 { (word >> 32) as u32 } else { 0 }
+    }
+
+    /// Is it broken, at this instant?
+    pub fn is_broken(&self) -> bool {
+        self.load() & BROKEN != 0
+    }
+
+    /// Test aid: as if a death had just ended every waiter's slice.
+    #[cfg(loom)]
+    pub fn ring(&self) {
+        self.state.word.unpark(u32::MAX);
+    }
+}

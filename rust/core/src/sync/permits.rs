@@ -1,0 +1,249 @@
+//! A semaphore that knows who holds its permits, so that those of the dead come back.
+//!
+//! # Protocol
+//! One word for each permit: 0, or the process that holds it ([`Owner`]). There is no count beside them that could disagree.
+//!
+//! - acquire: CAS a free word 0 -> me: the commit point, which says in the same word by whom.
+//! - wait: register on the [`WaitSet`], try once more, park.
+//! - release: CAS one of this process's words me -> 0: the commit point; then notify. A process that holds none cannot release.
+//!
+//! Death of a holder: waiters look at the holders at the end of each slice, and who does not wait looks once in a while: a
+//! word that names one proved dead is taken over by CAS dead -> me. Of a releaser before its wake-up, or of a woken waiter: slices end.
+//! Of a waiter: one needless wake-up.
+//!
+//! Acquire on taking, release on giving back: from one holder of a permit to the next.
+
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::facade::{self, AtomicU32, AtomicU64, Life, Ordering, Owner, Parked};
+use crate::kill_point;
+use crate::sync::mutex::Acquired;
+use crate::sync::probe::may_probe;
+use crate::sync::spin::Spin;
+use crate::sync::waitset::WaitSet;
+
+/// The most permits that are kept by name: what is looked through at each call.
+pub const MAX: usize = 1 << 16;
+/// Holders that get a thorough look at the end of a slice; of the others the cheap proof, and a thorough look in turn.
+const LOOKS: usize = 16;
+
+static SPIN: Spin = Spin::new(20_000);
+
+/// What such a semaphore needs besides its permits. All zero is at rest.
+#[repr(C)]
+#[derive(Debug)]
+pub struct PermitsState {
+    waiting: WaitSet,
+    recoveries: AtomicU32,
+    /// Where a free one was last seen: a guess.
+    hint: AtomicU32,
+    _reserved: AtomicU32,
+}
+
+impl PermitsState {
+    /// At rest.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        PermitsState {
+            waiting: WaitSet::new(),
+            recoveries: AtomicU32::new(0),
+            hint: AtomicU32::new(0),
+            _reserved: AtomicU32::new(0),
+        }
+    }
+}
+
+/// A permit: its holder, or nobody.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Permit(AtomicU64);
+
+impl Permit {
+    /// Free.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Permit(AtomicU64::new(0))
+    }
+
+    fn take(&self, from: u64, me: Owner) -> bool {
+        // Acquire: pairs with the release of the last holder.
+        self.0.compare_exchange(from, me.word(), Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn holder(&self) -> Option<Owner> {
+        // SeqCst: with the waitset, for one who looks once more after registering. Loom makes less of it than the memory model does.
+        let word = if cfg!(loom) { self.0.fetch_or(0, Ordering::SeqCst) } else { self.0.load(Ordering::SeqCst) };
+        Owner::in_word(word)
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy)]
+pub struct Permits<'a> {
+    state: &'a PermitsState,
+    permits: &'a [Permit],
+}
+
+impl<'a> Permits<'a> {
+    /// The semaphore that these make up.
+    pub fn new(state: &'a PermitsState, permits: &'a [Permit]) -> Self {
+        Permits { state, permits }
+    }
+
+    /// All permits with their numbers, from `first` on and round.
+    fn from(&self, first: usize) -> impl Iterator<Item = (usize, &'a Permit)> {
+        let (before, after) = self.permits.split_at(first.min(self.permits.len()));
+        let wrapped = before.iter().enumerate();
+        after.iter().enumerate().map(move |(at, permit)| (first + at, permit)).chain(wrapped)
+    }
+
+    /// Take a permit if one is free.
+    pub fn try_acquire(&self, me: Owner) -> bool {
+        let hint = self.state.hint.load(Ordering::Relaxed) as usize;
+        let taken = self.from(hint).find(|(_, permit)| permit.holder().is_none() && permit.take(0, me));
+        if let Some((at, _)) = taken
+            && at != hint
+        {
+            self.state.hint.store(at as u32, Ordering::Relaxed);
+        }
+        taken.is_some()
+    }
+
+    /// Take a permit if one is free, or if its holder is proved dead.
+    pub fn try_acquire_or_recover(&self, me: Owner) -> Option<Acquired> {
+        if self.try_acquire(me) {
+            return Some(Acquired::Clean);
+        }
+        if may_probe() { self.recover(me, 0, usize::MAX).ok() } else { None }
+    }
+
+    /// Take a permit from the dead: `Err` tells whether somebody is dying. Thorough looks for `looks` of the holders, from the `turn`th on.
+    fn recover(&self, me: Owner, turn: usize, looks: usize) -> std::result::Result<Acquired, Life> {
+        let mut life = Life::Unknown;
+        let mut last = None;
+        let first = turn.wrapping_mul(looks.min(self.permits.len())) % self.permits.len().max(1);
+        let mut looks = looks;
+        for (_, permit) in self.from(first) {
+            // A process often holds several next to each other: one look for all.
+            let Some(owner) = permit.holder().filter(|&owner| Some(owner) != last) else { continue };
+            last = Some(owner);
+            let now = match looks {
+                0 if facade::is_gone(owner) => Life::Dead,
+                0 => Life::Unknown,
+                _ => {
+                    looks -= 1;
+                    facade::look(owner)
+                }
+            };
+            match now {
+                Life::Dead => {
+                    if permit.take(owner.word(), me) {
+                        kill_point!("permits.recovered");
+                        self.state.recoveries.fetch_add(1, Ordering::Relaxed);
+                        // It may have held more than this one.
+                        self.state.waiting.notify();
+                        return Ok(Acquired::Recovered(owner));
+                    }
+                    last = None;
+                }
+                Life::Dying => life = now,
+                Life::Unknown => (),
+            }
+        }
+        Err(life)
+    }
+
+    /// Take a permit, waiting until `deadline`.
+    ///
+    /// # Errors
+    /// `TimedOut`, or `Interrupted` by a signal.
+    pub fn acquire(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
+        if deadline != Deadline::PASSED && SPIN.until(|| self.try_acquire(me).then_some(())).is_some() {
+            return Ok(Acquired::Clean);
+        }
+        if deadline.passed() {
+            return self.try_acquire_or_recover(me).ok_or(Error::TimedOut);
+        }
+        let mut slice = facade::SLICE;
+        for turn in 0.. {
+            let seen = self.state.waiting.register();
+            if self.try_acquire(me) {
+                kill_point!("permits.taken");
+                self.hand_on();
+                return Ok(Acquired::Clean);
+            }
+            // Before the first sleep, too: it may have been dead for long.
+            match if turn == 0 { self.recover(me, 0, 0) } else { Err(Life::Unknown) } {
+                Ok(recovered) => return Ok(recovered),
+                Err(_) if deadline.passed() => {
+                    self.hand_on();
+                    return Err(Error::TimedOut);
+                }
+                Err(_) => (),
+            }
+            kill_point!("permits.parking");
+            let parked = self.state.waiting.park_for(seen, deadline, slice);
+            kill_point!("permits.woken");
+            slice = facade::SLICE;
+            // Signals that come more often than slices end must not keep a death from being noticed.
+            if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
+                match self.recover(me, turn, LOOKS) {
+                    Ok(recovered) => return Ok(recovered),
+                    Err(Life::Dying) => slice = facade::DYING,
+                    Err(_) => (),
+                }
+            }
+            if parked? == Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
+                facade::slice_over()?;
+            }
+        }
+        Err(Error::TimedOut)
+    }
+
+    /// One who leaves the waitset may have been woken for a permit that others wait for as well.
+    fn hand_on(&self) {
+        if self.free() > 0 {
+            self.state.waiting.notify();
+        }
+    }
+
+    /// Give a permit of this process's back.
+    ///
+    /// # Errors
+    /// `NotOwner` if it holds none.
+    pub fn release(&self, me: Owner) -> Result<()> {
+        let hint = self.state.hint.load(Ordering::Relaxed) as usize;
+        let mut mine = self.from(hint).filter(|(_, permit)| permit.holder() == Some(me));
+        // SeqCst: with the waitset's registration; and release: pairs with the acquire of whoever takes it.
+        let given =
+            |permit: &Permit| permit.0.compare_exchange(me.word(), 0, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        let Some((at, _)) = mine.find(|(_, permit)| given(permit)) else { return Err(Error::NotOwner) };
+        if at != hint {
+            self.state.hint.store(at as u32, Ordering::Relaxed);
+        }
+        kill_point!("permits.released");
+        self.state.waiting.notify();
+        Ok(())
+    }
+
+    /// Permits that are free, at this instant.
+    pub fn free(&self) -> u32 {
+        self.permits.iter().filter(|permit| permit.holder().is_none()).count() as u32
+    }
+
+    /// All permits.
+    pub fn most(&self) -> u32 {
+        self.permits.len() as u32
+    }
+
+    /// How often one was taken over from a dead holder.
+    pub fn recoveries(&self) -> u32 {
+        self.state.recoveries.load(Ordering::Relaxed)
+    }
+
+    /// Test aid: as if a holder's death had just ended a waiter's slice.
+    #[cfg(loom)]
+    pub fn ring(&self) {
+        self.state.waiting.ring();
+    }
+}

@@ -1,0 +1,203 @@
+//! The condition over a lock, with the death of a waiter whom a grant has reached.
+
+use fastmp_core::facade::{Owner, die};
+use fastmp_core::sync::condvar::{Condvar, CondvarState, Slot, Waiting};
+use fastmp_core::sync::rlock::LockState;
+use fastmp_core::{Deadline, Error, Result};
+
+use crate::{Guarded, model, on, owner};
+
+struct Owned {
+    lock: LockState,
+    state: CondvarState,
+    slots: Vec<Slot>,
+}
+
+impl Owned {
+    fn new(slots: usize) -> Self {
+        let slots = (0..slots).map(|_| Slot::new()).collect();
+        Owned { lock: LockState::new(), state: CondvarState::new(), slots }
+    }
+
+    fn core(&self) -> Condvar<'_> {
+        Condvar::new(&self.state, &self.slots)
+    }
+
+    fn locked<R>(&self, me: Owner, f: impl FnOnce(Condvar<'_>) -> R) -> R {
+        let _ = self.lock.lock(me, 1, Deadline::Never).unwrap();
+        let result = f(self.core());
+        self.lock.unlock_once(me, 1).unwrap();
+        result
+    }
+
+    fn enrol(&self, me: Owner) -> Waiting {
+        self.locked(me, |condvar| condvar.enrol(me))
+    }
+
+    fn wait(&self, me: Owner, mut waiting: Waiting, deadline: Deadline) -> Result<()> {
+        self.core().wait(&mut waiting, me, deadline)
+    }
+
+    fn notify(&self, me: Owner, n: u64) {
+        self.locked(me, |condvar| condvar.notify(n));
+    }
+}
+
+type Shared = Guarded<Owned>;
+
+/// Wait until the guarded count is `least`, as programs do.
+fn await_count(shared: &Shared, pid: u32, least: u32) {
+    let (me, own) = (owner(pid), &shared.lock);
+    let _ = own.lock.lock(me, 1, Deadline::Never).unwrap();
+    while shared.counted() < least {
+        let waiting = own.core().enrol(me);
+        let depth = own.lock.unlock_all(me, 1).unwrap();
+        own.wait(me, waiting, Deadline::Never).unwrap();
+        let _ = own.lock.lock_again(me, 1, depth, Deadline::Never).unwrap();
+    }
+    own.lock.unlock_once(me, 1).unwrap();
+}
+
+fn count_and_notify(shared: &Shared, pid: u32, n: u64) {
+    shared.lock.locked(owner(pid), |condvar| {
+        shared.count();
+        condvar.notify(n);
+    });
+}
+
+#[test]
+fn a_waiter_is_woken() {
+    model(3, || {
+        let shared = Guarded::new(Owned::new(1));
+        let waiter = on(&shared, |shared| await_count(shared, 2, 1));
+        count_and_notify(&shared, 1, 1);
+        waiter.join().unwrap();
+    });
+}
+
+#[test]
+fn all_are_woken() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(2));
+        let waiters = [2, 3].map(|pid| on(&shared, move |shared| await_count(shared, pid, 1)));
+        count_and_notify(&shared, 1, u64::MAX);
+        waiters.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+#[test]
+fn two_notifies_wake_two_who_waited() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(2));
+        let waiters = [2, 3].map(|pid| {
+            let waiting = shared.lock.enrol(owner(pid));
+            on(&shared, move |shared| shared.lock.wait(owner(pid), waiting, Deadline::Never).unwrap())
+        });
+        (0..2).for_each(|_| shared.lock.notify(owner(1), 1));
+        waiters.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+#[test]
+fn a_late_comer_takes_nobodys_grant() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(2));
+        let waiting = shared.lock.enrol(owner(2));
+        let early = on(&shared, |shared| shared.lock.wait(owner(2), waiting, Deadline::Never).unwrap());
+        shared.lock.notify(owner(1), 1);
+        let waiting = shared.lock.enrol(owner(3));
+        assert_eq!(shared.lock.wait(owner(3), waiting, Deadline::PASSED), Err(Error::TimedOut));
+        early.join().unwrap();
+    });
+}
+
+#[test]
+fn a_grant_of_the_dead_passes_on() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(2));
+        let _dead = shared.lock.enrol(owner(2));
+        let waiting = shared.lock.enrol(owner(3));
+        let heir = on(&shared, |shared| shared.lock.wait(owner(3), waiting, Deadline::Never).unwrap());
+        // The first, who has the first claim, dies before or after the grant.
+        shared.lock.notify(owner(1), 1);
+        die(2);
+        shared.lock.core().ring();
+        heir.join().unwrap();
+        assert_eq!(shared.lock.core().waiters(), 0);
+    });
+}
+
+#[test]
+fn a_grant_of_the_dead_goes_to_one_of_two() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(3));
+        let _dead = shared.lock.enrol(owner(2));
+        let heirs = [3, 4].map(|pid| {
+            let waiting = shared.lock.enrol(owner(pid));
+            on(&shared, move |shared| shared.lock.wait(owner(pid), waiting, Deadline::Never).unwrap())
+        });
+        shared.lock.notify(owner(1), 1);
+        die(2);
+        // One inherits, and the second notify is for the other: or the other way round.
+        shared.lock.notify(owner(1), 1);
+        shared.lock.core().ring();
+        heirs.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+#[test]
+fn who_withdraws_hands_the_grant_on() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(2));
+        let leaving = shared.lock.enrol(owner(2));
+        let waiting = shared.lock.enrol(owner(3));
+        let other = on(&shared, |shared| shared.lock.wait(owner(3), waiting, Deadline::Never).unwrap());
+        let quitter = on(&shared, |shared| shared.lock.core().withdraw(leaving, owner(2)));
+        shared.lock.notify(owner(1), 1);
+        quitter.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_grant_is_taken_or_left_to_the_next() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(2));
+        let hasty = shared.lock.enrol(owner(2));
+        let waiting = shared.lock.enrol(owner(3));
+        let hasty = on(&shared, |shared| shared.lock.wait(owner(2), hasty, Deadline::PASSED));
+        shared.lock.notify(owner(1), 1);
+        if hasty.join().unwrap().is_err() {
+            // It gave up before the grant, which then was the other's.
+            shared.lock.wait(owner(3), waiting, Deadline::PASSED).unwrap();
+        } else {
+            assert_eq!(shared.lock.wait(owner(3), waiting, Deadline::PASSED), Err(Error::TimedOut));
+        }
+    });
+}
+
+#[test]
+fn who_has_no_slot_is_woken_too() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(1));
+        let waiters = [2, 3].map(|pid| {
+            let waiting = shared.lock.enrol(owner(pid));
+            on(&shared, move |shared| shared.lock.wait(owner(pid), waiting, Deadline::Never).unwrap())
+        });
+        shared.lock.notify(owner(1), u64::MAX);
+        waiters.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+#[test]
+fn who_has_no_slot_gets_the_next_one() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(1));
+        let waiters = [2, 3].map(|pid| {
+            let waiting = shared.lock.enrol(owner(pid));
+            on(&shared, move |shared| shared.lock.wait(owner(pid), waiting, Deadline::Never).unwrap())
+        });
+        (0..2).for_each(|_| shared.lock.notify(owner(1), 1));
+        waiters.into_iter().for_each(|t| t.join().unwrap());
+    });
+}

@@ -1,0 +1,128 @@
+//! `Barrier`: what a barrier shares; its action and default timeout are the Python class's.
+
+use std::os::fd::RawFd;
+
+use fastmp_core::arena::Block;
+use fastmp_core::layout::{Kind, WithRow};
+use fastmp_core::sync::barrier::{Barrier as Core, BarrierState, Came, Place};
+use fastmp_core::sys::liveness::me;
+use fastmp_core::{Error, Result};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::errors::raise;
+use crate::{blocking, passing};
+
+type Shared = WithRow<BarrierState, Place, Block>;
+
+/// So many parties wait for each other.
+#[pyclass(frozen, subclass, module = "fastmp.synchronize")]
+pub struct Barrier {
+    shared: Shared,
+}
+
+impl Barrier {
+    fn core(&self) -> Core<'_> {
+        Core::new(self.shared.head(), self.shared.row())
+    }
+}
+
+fn create(parties: i64) -> PyResult<Result<Block>> {
+    let least = || PyValueError::new_err("parties must be at least 1");
+    let parties = usize::try_from(parties).ok().filter(|&n| n > 0).ok_or_else(least)?;
+    // The count of parties has 32 bits.
+    let bytes = u32::try_from(parties).ok().and_then(|_| Shared::bytes(parties)).ok_or(Error::OutOfMemory);
+    Ok(bytes.and_then(|bytes| Block::alloc(Kind::Barrier, bytes)))
+}
+
+#[pymethods]
+impl Barrier {
+    #[new]
+    #[pyo3(signature = (parties = 0, *, _handle = None))]
+    fn new(parties: i64, _handle: Option<(RawFd, usize)>) -> PyResult<Self> {
+        let block = match _handle {
+            Some((fd, offset)) => Block::attach(passing::owned(fd)?, offset, Kind::Barrier),
+            None => create(parties)?,
+        };
+        let shared = block.and_then(|block| {
+            let (payload, bytes) = (block.payload(), block.bytes());
+            Shared::new(block, payload, bytes)
+        });
+        Ok(Self { shared: shared.map_err(raise)? })
+    }
+
+    #[classmethod]
+    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
+        passing::attached(cls, (fd, offset))
+    }
+
+    /// Wait for the other parties; the last one runs `action`. Gives how many came before.
+    #[pyo3(signature = (action = None, timeout = None))]
+    fn wait(&self, py: Python<'_>, action: Option<&Bound<'_, PyAny>>, timeout: Option<f64>) -> PyResult<u32> {
+        let (core, deadline) = (self.core(), blocking::deadline(timeout));
+        let acts = action.is_some();
+        let came = match core.come(me(), acts, fastmp_core::Deadline::PASSED) {
+            Err(Error::TimedOut | Error::Interrupted) => blocking::wait(py, || core.come(me(), acts, deadline))?,
+            came => came,
+        };
+        let stay = match came {
+            Ok(Came::Released(stay)) => stay,
+            Ok(Came::Act(stay)) => {
+                if let Some(Err(error)) = action.map(|action| action.call0()) {
+                    core.break_off(stay);
+                    return Err(error);
+                }
+                core.release(stay).map_err(raise)?;
+                stay
+            }
+            Ok(Came::Wait(stay)) => {
+                let ended = blocking::wait(py, || core.wait(stay, me(), deadline));
+                if ended.is_err() {
+                    py.detach(|| core.leave(stay, me()));
+                }
+                ended?.map_err(raise)?;
+                stay
+            }
+            Err(Error::TimedOut) => {
+                core.abort();
+                return Err(raise(Error::Broken));
+            }
+            Err(other) => return Err(raise(other)),
+        };
+        Ok(stay.index)
+    }
+
+    /// Break it: all who wait, and all who come until `reset`, get BrokenBarrierError.
+    fn abort(&self) {
+        self.core().abort();
+    }
+
+    /// Make it whole and empty again; who waits gets BrokenBarrierError.
+    fn reset(&self) {
+        self.core().reset();
+    }
+
+    /// How many it takes.
+    #[getter]
+    fn parties(&self) -> usize {
+        self.core().parties()
+    }
+
+    /// How many wait; 0 if it is broken.
+    #[getter]
+    fn n_waiting(&self) -> u32 {
+        self.core().waiting()
+    }
+
+    /// Is it broken?
+    #[getter]
+    fn broken(&self) -> bool {
+        self.core().is_broken()
+    }
+
+    fn _handle(&self) -> (RawFd, usize) {
+        let (fd, offset) = self.shared.keeper().export();
+        (passing::raw(fd), offset)
+    }
+}
