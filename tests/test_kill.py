@@ -10,7 +10,9 @@ import random
 import signal
 import statistics
 import time
+import warnings
 
+import fastmp
 import pytest
 from children import queues, victims
 from children.common import look_at, wait_asleep, wait_until
@@ -215,6 +217,44 @@ def test_killed_waiters_of_an_event(mp, crew):
     assert event.wait(0.05) is False
     event.set()
     assert event.wait() is True
+
+
+ACCESSES = {
+    "get": lambda value, array: value.value == 5,
+    "set": lambda value, array: setattr(value, "value", 5) is None,
+    "item": lambda value, array: array[1] == 7,
+    "set item": lambda value, array: array.__setitem__(1, 7) is None,
+    "slice": lambda value, array: array[:] == [6, 7],
+    "set slice": lambda value, array: array.__setitem__(slice(None), [6, 7]) is None,
+    "odd": lambda value, array: array.__setitem__(True, 7) is None,
+}
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+@pytest.mark.parametrize("access", ACCESSES)
+def test_access_after_a_kill(mp, crew, kind, access):
+    """Each access is an acquire: it warns once, goes on, and leaves the lock free."""
+    lock = getattr(mp, kind)()
+    value, array, held = mp.Value("i", 5, lock=lock), mp.Array("i", [6, 7], lock=lock), mp.RawValue("b")
+    for recoveries in (1, 2):
+        held.value = 0
+        victim = crew.start(victims.hold_for_ever, lock, held, 1)
+        wait_until(lambda: held.value)
+        crew.kill(victim)
+        if recoveries == 1:
+            with pytest.warns(fastmp.OwnerDiedWarning, match=str(victim.pid)) as caught:
+                assert ACCESSES[access](value, array)
+            assert len(caught) == 1
+            if access != "odd":
+                assert caught[0].filename == __file__
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                with pytest.raises(fastmp.OwnerDiedWarning):
+                    ACCESSES[access](value, array)
+        assert lock.owner is None
+        assert lock.recoveries == recoveries
+    assert (value.value, array[:]) == (5, [6, 7])
 
 
 def test_killed_holder_of_a_value(mp, crew):

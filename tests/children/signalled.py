@@ -10,6 +10,10 @@ OPERATIONS = [
     "Lock.acquire",
     "Lock.with",
     "RLock.acquire",
+    "Value.get",
+    "Value.set",
+    "Array.get",
+    "Array.slice",
     "Semaphore.acquire",
     "BoundedSemaphore.acquire",
     "Event.wait",
@@ -26,8 +30,8 @@ OPERATIONS = [
 def build(mp, operation):
     """The object in the state in which the operation waits."""
     kind, _, method = operation.partition(".")
-    if kind in ("Lock", "RLock"):
-        made = getattr(mp, kind)()
+    if kind in ("Lock", "RLock", "Value", "Array"):
+        made = mp.Value("i", 5) if kind == "Value" else mp.Array("i", [5]) if kind == "Array" else getattr(mp, kind)()
         taker = threading.Thread(target=made.acquire)  # not by the waiting thread, to which an RLock would be open
         taker.start()
         taker.join()
@@ -63,6 +67,12 @@ def wait_in(made, operation, timeout=None):
             return made.get(True, timeout) if method == "get" else made.put("more", True, timeout)
         except (errors.Empty, errors.Full):
             return False
+    if kind in ("Value", "Array"):
+        if method == "set":
+            made.value = 5
+        else:
+            assert (made.value if kind == "Value" else made[0] if method == "get" else made[:][0]) == 5
+        return True
     if method == "with":
         with made:
             return True
@@ -112,7 +122,7 @@ def after(made, operation, module):
         else:
             right.send("after")
             assert left.recv() == "after"
-    elif kind == "RLock":
+    elif kind in ("RLock", "Value", "Array"):
         assert not made.acquire(False)
     else:
         made.release()

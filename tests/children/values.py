@@ -61,3 +61,61 @@ def aliases(value, same, obj):
     assert same.value == 7
     assert obj.value == 7
     obj.value = 8
+
+
+def add_atomically(value, ready, me, rounds, by):
+    line_up(ready, me)
+    for _ in range(rounds):
+        value.fetch_add(by)
+
+
+def add_by_exchange(value, ready, me, rounds):
+    """Each round succeeds once, whatever the others do."""
+    line_up(ready, me)
+    for _ in range(rounds):
+        while True:
+            before = value.value
+            if value.compare_exchange(before, before + 1):
+                break
+
+
+def flip_bit(value, ready, me, rounds):
+    """A bit of its own is as this process left it."""
+    line_up(ready, me)
+    bit = 1 << me
+    for i in range(rounds):
+        assert bool(value.fetch_xor(bit) & bit) is bool(i % 2)
+
+
+def pass_tokens(value, ready, me, rounds, kept):
+    """Exchanges: each number that goes in comes out once; the sum of all is kept."""
+    line_up(ready, me)
+    for i in range(rounds):
+        kept[me] += value.exchange(me * rounds + i)
+
+
+def store_halves(value, ready, me, rounds):
+    """Writes all ones and all zeros, and never sees a mixture."""
+    line_up(ready, me)
+    raw = value.get_obj()
+    for i in range(rounds):
+        value.value = -(i % 2)
+        assert raw.value in (0, -1)
+
+
+def expect_native(value, array, struct):
+    """What came along is as good as what was sent: atomic operations are for our own memory alone."""
+    assert value.fetch_add(1) == 41
+    assert value.get_obj().value == 42
+    assert array.get_lock() is value.get_lock()
+    array[0] += 1
+    with struct.get_lock():
+        struct.x += 1
+
+
+def read_when_free(value, array, waiting, seen):
+    waiting.value = 1
+    seen[0] = value.value
+    seen[1] = array[0]
+    value.value = 7
+    array[:] = [7, 7]

@@ -1,8 +1,11 @@
 """Array and RawArray, held to what the stdlib's do."""
 
 import ctypes
+import gc
+import importlib
 from multiprocessing.reduction import ForkingPickler
 
+import numpy
 import pytest
 from children import values
 
@@ -168,3 +171,168 @@ def test_not_picklable_outside_a_start(mp):
     for array in (mp.Array("i", 2), mp.RawArray("i", 2)):
         with pytest.raises(RuntimeError):
             ForkingPickler.dumps(array)
+
+
+@MAKERS
+@pytest.mark.parametrize("code", "bBhHiIlLqQfd")
+def test_all_typecodes(mp, make, code):
+    array = getattr(mp, make)(code, range(7))
+    kind = float if code in "fd" else int
+    assert array[1:6:2] == [1, 3, 5]
+    assert {type(item) for item in array} == {kind}
+    array[-1:0:-3] = [100, 101]
+    assert list(array) == [0, 1, 2, 101, 4, 5, 100]
+    array[1] = 2**100 if kind is int else 0.5
+    assert array[1] == (0 if kind is int else 0.5)
+    assert 101 in array
+    assert list(reversed(array))[0] == 100
+
+
+@MAKERS
+def test_truths(mp, make):
+    array = getattr(mp, make)(ctypes.c_bool, 4)
+    array[:] = [5, "", None, [0]]
+    assert array[:] == [True, False, False, True]
+    array[0] = 0
+    assert array[0] is False
+
+
+@MAKERS
+def test_wide_characters(mp, make):
+    array = getattr(mp, make)("u", "grün\N{SNOWMAN}")
+    assert array[:] == "grün\N{SNOWMAN}"
+    assert array[::-1] == "\N{SNOWMAN}nürg"
+    array[1:3] = "oh"
+    assert array[:4] == "gohn"
+    assert array[4] == "\N{SNOWMAN}"
+    with pytest.raises(TypeError):
+        array[0] = "xy"
+
+
+class Pair(ctypes.Structure):
+    _fields_ = [("left", ctypes.c_int), ("right", ctypes.c_int)]
+
+
+@MAKERS
+def test_arrays_of_structures_and_arrays(mp, make):
+    pairs = getattr(mp, make)(Pair, [(1, 2), (3, 4)])
+    assert [(pair.left, pair.right) for pair in pairs] == [(1, 2), (3, 4)]
+    pairs[0] = Pair(5, 6)
+    pairs[1].left = 7
+    assert (pairs[0].right, pairs[1].left) == (6, 7)
+    grid = getattr(mp, make)(ctypes.c_short * 3, 2)
+    grid[1][2] = 9
+    grid[0] = (ctypes.c_short * 3)(1, 2, 3)
+    assert [row[:] for row in grid] == [[1, 2, 3], [0, 0, 9]]
+    assert len(grid) == 2
+
+
+@MAKERS
+def test_half_an_assignment(mp, make):
+    """As ctypes does it: what came before the item that is wrong is written."""
+    array = getattr(mp, make)("i", 4)
+    with pytest.raises(TypeError):
+        array[:] = [1, 2, "3", 4]
+    assert array[:] == [1, 2, 0, 0]
+
+
+@MAKERS
+def test_indices_of_other_types(mp, make):
+    array = getattr(mp, make)("d", range(5))
+    assert array[numpy.int64(2)] == array[True] + 1 == 2.0
+    array[numpy.int8(-1)] = numpy.float64(7.5)
+    assert array[4] == 7.5
+    array[:2] = numpy.array([3.5, 4.5])
+    assert array[:2] == [3.5, 4.5]
+    with pytest.raises(ValueError):
+        array[::0]
+    for wrong in (1.0, None, (1,)):
+        with pytest.raises(TypeError):
+            array[wrong]
+
+
+def test_a_list_that_changes_itself(mp):
+    """Its length is asked once; items are converted one after the other."""
+
+    class Shrinking(list):
+        def __getitem__(self, i):
+            self.clear()
+            return 1
+
+    array = mp.Array("i", 3)
+    array[:] = Shrinking([1, 2, 3])
+    with pytest.raises((IndexError, TypeError, ValueError)):
+        array[:] = [1, 2]
+
+
+def test_bytes_of_an_array_are_its_items(mp):
+    assert bytes(mp.Array("i", [1, 2, 3])) == b"\1\2\3"
+
+
+def test_wrappers_made_by_hand(mp, module):
+    sharedctypes = importlib.import_module(f"{module}.sharedctypes")
+    obj = mp.RawArray("i", 3)
+    array = sharedctypes.SynchronizedArray(obj, mp.Lock())
+    array[:] = [1, 2, 3]
+    assert (obj[:], array.get_obj() is obj, len(array)) == ([1, 2, 3], True, 3)
+    text = sharedctypes.synchronized(mp.RawArray("c", b"abc"), ctx=mp)
+    assert type(text) is sharedctypes.SynchronizedString
+    assert isinstance(text, sharedctypes.SynchronizedArray)
+    private = sharedctypes.synchronized((ctypes.c_int * 2)(1, 2), ctx=mp)
+    ctypes.resize(private.get_obj(), 4096)  # which moves it
+    private[1] = 9
+    assert private[:] == [1, 9]
+    copied = sharedctypes.copy(array.get_obj())
+    copied[0] = 100
+    assert (array[0], copied[:]) == (1, [100, 2, 3])
+    with pytest.raises(TypeError):
+        sharedctypes.copy(array)
+
+
+@pytest.mark.parametrize("code", "bBhHiIlLqQfd")
+def test_raw_arrays_as_numpy_arrays(mp, code):
+    array = mp.RawArray(code, 6)
+    view = numpy.asarray(array)
+    assert view.dtype == numpy.dtype(code)
+    view[2] = 5
+    assert array[2] == 5
+
+
+@pytest.mark.fastmp_only("the stdlib's wrappers are no buffers")
+@pytest.mark.parametrize("code", "bBhHiIlLqQfd")
+def test_arrays_as_numpy_arrays(mp, code):
+    array = mp.Array(code, 6)
+    view = numpy.asarray(array)
+    assert (view.dtype, view.shape) == (numpy.dtype(code), (6,))
+    assert not view.flags.owndata
+    view[:] = range(6)
+    assert array[:] == [0, 1, 2, 3, 4, 5]
+    array[5] = 100
+    assert view[5] == 100
+    del array
+    gc.collect()
+    assert view.sum() == 110
+
+
+@pytest.mark.fastmp_only("the stdlib's wrappers are no buffers")
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("i", 5), ("c", 4), ("u", 4), (ctypes.c_bool, 3), (ctypes.c_short * 3, 2), (Pair, 2), ("i", 0)],
+)
+def test_buffers_are_those_of_ctypes(mp, kind, size):
+    array = mp.Array(kind, size)
+    ours, theirs = memoryview(array), memoryview(array.get_obj())
+    for name in ("format", "shape", "strides", "itemsize", "nbytes", "ndim", "readonly"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    assert not ours.readonly
+
+
+@pytest.mark.fastmp_only("the stdlib's wrappers are no buffers")
+def test_views_do_not_take_the_lock(mp, crew):
+    array = mp.Array("i", 3, lock=mp.Lock())
+    with array.get_lock():
+        numpy.asarray(array)[1] = 5
+        with memoryview(array) as view:
+            assert view.cast("B").cast("i")[1] == 5
+    crew.run(values.set_items, array, [7, 8, 9])
+    assert numpy.asarray(array).tolist() == [7, 8, 9]

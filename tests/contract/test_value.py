@@ -1,12 +1,18 @@
 """Value and RawValue, held to what the stdlib's do."""
 
+import copy
 import ctypes
+import gc
+import importlib
 import math
 import multiprocessing
+import threading
+import weakref
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
 from children import values
+from children.common import wait_asleep, wait_until
 
 LIMITS = [
     ("b", -(2**7), 2**7 - 1),
@@ -186,6 +192,226 @@ def test_structures(mp):
     with point.get_lock():
         point.x += 1
     assert (point.x, point.y) == (2.5, 2.5)
+
+
+class Line(ctypes.Structure):
+    _fields_ = [("ends", Point * 2), ("name", ctypes.c_char * 4), ("width", ctypes.c_ubyte)]
+
+
+def test_structures_within(mp, module):
+    line = mp.Value(Line, ((1, 2), (3, 4)), b"ab", 5)
+    assert type(line).__name__ == "SynchronizedLine"
+    assert (line.ends[1].y, line.name, line.width) == (4.0, b"ab", 5)
+    line.width = 256 + 7
+    assert line.get_obj().width == 7
+    line.ends[0].x = 9  # what was got is a view
+    assert line.get_obj().ends[0].x == 9.0
+    line.name = b"abcd"
+    for name, wrong in [("width", "7"), ("name", b"too long"), ("ends", 1)]:
+        with pytest.raises((TypeError, ValueError, RuntimeError)):
+            setattr(line, name, wrong)
+    with pytest.raises(AttributeError):
+        line.height
+    assert not hasattr(line, "value")
+    copied = importlib.import_module(f"{module}.sharedctypes").copy(line.get_obj())
+    copied.width = 1
+    assert (line.width, copied.name) == (7, b"abcd")
+
+
+@pytest.fixture
+def sharedctypes(module):
+    return importlib.import_module(f"{module}.sharedctypes")
+
+
+def test_wrappers_made_by_hand(mp, sharedctypes):
+    obj = mp.RawValue("i", 3)
+    lock = mp.RLock()
+    value = sharedctypes.synchronized(obj, lock)
+    assert type(value) is sharedctypes.Synchronized
+    assert isinstance(value, sharedctypes.SynchronizedBase)
+    assert value.get_obj() is obj
+    assert value.get_lock() is lock
+    value.value += 1
+    assert obj.value == 4
+    other = sharedctypes.Synchronized(obj, ctx=mp)
+    other.value += 1
+    assert value.value == 5
+    with pytest.raises(AssertionError):
+        sharedctypes.synchronized(value)
+    private = sharedctypes.synchronized(ctypes.c_int(8), ctx=mp)
+    private.value += 1
+    assert private.value == private.get_obj().value == 9
+
+
+def test_subclass_of_a_wrapper(mp, sharedctypes):
+    class Counter(sharedctypes.Synchronized):
+        def __init__(self, start):
+            super().__init__(mp.RawValue("i", start), mp.RLock())
+
+        def next(self):
+            with self:
+                self.value += 1
+                return self.value
+
+    counter = Counter(4)
+    assert counter.next() == 5
+    assert repr(counter) == "<Counter wrapper for c_int(5)>"
+
+
+def test_wrappers_are_ordinary_objects(mp):
+    value = mp.Value("i", 1)
+    value.remark = "seen"
+    assert value.remark == "seen"
+    assert value == value != mp.Value("i", 1)
+    assert {value: 1}[value] == 1
+    with pytest.raises(AttributeError):
+        del value.value
+    with pytest.raises(RuntimeError):
+        copy.copy(value)
+    gone = weakref.ref(value)
+    value.itself = value
+    del value
+    gc.collect()
+    assert gone() is None
+
+
+def test_cycle_through_a_lock_is_collected(mp):
+    class Held:
+        def acquire(self, *args):
+            return True
+
+        def release(self):
+            pass
+
+    lock = Held()
+    lock.value = mp.Value("i", lock=lock)
+    gone = weakref.ref(lock)
+    del lock
+    gc.collect()
+    assert gone() is None
+
+
+def counting(mp, calls):
+    class Counting(type(mp.RLock())):
+        def acquire(self, *args):
+            calls.append("acquire")
+            return super().acquire(*args)
+
+        def release(self):
+            calls.append("release")
+            super().release()
+
+    return Counting(ctx=mp)
+
+
+@pytest.mark.fastmp_only("the stdlib's locks hide the methods of a subclass")
+def test_a_subclass_of_a_lock_is_asked(mp):
+    calls = []
+    value = mp.Value("i", 1, lock=counting(mp, calls))
+    value.value += 1
+    assert calls == ["acquire", "release"] * 2
+    with pytest.raises(TypeError):
+        value.value = "1"
+    assert calls == ["acquire", "release"] * 3
+
+
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock, threading.Condition, threading.Semaphore])
+def test_other_locks(mp, kind):
+    lock = kind()
+    value, array = mp.Value("i", 1, lock=lock), mp.Array("i", [1, 2], lock=lock)
+    assert value.get_lock() is array.get_lock() is lock
+    value.value += array[1]
+    array[:] = [value.value] * 2
+    assert (value.value, array[:]) == (3, [3, 3])
+    with pytest.raises(IndexError):
+        array[2]
+    with value:
+        pass
+    assert value.acquire() is True
+    value.release()
+
+
+def test_what_a_lock_raises_comes_out(mp):
+    class Broken:
+        def acquire(self):
+            raise ZeroDivisionError
+
+        def release(self):
+            raise AssertionError("never taken")
+
+    value = mp.Value("i", 1, lock=Broken())
+    with pytest.raises(ZeroDivisionError):
+        value.value
+    with pytest.raises(ZeroDivisionError):
+        value.value = 2
+    assert value.get_obj().value == 1
+
+
+def test_its_lock_as_a_lock(mp):
+    value = mp.Value("i")
+    assert value.acquire(block=False) is True
+    assert value.acquire(False, None) is True
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.extend([value.acquire(False), value.acquire(True, 0.01)]))
+    thread.start()
+    thread.join()
+    assert outcomes == [False, False]
+    value.release()
+    value.release()
+    with pytest.raises(AssertionError):
+        value.release()
+    with pytest.raises(TypeError):
+        value.acquire(1, 2, 3)
+
+
+def test_access_waits_for_the_lock(mp, crew):
+    lock = mp.RLock()
+    value, array = mp.Value("i", 1, lock=lock), mp.Array("i", [1, 2], lock=lock)
+    waiting, seen = mp.RawValue("b"), mp.RawArray("i", 2)
+    with value.get_lock():
+        child = crew.start(values.read_when_free, value, array, waiting, seen)
+        wait_asleep(child.pid, waiting)
+        value.value = 5
+        array[0] = 6
+        assert seen[:] == [0, 0]
+    crew.join()
+    assert seen[:] == [5, 6]
+    assert (value.value, array[:]) == (7, [7, 7])
+
+
+def test_access_waits_for_another_thread(mp):
+    value, seen = mp.Value("i", 1), []
+    thread = threading.Thread(target=lambda: seen.append(value.value))
+    with value:
+        thread.start()
+        value.value = 2
+        thread.join(0.05)
+        assert seen == []
+        value.value = 3
+    wait_until(lambda: seen)
+    thread.join()
+    assert seen == [3]
+
+
+def test_impossible_characters(mp):
+    """What no character has for a code is refused when it is read."""
+    value, array = mp.Value("u"), mp.Array("u", 3)
+    for thing in (value, array):
+        ctypes.memset(ctypes.addressof(thing.get_obj()), 0xFF, 4)
+    for read in (lambda: value.value, lambda: array[0], lambda: array[:]):
+        with pytest.raises(ValueError):
+            read()
+    value.value = array[0] = "x"
+    assert value.value == array[0] == "x"
+
+
+def test_the_same_objects_come_out(mp):
+    value = mp.Value("d", 2.5)
+    assert value.get_obj() is value.get_obj()
+    assert type(value.get_obj()) is ctypes.c_double
+    assert ctypes.sizeof(value.get_obj()) == 8
+    value.get_obj().value = 3.5
+    assert value.value == 3.5
 
 
 def test_not_picklable_outside_a_start(mp):
