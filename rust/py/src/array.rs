@@ -176,11 +176,16 @@ unsafe fn boxed(scratch: *const u8, scalar: Scalar, count: usize) -> *mut ffi::P
 /// As for `boxed`; the list has so many items.
 #[inline(always)]
 unsafe fn fill(list: *mut ffi::PyObject, scratch: *const u8, scalar: Scalar, count: usize) -> bool {
-    // SAFETY: the caller's.
-    (0..count).all(|i| unsafe {
-        let item = scalar.boxed(read(scratch, scalar, i));
-        !item.is_null() && ffi::PyList_SetItem(list, i as isize, item) == 0
-    })
+    for i in 0..count {
+        // SAFETY: the caller's.
+        unsafe {
+            let item = scalar.boxed(read(scratch, scalar, i));
+            if item.is_null() || ffi::PyList_SetItem(list, i as isize, item) < 0 {
+                return false;
+            }
+        }
+    }
+    true
 }
 
 /// Without the interpreter's lock another thread may change a list at any time.
