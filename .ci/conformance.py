@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-GROUPS = "queue,lock,semaphore,value,connection"
+GROUPS = "queue,lock,rlock,semaphore,condition,event,barrier,value,array,sharedctypes,connection"
 METHODS = ["fork", "spawn"]
 
 

@@ -107,15 +107,22 @@ impl Mutex {
         })
     }
 
-    /// Spin for it, as long as that pays.
-    pub fn spin_lock(&self, me: Owner) -> bool {
-        SPIN.until(|| (self.word.load(Ordering::Relaxed) == 0 && self.try_lock(me)).then_some(())).is_some()
+    /// Spin for it, as long as that pays; take it as `mine`, the flag included or not.
+    fn spin(&self, mine: u64) -> bool {
+        let take = || {
+            let word = self.word.load(Ordering::Relaxed);
+            // Acquire: as in `try_lock`.
+            (word & Owner::MASK == 0
+                && self.word.compare_exchange(word, mine | word, Ordering::Acquire, Ordering::Relaxed).is_ok())
+            .then_some(())
+        };
+        SPIN.until(take).is_some()
     }
 
     #[cold]
     fn lock_slow(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
         let goes_on = facade::goes_on();
-        if deadline != Deadline::PASSED && !goes_on && self.spin_lock(me) {
+        if deadline != Deadline::PASSED && !goes_on && self.spin(me.word()) {
             return Ok(Acquired::Clean);
         }
         let mut mine = me.word();
@@ -170,8 +177,11 @@ impl Mutex {
                     }
                 }
             }
-            if parked? == facade::Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
-                facade::slice_over()?;
+            match parked? {
+                // Somebody has just released it, and may have taken it again for a moment: as at first.
+                facade::Parked::Woken if self.spin(mine) => return Ok(Acquired::Clean),
+                facade::Parked::TimedOut if slice == facade::SLICE && !deadline.passed() => facade::slice_over()?,
+                _ => (),
             }
         }
     }
