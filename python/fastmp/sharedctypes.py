@@ -234,10 +234,12 @@ class SynchronizedBase(_native.Guarded):
     def __init__(self, obj: Any, lock: Any = None, ctx: Any = None) -> None:
         self._guard(obj, lock or _new_lock(ctx), *_items(obj))
 
-    def __enter__(self) -> Any:
+    # What `with` does natively with a lock of ours; any other has ways of its own.
+
+    def _enter(self) -> Any:
         return self._lock.__enter__()
 
-    def __exit__(self, *args: Any) -> Any:
+    def _exit(self, *args: Any) -> Any:
         return self._lock.__exit__(*args)
 
     def __reduce__(self) -> Any:

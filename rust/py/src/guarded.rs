@@ -360,6 +360,39 @@ unsafe extern "C" fn get_lock(slf: *mut ffi::PyObject, _: *mut ffi::PyObject) ->
     }
 }
 
+/// Is its lock none of ours, so that its own `__enter__` and `__exit__` count?
+///
+/// # Safety
+/// As for `this`.
+unsafe fn is_foreign(slf: *mut ffi::PyObject) -> bool {
+    // SAFETY: the caller's.
+    unsafe { this(slf) }.parts().is_none_or(|parts| matches!(parts.guard, Guard::Foreign))
+}
+
+unsafe extern "C" fn enter(slf: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: as in `get_lock`.
+    unsafe {
+        match is_foreign(slf) {
+            true => slowly(slf, c"_enter", []),
+            false => hot::enter::<Guarded>(slf, ptr::null_mut()),
+        }
+    }
+}
+
+unsafe extern "C" fn exit(
+    slf: *mut ffi::PyObject,
+    args: *mut *mut ffi::PyObject,
+    nargs: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: as in `get_lock`, with nargs arguments.
+    unsafe {
+        match is_foreign(slf) {
+            true => hot::hand_over(slf, c"_exit", args, nargs, ptr::null_mut()),
+            false => hot::release::<Guarded>(slf, ptr::null_mut()),
+        }
+    }
+}
+
 /// A subclass of `Guarded` with these slots and no other state, to be subclassed in its turn.
 pub fn subclass<'py>(py: Python<'py>, name: &'static CStr, slots: &[ffi::PyType_Slot]) -> PyResult<Bound<'py, PyType>> {
     let mut slots: Vec<_> =
@@ -383,7 +416,14 @@ pub fn subclass<'py>(py: Python<'py>, name: &'static CStr, slots: &[ffi::PyType_
 /// Give the class its bare methods.
 pub fn install(py: Python<'_>) -> PyResult<()> {
     hot::install::<Guarded>(py)?;
-    install_get_lock(&py.get_type::<Guarded>())
+    let class = py.get_type::<Guarded>();
+    let enter = ffi::PyMethodDefPointer { PyCFunction: enter };
+    let exit = ffi::PyMethodDefPointer { PyCFunctionFast: exit };
+    let enter = hot::method(&class, c"__enter__", enter, ffi::METH_NOARGS, c"Acquires the lock.")?;
+    let exit = hot::method(&class, c"__exit__", exit, ffi::METH_FASTCALL, c"Releases the lock.")?;
+    class.setattr("__enter__", enter)?;
+    class.setattr("__exit__", exit)?;
+    install_get_lock(&class)
 }
 
 fn install_get_lock(class: &Bound<'_, PyType>) -> PyResult<()> {

@@ -108,12 +108,20 @@ pub unsafe fn hand_over(
     }
 }
 
-unsafe extern "C" fn enter<T: Hot>(slf: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+/// `__enter__`.
+///
+/// # Safety
+/// `slf` is an instance of `T`, and the caller is attached.
+pub unsafe extern "C" fn enter<T: Hot>(slf: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: as in `acquire`.
     unsafe { acquire::<T>(slf, ptr::null(), 0, ptr::null_mut()) }
 }
 
-unsafe extern "C" fn release<T: Hot>(slf: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+/// `release`.
+///
+/// # Safety
+/// As for `enter`.
+pub unsafe extern "C" fn release<T: Hot>(slf: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: as in `acquire`.
     unsafe {
         if this::<T>(slf).give() {
