@@ -112,7 +112,7 @@ def _new_lock(ctx: Any) -> Any:
 @functools.cache
 def _is_plain(context_class: Any) -> bool:
     """Whether its `RLock()` is that of every context of ours, which makes nothing of the context."""
-    return context_class.RLock.__module__ == f"{__package__}.context"
+    return getattr(getattr(context_class, "RLock", None), "__module__", None) == f"{__package__}.context"
 
 
 def copy(obj: Any) -> Any:

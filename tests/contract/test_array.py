@@ -265,6 +265,26 @@ def test_a_list_that_changes_itself(mp):
         array[:] = [1, 2]
 
 
+def test_as_a_sequence_of_c(mp):
+    """By the functions that extension modules use."""
+    array, api = mp.Array("i", [1, 2, 3]), ctypes.pythonapi
+    api.PySequence_SetItem.argtypes = ctypes.py_object, ctypes.c_ssize_t, ctypes.py_object
+    api.PySequence_GetItem.argtypes = ctypes.py_object, ctypes.c_ssize_t
+    api.PySequence_GetItem.restype = ctypes.py_object
+    api.PySequence_Size.argtypes = api.PySequence_Check.argtypes = (ctypes.py_object,)
+    assert api.PySequence_Check(array)
+    assert api.PySequence_Size(array) == 3
+    for i in (1, -1):
+        assert api.PySequence_SetItem(array, i, 7) == 0
+        assert api.PySequence_GetItem(array, i) == 7
+    for i in (3, -7):
+        with pytest.raises(IndexError):
+            api.PySequence_GetItem(array, i)
+        with pytest.raises(IndexError):
+            api.PySequence_SetItem(array, i, 1)
+    assert array[:] == [1, 7, 7]
+
+
 def test_bytes_of_an_array_are_its_items(mp):
     assert bytes(mp.Array("i", [1, 2, 3])) == b"\1\2\3"
 

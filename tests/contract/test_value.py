@@ -236,6 +236,9 @@ def test_wrappers_made_by_hand(mp, sharedctypes):
     other = sharedctypes.Synchronized(obj, ctx=mp)
     other.value += 1
     assert value.value == 5
+    third = sharedctypes.synchronized(obj, ctx=importlib.import_module(type(mp).__module__.partition(".")[0]))
+    third.value += 1
+    assert value.value == 6
     with pytest.raises(AssertionError):
         sharedctypes.synchronized(value)
     private = sharedctypes.synchronized(ctypes.c_int(8), ctx=mp)

@@ -393,6 +393,20 @@ unsafe extern "C" fn item(slf: *mut ffi::PyObject, i: ffi::Py_ssize_t) -> *mut f
     }
 }
 
+// For those in C who ask for it; the interpreter itself has no use for it.
+unsafe extern "C" fn ass_item(slf: *mut ffi::PyObject, i: ffi::Py_ssize_t, value: *mut ffi::PyObject) -> c_int {
+    // SAFETY: as in `subscript`; the key is a new reference.
+    unsafe {
+        let key = ffi::PyLong_FromSsize_t(i);
+        if key.is_null() {
+            return -1;
+        }
+        let status = ass_subscript(slf, key, value);
+        ffi::Py_DECREF(key);
+        status
+    }
+}
+
 unsafe extern "C" fn length(slf: *mut ffi::PyObject) -> ffi::Py_ssize_t {
     // SAFETY: as in `subscript`; the object is a new reference.
     unsafe {
@@ -433,6 +447,7 @@ pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
         slot(ffi::Py_mp_ass_subscript, ass_subscript as *mut c_void),
         slot(ffi::Py_sq_length, length as *mut c_void),
         slot(ffi::Py_sq_item, item as *mut c_void),
+        slot(ffi::Py_sq_ass_item, ass_item as *mut c_void),
         slot(ffi::Py_bf_getbuffer, buffer as *mut c_void),
     ];
     subclass(py, c"fastmp._native.GuardedArray", &slots)
