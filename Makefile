@@ -15,13 +15,14 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find r
 	\( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-loom test-tsan test-python bench wheel install lint format clean have-rust
+.PHONY: help demo test test-rust test-loom test-tsan test-python bench fairness wheel install lint format clean have-rust
 
 help:
 	@echo "make demo    a word count on fastmp and on multiprocessing, with and without a kill; then ratios"
 	@echo "make test    all tests: Rust, loom models, Python against the installed wheel"
 	@echo "make test-tsan  the core's threads under the thread sanitizer (needs rustup's rust-src)"
 	@echo "make bench   fastmp against multiprocessing, one table (ARGS='--quick --only queue')"
+	@echo "make fairness  how processes share one lock, fastmp's and multiprocessing's (4 minutes)"
 	@echo "make wheel   a release wheel in target/wheels"
 	@echo "make lint    formatting, clippy, ruff, the stub against the module;  make format  mends the first"
 	@echo "make clean   remove all that was built, the virtual environment too"
@@ -58,6 +59,9 @@ test-python: $(VENV)/.installed $(VENV)/.group-test
 
 bench: $(VENV)/.installed $(VENV)/.group-bench
 	@cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py $(ARGS)
+
+fairness: $(VENV)/.installed $(VENV)/.group-bench
+	@cd $(VENV) && $(PY) $(CURDIR)/benches/fairness.py $(ARGS)
 
 wheel: $(WHEELS)/.built
 install: $(VENV)/.installed
