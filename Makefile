@@ -15,12 +15,14 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find r
 	\( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-loom test-python bench wheel install lint format clean have-rust
+.PHONY: help demo test test-rust test-loom test-tsan test-python bench fairness wheel install lint format clean have-rust
 
 help:
 	@echo "make demo    a word count on fastmp and on multiprocessing, with and without a kill; then ratios"
 	@echo "make test    all tests: Rust, loom models, Python against the installed wheel"
+	@echo "make test-tsan  the core's threads under the thread sanitizer (needs rustup's rust-src)"
 	@echo "make bench   fastmp against multiprocessing, one table (ARGS='--quick --only queue')"
+	@echo "make fairness  how processes share one lock, fastmp's and multiprocessing's (4 minutes)"
 	@echo "make wheel   a release wheel in target/wheels"
 	@echo "make lint    formatting, clippy, ruff, the stub against the module;  make format  mends the first"
 	@echo "make clean   remove all that was built, the virtual environment too"
@@ -38,12 +40,28 @@ test-loom: have-rust
 	RUSTFLAGS="$(RUSTFLAGS) --cfg loom" CARGO_TARGET_DIR=target/loom \
 		cargo test -p fastmp-core --release --test loom
 
+# std is built anew, instrumented: an Arc's fence and a contended std Mutex in the shipped one are edges that the sanitizer misses,
+# and it then reports races that are none. rustix by way of libc, so that it sees memory being mapped and unmapped.
+TSAN_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+test-tsan: have-rust
+	@lib=$$(rustc --print sysroot)/lib/rustlib; \
+	[ -n "$$(ls $$lib/$(TSAN_TARGET)/lib/librustc*_rt.tsan.a 2>/dev/null)" ] || { \
+		echo "this Rust has no runtime of the thread sanitizer for $(TSAN_TARGET): rustup's has" >&2; exit 1; }; \
+	[ -d $$lib/src/rust/library/std ] || { \
+		echo "the thread sanitizer needs std's sources: rustup component add rust-src" >&2; exit 1; }
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="$(RUSTFLAGS) -Zsanitizer=thread --cfg rustix_use_libc" CARGO_TARGET_DIR=target/tsan \
+		TSAN_OPTIONS="halt_on_error=1 exitcode=66 $(TSAN_OPTIONS)" \
+		cargo test -Zbuild-std --target $(TSAN_TARGET) -p fastmp-core --test threads -- $(ARGS)
+
 # From elsewhere, so that nothing but the installed wheel can be what is imported.
 test-python: $(VENV)/.installed $(VENV)/.group-test
 	cd $(VENV) && $(PY) -m pytest $(CURDIR)/tests $(ARGS)
 
 bench: $(VENV)/.installed $(VENV)/.group-bench
 	@cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py $(ARGS)
+
+fairness: $(VENV)/.installed $(VENV)/.group-bench
+	@cd $(VENV) && $(PY) $(CURDIR)/benches/fairness.py $(ARGS)
 
 wheel: $(WHEELS)/.built
 install: $(VENV)/.installed

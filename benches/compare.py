@@ -100,8 +100,11 @@ def cells(row):
 
 
 def print_table(rows):
-    heading = ["operation", *MODULES, "ratio", "range", "floor", "goal", ""]
-    lines = [heading, *map(cells, rows)]
+    print_lines(["operation", *MODULES, "ratio", "range", "floor", "goal", ""], list(map(cells, rows)))
+
+
+def print_lines(heading, lines):
+    lines = [heading, *lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
         first, *middle, last = [

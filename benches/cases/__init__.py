@@ -3,8 +3,9 @@
 from importlib import import_module
 
 from .base import CASES, Case
+from .sharing import SHARING
 
-__all__ = ["CASES", "Case"]
+__all__ = ["CASES", "SHARING", "Case"]
 
-for _module in ["locks", "values", "creation", "pipes", "queues", "processes", "idle"]:
+for _module in ["locks", "signals", "values", "creation", "pipes", "queues", "processes", "idle"]:
     import_module(f"{__name__}.{_module}")  # registers its cases

@@ -10,6 +10,11 @@ def _register(kind, arguments, goal):
 
 
 _register("Lock", "", 20)
+_register("RLock", "", 5)
+_register("Semaphore", "", 5)
+_register("Event", "", 5)
+_register("Condition", "", 5)
+_register("Barrier", "2", 5)
 _register("Value", "'i', 0", 20)
 _register("Queue", "", 5)
 _register("Pipe", "", 1.5)

@@ -16,13 +16,19 @@ _register_pair("RLock", floor=None)
 _register_pair("Semaphore", floor=None)
 
 
-@case("with-lock", "with lock", goal=3.5, floor=2.5)
-def with_lock(mp, budget):
-    return time_statement("with lock: pass", "lock = mp.Lock()", {"mp": mp}, budget, unroll=10)
+def _register_with(kind, floor=None):
+    @case(f"with-{kind.lower()}", f"with {kind.lower()}", goal=3.5, floor=floor)
+    def measure(mp, budget):
+        return time_statement("with lock: pass", f"lock = mp.{kind}()", {"mp": mp}, budget, unroll=10)
 
 
-def _register_contended(processes):
-    @case(f"lock-{processes}-processes", f"{processes} processes on one lock: acquire + release", goal=1.5)
+_register_with("Lock", floor=2.5)
+_register_with("RLock")
+_register_with("Semaphore")
+
+
+def _register_contended(processes, goal):
+    @case(f"lock-{processes}-processes", f"{processes} processes on one lock: acquire + release", goal=goal)
     def measure(mp, budget):
         lock = mp.Lock()
         seconds = 3 * budget  # long enough for the scheduler to try more than one placement
@@ -42,5 +48,7 @@ def _register_contended(processes):
         return elapsed / sum(turns)
 
 
-_register_contended(2)
-_register_contended(4)
+_register_contended(2, 1.5)
+_register_contended(4, 1.5)
+_register_contended(8, 1.0)
+_register_contended(16, 1.0)
