@@ -11,9 +11,11 @@ no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, 
 
 import sys
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from typing_extensions import Buffer
+
+_Class = TypeVar("_Class", bound=type)
 
 __all__ = [
     "Barrier",
@@ -588,8 +590,11 @@ def _channel_fd(fd: int) -> int:
         RuntimeError: no message is being pickled in this thread.
     """
 
-def _own_descriptors(cls: type) -> Any:
-    """Gives a subclass of `Guarded` descriptors that name it as their class, which is quicker; returns it."""
+def _own_descriptors(cls: _Class) -> _Class:
+    """Gives a subclass of a lock, a semaphore or `Guarded` descriptors that name it as their class; returns it.
+
+    The interpreter specialises calls of methods only where the object is exactly of the class that they name.
+    """
 
 def _received_fd(index: int) -> int:
     """Returns a descriptor that came with the message being unpickled; it is the caller's from now on."""

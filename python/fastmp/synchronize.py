@@ -43,6 +43,7 @@ def _owner_name(lock: Lock | RLock) -> str:
     return "SomeOtherThread" if owner[0] == os.getpid() else "SomeOtherProcess"
 
 
+@_native._own_descriptors
 class Lock(SemLock, _native.Lock):
     """A lock for processes and threads, not recursive; any process may release it."""
 
@@ -54,6 +55,7 @@ class Lock(SemLock, _native.Lock):
         return f"<{type(self).__name__}(owner={name})>"
 
 
+@_native._own_descriptors
 class RLock(SemLock, _native.RLock):
     """A lock that its owner, a thread of a process, may take again."""
 
@@ -66,6 +68,7 @@ class RLock(SemLock, _native.RLock):
         return f"<{type(self).__name__}({name}, {count})>"
 
 
+@_native._own_descriptors
 class Semaphore(SemLock, _native.Semaphore):
     """A count of permits that processes and threads take and give back."""
 
@@ -73,6 +76,7 @@ class Semaphore(SemLock, _native.Semaphore):
         return f"<{type(self).__name__}(value={_value(self)})>"
 
 
+@_native._own_descriptors
 class BoundedSemaphore(SemLock, _native.BoundedSemaphore):
     """A semaphore that never has more permits than at first."""
 

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use fastmp_core::sync::rlock::LockState;
 use fastmp_core::sys::liveness::{me, thread_id};
-use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -23,7 +23,6 @@ use crate::hot::{self, Hot};
 use crate::lock::{self, Lock, RLock};
 use crate::memory::Block;
 use crate::scalar::Scalar;
-use crate::value;
 
 /// A shared object and the lock that guards it.
 #[pyclass(frozen, subclass, module = "fastmp._native")]
@@ -413,35 +412,18 @@ pub fn subclass<'py>(py: Python<'py>, name: &'static CStr, slots: &[ffi::PyType_
     Ok(class.cast_into()?)
 }
 
-/// Give the class its bare methods.
-pub fn install(py: Python<'_>) -> PyResult<()> {
-    hot::install::<Guarded>(py)?;
-    let class = py.get_type::<Guarded>();
-    let enter = ffi::PyMethodDefPointer { PyCFunction: enter };
+/// Give the class, `Guarded` or a subclass, its bare methods.
+pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
+    hot::install_in::<Guarded>(class)?;
+    let no_arguments = |function| ffi::PyMethodDefPointer { PyCFunction: function };
     let exit = ffi::PyMethodDefPointer { PyCFunctionFast: exit };
-    let enter = hot::method(&class, c"__enter__", enter, ffi::METH_NOARGS, c"Acquires the lock.")?;
-    let exit = hot::method(&class, c"__exit__", exit, ffi::METH_FASTCALL, c"Releases the lock.")?;
-    class.setattr("__enter__", enter)?;
-    class.setattr("__exit__", exit)?;
-    install_get_lock(&class)
-}
-
-fn install_get_lock(class: &Bound<'_, PyType>) -> PyResult<()> {
-    let pointer = ffi::PyMethodDefPointer { PyCFunction: get_lock };
-    let doc = c"get_lock($self)\n--\n\nReturns the lock.";
-    class.setattr("get_lock", hot::method(class, c"get_lock", pointer, ffi::METH_NOARGS, doc)?)
-}
-
-/// Give a subclass descriptors of its own: the interpreter is quickest where an object is exactly of its descriptor's class.
-#[pyfunction]
-#[pyo3(name = "_own_descriptors")]
-pub fn own_descriptors<'py>(cls: Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {
-    if !cls.is_subclass_of::<Guarded>()? {
-        return Err(PyTypeError::new_err("not a guarded class"));
+    let get_lock_doc = c"get_lock($self)\n--\n\nReturns the lock.";
+    for (name, pointer, flags, doc) in [
+        (c"__enter__", no_arguments(enter), ffi::METH_NOARGS, c"Acquires the lock."),
+        (c"__exit__", exit, ffi::METH_FASTCALL, c"Releases the lock."),
+        (c"get_lock", no_arguments(get_lock), ffi::METH_NOARGS, get_lock_doc),
+    ] {
+        class.setattr(name.to_string_lossy(), hot::method(class, name, pointer, flags, doc)?)?;
     }
-    install_get_lock(&cls)?;
-    if cls.hasattr("fetch_add")? {
-        value::install(&cls)?;
-    }
-    Ok(cls)
+    Ok(())
 }

@@ -142,7 +142,12 @@ unsafe extern "C" fn exit<T: Hot>(
 
 /// Give the class `T` these methods.
 pub fn install<T: Hot + PyTypeInfo>(py: Python<'_>) -> PyResult<()> {
-    let class = py.get_type::<T>();
+    install_in::<T>(&py.get_type::<T>())
+}
+
+/// Give a subclass of `T` these methods, as its own: the interpreter specialises a call only where an object is exactly of the class that
+/// the method's descriptor names.
+pub fn install_in<T: Hot + PyTypeInfo>(class: &Bound<'_, PyType>) -> PyResult<()> {
     let acquire_doc = c"acquire($self, block=True, timeout=None)\n--\n\nTake it, waiting for `timeout` seconds at most (None: for ever) if `block`; was it got?";
     let release_doc =
         c"release($self)\n--\n\nGive it up.\n\nRaises ValueError (a recursive lock: AssertionError) if it is not held.";
@@ -158,7 +163,7 @@ pub fn install<T: Hot + PyTypeInfo>(py: Python<'_>) -> PyResult<()> {
         (c"__exit__", ffi::PyMethodDefPointer { PyCFunctionFast: exit::<T> }, ffi::METH_FASTCALL, c"Release it."),
     ];
     for (name, pointer, flags, doc) in methods {
-        let plain = method(&class, name, pointer, flags, doc)?;
+        let plain = method(class, name, pointer, flags, doc)?;
         let shown = match name.to_bytes() {
             b"__enter__" => bound::descriptor(plain, enter::<T>, 0)?,
             b"__exit__" => bound::descriptor(plain, release::<T>, 3)?,

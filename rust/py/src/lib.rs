@@ -7,6 +7,7 @@ mod bound;
 mod codec;
 mod condition;
 mod connection;
+mod descriptors;
 mod errors;
 mod event;
 mod guarded;
@@ -30,11 +31,13 @@ mod _native {
     #[pymodule_export]
     use crate::connection::{Connection, new_pipe};
     #[pymodule_export]
+    use crate::descriptors::own_descriptors;
+    #[pymodule_export]
     use crate::errors::{CorruptedError, OwnerDiedWarning};
     #[pymodule_export]
     use crate::event::Event;
     #[pymodule_export]
-    use crate::guarded::{Guarded, own_descriptors};
+    use crate::guarded::Guarded;
     #[pymodule_export]
     use crate::lock::{Lock, RLock};
     #[pymodule_export]
@@ -59,7 +62,7 @@ mod _native {
         crate::hot::install::<RLock>(py)?;
         crate::hot::install::<Semaphore>(py)?;
         crate::hot::install::<BoundedSemaphore>(py)?;
-        crate::guarded::install(py)?;
+        crate::guarded::install(&py.get_type::<Guarded>())?;
         module.add("GuardedValue", crate::value::class(py)?)?;
         module.add("GuardedArray", crate::array::class(py)?)
     }
