@@ -257,6 +257,34 @@ def test_access_after_a_kill(mp, crew, kind, access):
     assert (value.value, array[:]) == (5, [6, 7])
 
 
+def test_killed_writers(mp, crew, choice):
+    """Whoever finds half a slice has been warned; nothing that was added is lost, and nothing is left held."""
+    deaths = kills(mp, 0.1)
+    lock = mp.RLock()
+    value, array, counter = mp.Value("i", lock=lock), mp.Array("c", 200_000, lock=lock), mp.Value("q")
+    note = mp.RawArray("q", deaths)
+    halves = 0
+    for life in range(deaths):
+        victim = crew.start(victims.write_for_ever, value, array, counter, note, life)
+        wait_until(lambda life=life: note[life] > 3)
+        time.sleep(choice.random() * 0.005)
+        pause_and_kill(victim.pid, choice)
+        victim.join()
+        assert victim.exitcode == -signal.SIGKILL
+        crew.members.remove(victim)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert 0 <= value.value < 4
+            whole = array[:] == array[0] * len(array)
+        assert whole or caught
+        assert len(caught) <= 1
+        halves += not whole
+        assert lock.owner is None
+        array[:] = bytes(len(array))
+        assert sum(note) <= counter.value <= sum(note) + life + 1
+    print(f"{lock.recoveries} of {deaths} died with the lock, {halves} in the middle of a slice")
+
+
 def test_killed_holder_of_a_value(mp, crew):
     value, held = mp.Value("i", 5), mp.RawValue("b")
     victim = crew.start(victims.hold_for_ever, value.get_lock(), held, 2)

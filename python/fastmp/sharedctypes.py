@@ -78,7 +78,8 @@ def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) 
         obj = RawValue(type_, *args)
         return obj if lock is False else synchronized(obj, _checked(lock, ctx), ctx)
     letter, size = _simple_types[type_]
-    # The ctypes object is made when somebody asks for it.
+    # The ctypes object is made when somebody asks for it: a pickler does, which by then knows the types that it knows.
+    _register(type_)
     value = Synchronized._make(type_, letter, Block(size), _checked(lock, ctx))
     if args and not value._store(args[0]):
         value._obj.__init__(*args)

@@ -103,6 +103,19 @@ def turn(lock, state, me):
     lock.release()
 
 
+def write_for_ever(value, array, counter, note, me):
+    """Natively: bytes that are equal under the lock, most of the time; and a counter without one."""
+    texts = [bytes([number]) * len(array) for number in range(4)]
+    while True:
+        number = (value.value + 1) % len(texts)
+        value.value = number
+        assert array[:] in texts, "half a slice"
+        for text in texts:
+            array[:] = text
+        counter.fetch_add(1)
+        note[me] += 1
+
+
 def await_event(event, waiting):
     waiting.value = 1
     event.wait()

@@ -6,6 +6,8 @@ import gc
 import importlib
 import math
 import multiprocessing
+import subprocess
+import sys
 import threading
 import weakref
 from multiprocessing.reduction import ForkingPickler
@@ -165,6 +167,20 @@ def test_shared_with_a_child(mp, crew, lock):
     assert value.value == 2**60
     value.value = -5
     crew.run(values.expect_value, value, -5)
+
+
+def test_the_first_of_its_type_is_shared(module):
+    """In an interpreter that has made no other: what is registered for a pickler has to be so before it starts."""
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        f"import {module} as mp; from children import values\n"
+        "mp = mp.get_context('spawn')\n"
+        "value = mp.Value('h', 3)\n"
+        "child = mp.Process(target=values.set_value, args=(value, 4)); child.start(); child.join()\n"
+        "assert (child.exitcode, value.value) == (0, 4), value.value\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_wrapper_and_object_travel_together(mp, crew):
