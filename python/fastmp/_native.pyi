@@ -10,7 +10,7 @@ no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, 
 """
 
 import sys
-from typing import Any, Self
+from typing import Any, Self, final
 
 from typing_extensions import Buffer
 
@@ -26,6 +26,7 @@ __all__ = [
     "Queue",
     "RLock",
     "Semaphore",
+    "Token",
     "_channel_fd",
     "_in_channel",
     "_received_fd",
@@ -37,10 +38,17 @@ class OwnerDiedWarning(RuntimeWarning):
 class CorruptedError(RuntimeError):
     """Shared memory holds what no fastmp process has written there."""
 
+@final
+class Token:
+    """What keeps an object's memory from being used again while a handle to it is under way; a descriptor that goes along."""
+
+    def fileno(self) -> int:
+        """The descriptor, that of the object's segment if there is no token."""
+
 class Lock:
     """A lock that is not recursive, and that any process or thread may release."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock; returns False if it was not to be had in time.
 
@@ -75,16 +83,16 @@ class Lock:
     def _count(self) -> int:
         """How often its owner has taken it."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class RLock:
     """A lock that its owner, a thread of a process, may take again; only the owner may release it."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock, once more if this thread has it; returns False if it was not to be had in time.
 
@@ -118,16 +126,16 @@ class RLock:
     def _count(self) -> int:
         """How often its owner has taken it."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class Semaphore:
     """A count of permits."""
 
-    def __new__(cls, value: int = 1, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, value: int = 1, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time."""
 
@@ -153,16 +161,16 @@ class Semaphore:
     def _is_zero(self) -> bool:
         """Whether no permit is left."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class BoundedSemaphore:
     """A count of permits that never exceeds what it was at first."""
 
-    def __new__(cls, value: int = 1, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, value: int = 1, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time."""
 
@@ -188,16 +196,16 @@ class BoundedSemaphore:
     def _is_zero(self) -> bool:
         """Whether no permit is left."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class Event:
     """A flag to wait for."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def is_set(self) -> bool:
         """Whether the flag is set."""
 
@@ -210,27 +218,27 @@ class Event:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the flag is set; returns False if it was not in time."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class Block:
     """Zeroed shared memory; a writable buffer of `size` bytes, one-dimensional, of format 'B'."""
 
-    def __new__(cls, size: int = 0, *, _handle: tuple[int, int, int] | None = None) -> Self: ...
+    def __new__(cls, size: int = 0, *, _handle: tuple[int, int, int, int] | None = None) -> Self: ...
     @property
     def size(self) -> int:
         """Length in bytes."""
 
     if sys.version_info >= (3, 12):
         def __buffer__(self, flags: int, /) -> memoryview: ...
-    def _handle(self) -> tuple[int, int, int]:
-        """Descriptor of the segment, offset and length in bytes."""
+    def _handle(self) -> tuple[int, Token, int, int]:
+        """Descriptor of the segment, token, offset and length in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int, size: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int, size: int) -> Self: ...
 
 class Queue:
     """A queue of messages; one that has been put survives the process that put it."""
@@ -384,7 +392,7 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
 def _in_channel() -> bool:
     """Whether this thread is pickling a message for a channel of ours."""
 
-def _channel_fd(fd: int) -> int:
+def _channel_fd(fd: int | Token) -> int:
     """Sends a descriptor with the message that is being pickled; returns its index there.
 
     Raises:

@@ -42,8 +42,8 @@ def assert_travelling(obj: object) -> None:
 
 
 def reduce_block(obj: Any) -> Reduced:
-    """Reduces an object inside a segment that others share: its handle is `(fd, *numbers)`."""
-    return _reduce(obj, fds=1)
+    """Reduces an object inside a segment that others share: its handle is `(fd, token, *numbers)`."""
+    return _reduce(obj, fds=2)
 
 
 def reduce_connection(obj: Any) -> Reduced:
@@ -62,15 +62,23 @@ def _reduce(obj: Any, fds: int) -> Reduced:
     return rebuild, (type(obj), [_lend(fd) for fd in handle[:fds]], handle[fds:])
 
 
-def _lend(fd: int) -> Any:
+def _lend(fd: Any) -> Any:
     if _native._in_channel():
         return ChannelFd(_native._channel_fd(fd))
     popen: Any = get_spawning_popen()
+    lent, kept = vars(popen).setdefault("_fastmp_lent", ({}, []))
+    if isinstance(fd, _native.Token):
+        kept.append(fd)  # its descriptors stay open until the child has them
+        fd = fd.fileno()
     # Any popen, also the stdlib's, where a descriptor passed twice is an error.
-    lent = vars(popen).setdefault("_fastmp_lent", {})
     if fd not in lent:
         lent[fd] = popen.DupFd(popen.duplicate_for_child(fd))
     return lent[fd]
+
+
+def forget_lent(popen: Any) -> None:
+    """The child has its descriptors: they need not be kept for it any more."""
+    vars(popen).pop("_fastmp_lent", None)
 
 
 def rebuild(cls: Any, descriptors: list[Any], numbers: tuple[int, ...]) -> Any:

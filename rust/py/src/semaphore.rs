@@ -12,6 +12,7 @@ use pyo3::types::PyType;
 
 use crate::errors::{os_error, raise};
 use crate::hot::Hot;
+use crate::passing::{Given, Lent};
 use crate::{blocking, passing};
 
 type Shared = Object<State, Block>;
@@ -29,8 +30,8 @@ fn create(value: i64, bounded: bool) -> PyResult<Shared> {
     Ok(state)
 }
 
-fn attach(fd: RawFd, offset: usize) -> PyResult<Shared> {
-    let block = Block::attach(passing::owned(fd)?, offset, Kind::Semaphore).map_err(raise)?;
+fn attach(handle: Given) -> PyResult<Shared> {
+    let block = passing::attach(handle, Kind::Semaphore)?;
     let payload = block.payload();
     Object::new(block, payload).map_err(raise)
 }
@@ -59,18 +60,23 @@ macro_rules! semaphore_class {
         impl $class {
             #[new]
             #[pyo3(signature = (value = 1, *, ctx = None, _handle = None))]
-            fn new(value: i64, ctx: Option<&Bound<'_, PyAny>>, _handle: Option<(RawFd, usize)>) -> PyResult<Self> {
+            fn new(value: i64, ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
                 let _ = ctx;
                 let state = match _handle {
-                    Some((fd, offset)) => attach(fd, offset)?,
+                    Some(handle) => attach(handle)?,
                     None => create(value, $bounded)?,
                 };
                 Ok(Self { state })
             }
 
             #[classmethod]
-            fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
-                passing::attached(cls, (fd, offset))
+            fn _attach<'py>(
+                cls: &Bound<'py, PyType>,
+                fd: RawFd,
+                token: RawFd,
+                offset: usize,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                passing::attached(cls, (fd, token, offset))
             }
 
             #[pyo3(signature = (block = true, timeout = None))]
@@ -112,9 +118,8 @@ macro_rules! semaphore_class {
                 self.state.most()
             }
 
-            fn _handle(&self) -> (RawFd, usize) {
-                let (fd, offset) = self.state.keeper().export();
-                (passing::raw(fd), offset)
+            fn _handle(&self) -> PyResult<Lent> {
+                passing::handle(self.state.keeper())
             }
         }
     };
