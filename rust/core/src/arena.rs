@@ -69,6 +69,12 @@ use crate::sys::{forked, liveness};
 /// The smallest block, a cache line: locks of different objects never share one.
 const SMALLEST: usize = 64;
 
+/// Look now for blocks that can be used again, as `alloc` does by itself when it pays: for tests.
+#[cfg(feature = "kill-points")]
+pub fn sweep() {
+    books().sweep();
+}
+
 /// A block of shared memory: a header, then its payload. Dropping it ends this process's hold on it.
 #[derive(Debug)]
 pub struct Block {

@@ -9,45 +9,14 @@ use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use common::blocks::{arena_bytes, are_used_again, block, comes_back, place, read};
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::arena::{Block, Segment};
 use fastmp_core::layout::{Keeper, Kind};
 use fastmp_core::sys::memfd;
 
-fn block() -> Block {
-    Block::alloc(Kind::Memory, 200).unwrap()
-}
-
-/// Where a block is, whoever asks.
-fn place(block: &Block) -> (usize, usize) {
-    (std::ptr::from_ref(&**block.mapping()) as usize, block.payload())
-}
-
 fn segment(block: &Block) -> (u64, u64) {
     memfd::identity(block.export(None).unwrap().segment()).unwrap()
-}
-
-fn read(block: &Block) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    block.mapping().append_to(block.payload(), block.bytes(), &mut bytes).unwrap();
-    bytes
-}
-
-/// Is any of many new blocks at one of these places? With enough coming and going that the arena has to look.
-fn are_used_again(places: &HashSet<(usize, usize)>) -> bool {
-    (0..5).any(|_| {
-        let new: Vec<_> = (0..300).map(|_| block()).collect();
-        // New blocks, too, now wait for a child that is gone.
-        assert_eq!(Child::fork(|| ()).wait(), OK);
-        new.iter().any(|b| places.contains(&place(b)))
-    })
-}
-
-/// Give `held` back; is it used again?
-fn comes_back(held: Vec<Block>) -> bool {
-    let places = held.iter().map(place).collect();
-    drop(held);
-    are_used_again(&places)
 }
 
 #[test]
@@ -195,20 +164,6 @@ fn ten_thousand_blocks_take_few_descriptors() {
     assert!(common::open_fds() < before + 20, "{} more", common::open_fds() - before);
     let places: HashSet<_> = blocks.iter().map(place).collect();
     assert_eq!(places.len(), 10_000);
-}
-
-/// Bytes of shared memory that this process's segments take.
-fn arena_bytes() -> u64 {
-    let mut seen = HashSet::new();
-    let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-    fds.filter_map(|fd| {
-        let link = std::fs::read_link(fd.path()).ok()?;
-        link.to_string_lossy().contains("fastmp-").then_some(())?;
-        let meta = std::fs::metadata(fd.path()).ok()?;
-        use std::os::linux::fs::MetadataExt;
-        seen.insert(meta.st_ino()).then(|| meta.st_blocks() * 512)
-    })
-    .sum()
 }
 
 #[test]

@@ -155,7 +155,7 @@ impl Books {
     }
 
     /// Free the blocks whose last token is gone.
-    fn sweep(&mut self) {
+    pub fn sweep(&mut self) {
         for tokens in [&mut self.forks, &mut self.exports] {
             tokens.close();
             tokens.drop_gone();
