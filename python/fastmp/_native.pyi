@@ -40,7 +40,7 @@ class CorruptedError(RuntimeError):
 
 @final
 class Token:
-    """What keeps an object's memory from being used again while a handle to it is under way; a descriptor that goes along."""
+    """A descriptor that keeps an object's memory from being used again while a handle to it is under way."""
 
     def fileno(self) -> int:
         """The descriptor, that of the object's segment if there is no token."""

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use common::blocks::{arena_bytes, are_used_again, block, comes_back, place, read};
+use common::blocks::{are_used_again, arena_bytes, block, comes_back, place, read};
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::arena::{Block, Segment};
 use fastmp_core::layout::{Keeper, Kind};

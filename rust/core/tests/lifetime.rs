@@ -8,7 +8,7 @@ mod common;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use common::blocks::{arena_bytes, are_used_again, block, comes_back, place, read};
+use common::blocks::{are_used_again, arena_bytes, block, comes_back, place, read};
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::arena::{self, Block, Handle};
 use fastmp_core::fault::{self, Action};

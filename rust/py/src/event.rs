@@ -40,12 +40,7 @@ impl Event {
     }
 
     #[classmethod]
-    fn _attach<'py>(
-        cls: &Bound<'py, PyType>,
-        fd: RawFd,
-        token: RawFd,
-        offset: usize,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, token: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
         passing::attached(cls, (fd, token, offset))
     }
 

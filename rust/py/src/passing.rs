@@ -1,4 +1,5 @@
-//! Descriptors that ride along with a message: collected while an object is pickled for a channel, handed out while it is unpickled.
+//! Descriptors that ride along with a message: collected while an object is pickled for a channel, handed out while it
+//! is unpickled.
 
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -17,7 +18,8 @@ pub type Lent = (RawFd, Token, usize);
 /// What its `_attach()` is given: descriptors of the segment and of the token (or the segment again), the offset.
 pub type Given = (RawFd, RawFd, usize);
 
-/// A token's descriptor under way. Until it is dropped the block that it goes with counts as reachable, and the numbers stay open.
+/// A token's descriptor under way. Until it is dropped the block that it goes with counts as reachable, and the
+/// numbers stay open.
 #[pyclass(frozen, module = "fastmp._native")]
 pub struct Token {
     handle: Handle,
@@ -84,8 +86,8 @@ pub fn in_channel() -> bool {
     SENDING.with_borrow(Option::is_some)
 }
 
-/// Have a copy of `fd`, a number or a token, travel with the message being pickled; gives its index there, the same for the same
-/// `fd` (a number stays open until the message is sent: what is being pickled owns it).
+/// Have a copy of `fd`, a number or a token, travel with the message being pickled; gives its index there, the same
+/// for the same `fd` (a number stays open until the message is sent: what is being pickled owns it).
 #[pyfunction]
 #[pyo3(name = "_channel_fd")]
 #[allow(unsafe_code)]

@@ -88,7 +88,8 @@ pub(super) struct Books {
     exports: Tokens,
     /// How much went out under the open export token.
     exported: usize,
-    /// What this process was given when it was forked, and its parent when that was, by the generation of the forking process.
+    /// What this process was given when it was forked, and its parent when that was, by the generation of the forking
+    /// process.
     inherited: HashMap<u64, Arc<Pass>>,
 }
 
@@ -175,8 +176,8 @@ impl Books {
     /// The token under which a handle to a block at home leaves, and its number. `with`: a handle in the same message.
     pub fn export(&mut self, home: &Home, bytes: usize, with: Option<&Handle>) -> Option<(u64, Arc<Pass>)> {
         let (number, pass) = match with.and_then(Handle::epoch) {
-            // Whoever gets the one gets the other: no reason for two, and a message carries only so many descriptors. The
-            // token is in the list, for the handle holds it.
+            // Whoever gets the one gets the other: no reason for two, and a message carries only so many descriptors.
+            // The token is in the list, for the handle holds it.
             Some((number, pass)) => (number, pass.clone()),
             None => {
                 let again = home.last.load(Ordering::Relaxed) == self.exports.newest();
@@ -256,7 +257,8 @@ pub(crate) fn after_fork_in_parent() {
     HELD.with(|held| drop(held.borrow_mut().take()));
 }
 
-/// Start books of our own; keep what holds and names the inherited blocks. Called when `generation` is the child's already.
+/// Start books of our own; keep what holds and names the inherited blocks. Called when `generation` is the child's
+/// already.
 pub(crate) fn after_fork_in_child() {
     HELD.with(|held| {
         let Some(mut books) = held.borrow_mut().take() else { return };

@@ -1,8 +1,8 @@
 //! A descriptor that knows its file, so that a number closed behind our back is not taken for ours.
 //!
-//! Programs close descriptors wholesale (`os.closerange`, daemons); the number is then somebody else's. Such a number is neither lent nor
-//! closed. Between the look and the use another thread may still close it: that cannot be told apart from a program that closes the
-//! descriptors of others.
+//! Programs close descriptors wholesale (`os.closerange`, daemons); the number is then somebody else's. Such a number
+//! is neither lent nor closed. Between the look and the use another thread may still close it: that cannot be told
+//! apart from a program that closes the descriptors of others.
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
@@ -42,8 +42,8 @@ impl IdentifiedFd {
         unsafe { ManuallyDrop::take(&mut this.fd) }
     }
 
-    /// Close `other`, a second descriptor of the same file, unless it is the very same number (a spawned child is given each
-    /// number once, however many objects name it).
+    /// Close `other`, a second descriptor of the same file, unless it is the very same number (a spawned child is
+    /// given each number once, however many objects name it).
     pub fn absorb(&self, other: OwnedFd) {
         if other.as_raw_fd() == self.fd.as_raw_fd() {
             let _ = other.into_raw_fd();

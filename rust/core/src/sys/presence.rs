@@ -1,12 +1,14 @@
 //! Does any process hold this token still?
 //!
-//! A token is an empty memfd. Whoever has its [`Pass`] holds it: as a descriptor, in a message under way, or as a mapping, which a forked child
-//! inherits, as its own children do, and which survives `closerange`. exec and death drop both. The opener keeps the
-//! [`Presence`] and asks it. The kernel answers without anybody's help, in one of two ways:
+//! A token is an empty memfd. Whoever has its [`Pass`] holds it: as a descriptor, in a message under way, or as a
+//! mapping, which a forked child inherits, as its own children do, and which survives `closerange`. exec and death
+//! drop both. The opener keeps the [`Presence`] and asks it. The kernel answers without anybody's help, in one of two
+//! ways:
 //!
 //! - by a [lease], which sees descriptors, messages and mappings;
-//! - where there are no leases, by a seal against writes, which fails with EBUSY as long as one writable mapping exists. It sees mappings only, so such a
-//!   token is good for forks but must not travel. A seal that succeeds spoils nothing, for then the token is done.
+//! - where there are no leases, by a seal against writes, which fails with EBUSY as long as one writable mapping
+//!   exists. It sees mappings only, so such a token is good for forks but must not travel. A seal that succeeds spoils
+//!   nothing, for then the token is done.
 //!
 //! | what | who has it | becomes |
 //! |---|---|---|
@@ -18,7 +20,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, ftruncate, memfd_create};
+use rustix::fs::{
+    MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, ftruncate, memfd_create,
+};
 
 use crate::error::{Error, Result};
 use crate::sys::identified::IdentifiedFd;
