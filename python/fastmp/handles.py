@@ -84,6 +84,7 @@ def forget_lent(popen: Any) -> None:
 def rebuild(cls: Any, descriptors: list[Any], numbers: tuple[int, ...]) -> Any:
     """Makes the object anew in the process that it has come to."""
     fds = [descriptor.detach() for descriptor in descriptors]
-    for fd in fds:
-        os.set_inheritable(fd, False)  # it has just come through an exec, and shall not through another
+    for descriptor, fd in zip(descriptors, fds, strict=True):
+        if type(descriptor) is not ChannelFd:
+            os.set_inheritable(fd, False)  # it has just come through an exec, and shall not through another
     return cls._attach(*fds, *numbers)

@@ -170,8 +170,8 @@ impl Block {
         liveness::me();
         let id = memfd::identity(&fd)?;
         let pass = match token {
-            Some(token) if memfd::identity(&token)? != id => Some(Self::pass(token)?),
-            _ => None,
+            Some(token) => Self::pass(token, id)?,
+            None => None,
         };
         let segment = Self::segment(fd, id)?;
         let bytes = layout::view::<Header>(segment.mapping(), offset)?.check(kind)? as usize;
@@ -179,17 +179,20 @@ impl Block {
         Ok(Block { segment, offset, bytes, hold: Hold::Guest(pass) })
     }
 
-    fn pass(token: OwnedFd) -> Result<Arc<Pass>> {
+    fn pass(token: OwnedFd, segment: (u64, u64)) -> Result<Option<Arc<Pass>>> {
         let id = memfd::identity(&token)?;
+        if id == segment {
+            return Ok(None);
+        }
         let known = books().passes.get(id);
         if let Some(pass) = known {
             pass.absorb(token);
-            return Ok(pass);
+            return Ok(Some(pass));
         }
         // If another thread is quicker there are two: each holds the token.
         let pass = Arc::new(Pass::receive(token)?);
         books().passes.insert(id, &pass);
-        Ok(pass)
+        Ok(Some(pass))
     }
 
     fn segment(fd: OwnedFd, id: (u64, u64)) -> Result<Arc<Segment>> {

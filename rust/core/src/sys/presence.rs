@@ -13,7 +13,7 @@
 //! | what | who has it | becomes |
 //! |---|---|---|
 //! | `Presence` | the opener, until it is found gone | closed in a forked child |
-//! | `Pass` | the opener while it admits holders, then holders alone | gone with its last reference anywhere; never held again |
+//! | `Pass` | the opener while it admits holders, then holders alone | gone with its last reference anywhere, for ever |
 //!
 //! A process that dies at any point drops what it has: that can only make the token gone when it is.
 
