@@ -236,7 +236,7 @@ def test_no_tracker_no_thread_no_process(mp, tmp_path):
 
 @pytest.mark.method("fork")
 def test_segments_are_sealed_and_close_on_exec(mp):
-    fd, _ = mp.Lock()._handle()
+    fd, *_ = mp.Lock()._handle()
     queue = mp.Queue()
     for segment in (fd, queue._handle()[0]):
         seals = fcntl.fcntl(segment, fcntl.F_GET_SEALS)

@@ -11,7 +11,7 @@ no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, 
 
 import sys
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, final
 
 from typing_extensions import Buffer
 
@@ -34,6 +34,7 @@ __all__ = [
     "Queue",
     "RLock",
     "Semaphore",
+    "Token",
     "_channel_fd",
     "_in_channel",
     "_own_descriptors",
@@ -46,10 +47,17 @@ class OwnerDiedWarning(RuntimeWarning):
 class CorruptedError(RuntimeError):
     """Shared memory holds what no fastmp process has written there."""
 
+@final
+class Token:
+    """A descriptor that keeps an object's memory from being used again while a handle to it is under way."""
+
+    def fileno(self) -> int:
+        """The descriptor, that of the object's segment if there is no token."""
+
 class Lock:
     """A lock that is not recursive, and that any process or thread may release."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock; returns False if it was not to be had in time.
 
@@ -84,16 +92,16 @@ class Lock:
     def _count(self) -> int:
         """How often its owner has taken it."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class RLock:
     """A lock that its owner, a thread of a process, may take again; only the owner may release it."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock, once more if this thread has it; returns False if it was not to be had in time.
 
@@ -127,11 +135,11 @@ class RLock:
     def _count(self) -> int:
         """How often its owner has taken it."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class Semaphore:
     """A count of permits."""
@@ -142,7 +150,7 @@ class Semaphore:
         *,
         recover: bool = False,
         ctx: object = None,
-        _handle: tuple[int, int, bool] | None = None,
+        _handle: tuple[int, int, int, bool] | None = None,
     ) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time.
@@ -178,11 +186,11 @@ class Semaphore:
     def recoveries(self) -> int:
         """How often a permit was taken over from a process that had ended; 0 without `recover`."""
 
-    def _handle(self) -> tuple[int, int, bool]:
-        """Descriptor of the segment, offset in bytes, and whether it recovers permits."""
+    def _handle(self) -> tuple[int, Token, int, bool]:
+        """Descriptor of the segment, token, offset in bytes, and whether it recovers permits."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int, recover: bool) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int, recover: bool) -> Self: ...
 
 class BoundedSemaphore:
     """A count of permits that never exceeds what it was at first."""
@@ -193,7 +201,7 @@ class BoundedSemaphore:
         *,
         recover: bool = False,
         ctx: object = None,
-        _handle: tuple[int, int, bool] | None = None,
+        _handle: tuple[int, int, int, bool] | None = None,
     ) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time.
@@ -229,16 +237,16 @@ class BoundedSemaphore:
     def recoveries(self) -> int:
         """How often a permit was taken over from a process that had ended; 0 without `recover`."""
 
-    def _handle(self) -> tuple[int, int, bool]:
-        """Descriptor of the segment, offset in bytes, and whether it recovers permits."""
+    def _handle(self) -> tuple[int, Token, int, bool]:
+        """Descriptor of the segment, token, offset in bytes, and whether it recovers permits."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int, recover: bool) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int, recover: bool) -> Self: ...
 
 class Event:
     """A flag to wait for."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def is_set(self) -> bool:
         """Whether the flag is set."""
 
@@ -251,16 +259,16 @@ class Event:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the flag is set; returns False if it was not in time."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class Condvar:
     """A place to wait under a lock, which each call names and the calling thread holds."""
 
-    def __new__(cls, *, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, *, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def wait(self, lock: Lock | RLock, timeout: float | None = None) -> bool:
         """Releases the lock, waits to be notified, takes the lock again; returns False if not notified in time.
 
@@ -283,16 +291,16 @@ class Condvar:
     def waiters(self) -> int:
         """How many wait at this instant."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class Barrier:
     """A meeting of so many parties."""
 
-    def __new__(cls, parties: int = 0, *, _handle: tuple[int, int] | None = None) -> Self: ...
+    def __new__(cls, parties: int = 0, *, _handle: tuple[int, int, int] | None = None) -> Self: ...
     def wait(self, action: Callable[[], Any] | None = None, timeout: float | None = None) -> int:
         """Waits for the other parties; the last one calls `action`. Returns how many came before this one.
 
@@ -318,16 +326,16 @@ class Barrier:
     def broken(self) -> bool:
         """Whether it is broken."""
 
-    def _handle(self) -> tuple[int, int]:
-        """Descriptor of the segment, and offset in bytes."""
+    def _handle(self) -> tuple[int, Token, int]:
+        """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
 
 class Block:
     """Zeroed shared memory; a writable buffer of `size` bytes, one-dimensional, of format 'B'."""
 
-    def __new__(cls, size: int = 0, *, _handle: tuple[int, int, int] | None = None) -> Self: ...
+    def __new__(cls, size: int = 0, *, _handle: tuple[int, int, int, int] | None = None) -> Self: ...
     @property
     def size(self) -> int:
         """Length in bytes."""
@@ -339,11 +347,11 @@ class Block:
     def __len__(self) -> int: ...
     if sys.version_info >= (3, 12):
         def __buffer__(self, flags: int, /) -> memoryview: ...
-    def _handle(self) -> tuple[int, int, int]:
-        """Descriptor of the segment, offset and length in bytes."""
+    def _handle(self) -> tuple[int, Token, int, int]:
+        """Descriptor of the segment, token, offset and length in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, offset: int, size: int) -> Self: ...
+    def _attach(cls, fd: int, token: int, offset: int, size: int) -> Self: ...
 
 class Guarded:
     """A ctypes object and the lock that guards it. Subclasses have `_rebuild(type, block)`, which makes the object."""
@@ -583,7 +591,7 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
 def _in_channel() -> bool:
     """Whether this thread is pickling a message for a channel of ours."""
 
-def _channel_fd(fd: int) -> int:
+def _channel_fd(fd: int | Token) -> int:
     """Sends a descriptor with the message that is being pickled; returns its index there.
 
     Raises:

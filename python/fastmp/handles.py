@@ -25,16 +25,6 @@ class DupFd:
         return self._fd
 
 
-class ChannelFd:
-    """A descriptor that rides on a channel's socket, beside the message that names it."""
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-
-    def detach(self) -> int:
-        return _native._received_fd(self._index)
-
-
 def assert_travelling(obj: object) -> None:
     """Raises RuntimeError unless what is being pickled goes straight to another process."""
     if not _native._in_channel():
@@ -42,8 +32,8 @@ def assert_travelling(obj: object) -> None:
 
 
 def reduce_block(obj: Any) -> Reduced:
-    """Reduces an object inside a segment that others share: its handle is `(fd, *numbers)`."""
-    return _reduce(obj, fds=1)
+    """Reduces an object inside a segment that others share: its handle is `(fd, token, *numbers)`."""
+    return _reduce(obj, fds=2)
 
 
 def reduce_connection(obj: Any) -> Reduced:
@@ -57,25 +47,39 @@ def reduce_queue(obj: Any) -> Reduced:
 
 
 def _reduce(obj: Any, fds: int) -> Reduced:
-    assert_travelling(obj)
+    if _native._in_channel():
+        handle = obj._handle()
+        return rebuild_received, (type(obj), [_native._channel_fd(fd) for fd in handle[:fds]], handle[fds:])
+    assert_spawning(obj)
     handle = obj._handle()
     return rebuild, (type(obj), [_lend(fd) for fd in handle[:fds]], handle[fds:])
 
 
-def _lend(fd: int) -> Any:
-    if _native._in_channel():
-        return ChannelFd(_native._channel_fd(fd))
+def _lend(fd: Any) -> Any:
     popen: Any = get_spawning_popen()
+    lent, kept = vars(popen).setdefault("_fastmp_lent", ({}, []))
+    if isinstance(fd, _native.Token):
+        kept.append(fd)  # its descriptors stay open until the child has them
+        fd = fd.fileno()
     # Any popen, also the stdlib's, where a descriptor passed twice is an error.
-    lent = vars(popen).setdefault("_fastmp_lent", {})
     if fd not in lent:
         lent[fd] = popen.DupFd(popen.duplicate_for_child(fd))
     return lent[fd]
 
 
+def forget_lent(popen: Any) -> None:
+    """The child has its descriptors: they need not be kept for it any more."""
+    vars(popen).pop("_fastmp_lent", None)
+
+
 def rebuild(cls: Any, descriptors: list[Any], numbers: tuple[int, ...]) -> Any:
-    """Makes the object anew in the process that it has come to."""
+    """Makes the object anew in a process that has been started with it."""
     fds = [descriptor.detach() for descriptor in descriptors]
     for fd in fds:
         os.set_inheritable(fd, False)  # it has just come through an exec, and shall not through another
     return cls._attach(*fds, *numbers)
+
+
+def rebuild_received(cls: Any, indices: list[int], numbers: tuple[int, ...]) -> Any:
+    """Makes the object anew where its message is received: its descriptors ride on the channel's socket."""
+    return cls._attach(*[_native._received_fd(index) for index in indices], *numbers)

@@ -58,6 +58,7 @@ class Popen(popen_fork.Popen):
             file.seek(0)  # the child shares the position
             self._data = file.fileno()
             super()._launch(process_obj)
+        handles.forget_lent(self)
 
     def _write(self, process_obj: BaseProcess, file: BinaryIO) -> None:
         preparation = spawn.get_preparation_data(process_obj._name)

@@ -1,112 +1,82 @@
 //! Small blocks out of shared segments, and how long a block lives.
 //!
 //! # Who may hand out a block
-//! Only the process that made a segment hands out its blocks. The allocator's books are thus private memory: no
-//! kill can damage them. A forked child starts books of its own; to it, inherited segments are mappings only.
-//! When the maker dies its segments serve on for as long as anybody maps them, and go with the last one.
+//! Only the process that made a segment, its *maker*, hands out its blocks. The allocator's books are thus private
+//! memory: no kill can damage them. A forked child starts books of its own; to it, inherited segments are mappings
+//! only. When the maker dies its segments serve on for as long as anybody maps them, and go with the last one.
+//!
+//! # States of a block
+//!
+//! | state | where it stands | changed by |
+//! |---|---|---|
+//! | free | the maker's `free` list | `alloc`: to *used* |
+//! | used | a [`Block`] of the maker's, *at home* | its `drop`: to *free*, or to *deferred* if tokens reach it |
+//! | deferred | the maker's `deferred` list, with the numbers of its tokens | a sweep: to *free* once they are gone |
+//! | lost | nowhere; it goes with its segment | (a handle left without a token, or a fork did) |
+//!
+//! The commit point of a reuse is the pop from `free`. Everything before it happens in the maker alone and under its
+//! lock; a maker that dies takes the books with it, and then nothing is handed out any more. Nobody else changes a
+//! block's state: others only hold tokens, and by dying cannot but let go.
 //!
 //! # When a block may be used again
-//! Not before no process can reach it. Those that can are
-//! - this one, until its last handle is dropped;
-//! - children forked while it had a handle, and theirs: each fork is covered by a *token*
-//!   ([`Presence`]) that the child inherits as a mapping; the kernel says when nobody has it any more, whoever died in
-//!   between. Forks with no allocation between them reach the same blocks and share a token.
-//! - processes that got a handle in a message or at a spawn, from whatever process had one. For these there is no proof yet: a
-//!   block once [exported](Block::export) is not used again while this process lives. The mark is in the block's header: a forked child sets it
-//!   before its message is there and before its token is gone, so that it is seen when the token is found gone.
+//! Not before no process can reach it. Every way to reach it from elsewhere is covered by a *token* ([`Presence`]) of
+//! which the kernel says when nobody has it any more, whoever died in between:
 //!
-//! Tokens are numbered. A block is `born` with the number that the next fork will have at least, and reachable by
-//! the tokens from there to the newest one at its release. With no fork in between it is free at once; else it waits among the
-//! `deferred` until a sweep finds those tokens gone. If a token could not be opened (no descriptor left), the fork counts as
-//! alive for ever: memory is lost, never safety.
+//! - **Forks.** A child, and its children, inherit the mapping of the *fork token* that is open. Forks with no
+//!   allocation between them reach the same blocks and share one. A block is `born` with the number that the next fork
+//!   will have at least, and reachable by the fork tokens from there to the newest one at its release.
+//! - **Handles** (spawn, messages). A handle leaves with the descriptor of the *export token* that is open beside the
+//!   segment's. While it is under way, the message holds the token; who attaches holds it, mapped, as long as the
+//!   block, and so do its children by fork; who sends it on sends the same token along. Some blocks share a token (an
+//!   *epoch*): 64, and more the more tokens live. The block remembers the first and the last under which it left.
+//! - **Handles from a forked child** to a block that its parent made: they leave with the fork token that the child
+//!   was given, for this is one of those that the block waits for.
+//! - **Without a token** (no leases here, no descriptor left, the token's descriptor closed by the program) a handle
+//!   leaves with the segment's descriptor in the token's place, and the block's header says so ([`Header::export`])
+//!   before it leaves: such a block is lost. The mark is set by a holder of a token, so it is there when the token is
+//!   found gone. A fork without any token loses the blocks of that time. Memory is lost, never safety.
+//!
+//! What if a process dies between any two lines? A maker: see above. A sender: what it has copied into the socket
+//! counts until it is received or the socket goes; what it has not was its own. A receiver: it holds the message's
+//! copies, then its own, until the kernel closes them.
+//!
+//! # What cannot be seen
+//! A raw `clone` without the fork handlers: such a child takes itself for its parent. It must exec, as after vfork, or
+//! leave fastmp alone. (vfork shares memory until the exec, which drops all.)
 //!
 //! # Forks by other threads
-//! `before_fork` takes the books' lock and both sides release it: a child never sees half-written books.
+//! `before_fork` takes the books' lock and both sides release it: a child never sees half-written books. A fork
+//! between the allocation of a block and the writing of its header gives the child a mapping without a handle; the
+//! block counts as reachable by it all the same.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
+mod books;
+mod segment;
+mod tokens;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+pub(crate) use books::{after_fork_in_child, after_fork_in_parent, before_fork};
+pub use segment::Segment;
+
+use books::{Home, LARGEST, Spot, books};
 
 use crate::error::{Error, Result};
 use crate::layout::{self, Header, Keeper, Kind};
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
+use crate::sys::presence::Pass;
+#[cfg(doc)]
 use crate::sys::presence::Presence;
 use crate::sys::{forked, liveness};
 
 /// The smallest block, a cache line: locks of different objects never share one.
 const SMALLEST: usize = 64;
-/// Blocks are powers of two from 64 bytes to 32 KiB; what is larger has a segment of its own.
-const CLASSES: usize = 10;
-const LARGEST: usize = SMALLEST << (CLASSES - 1);
-/// Segments of an arena grow from 64 KiB to 4 MiB.
-const FIRST_SEGMENT: usize = 64 << 10;
-const LAST_SEGMENT: usize = 4 << 20;
-/// Look for blocks that have become free when this many wait.
-const SWEEP_AT: usize = 64;
 
-/// A mapped segment with its descriptor.
-#[derive(Debug)]
-pub struct Segment {
-    mapping: Arc<Mapping>,
-    fd: OwnedFd,
-}
-
-impl Segment {
-    /// A new segment of `bytes`, its pages reserved, whose header says `kind`.
-    pub fn create(name: &str, kind: Kind, bytes: usize) -> Result<Segment> {
-        Self::sparse(name, kind, bytes, bytes)
-    }
-
-    /// The same, with only the first `reserved` bytes reserved so far.
-    pub fn sparse(name: &str, kind: Kind, bytes: usize, reserved: usize) -> Result<Segment> {
-        let fd = memfd::create(name, reserved as u64)?;
-        if bytes > reserved {
-            memfd::extend(&fd, bytes as u64)?;
-        }
-        let mapping = Arc::new(Mapping::new(&fd, 0, bytes)?);
-        layout::view::<Header>(&mapping, 0)?.write(kind, (bytes - Header::BYTES) as u64);
-        Ok(Segment { mapping, fd })
-    }
-
-    /// Map the first `bytes` (0: all) of a segment that another process made, if it is a `kind`.
-    pub fn attach(fd: OwnedFd, kind: Kind, bytes: usize) -> Result<Segment> {
-        memfd::check(&fd)?;
-        let size = memfd::size(&fd)? as usize;
-        if size < Header::BYTES || size < bytes {
-            return Err(Error::Corrupted("the segment is too short"));
-        }
-        let mapping = Arc::new(Mapping::new(&fd, 0, if bytes == 0 { size } else { bytes })?);
-        layout::view::<Header>(&mapping, 0)?.check(kind)?;
-        Ok(Segment { mapping, fd })
-    }
-
-    /// The mapping.
-    pub fn mapping(&self) -> &Arc<Mapping> {
-        &self.mapping
-    }
-
-    /// This segment, of which another descriptor has come in: closed, unless it is the very same (a spawned child gets each descriptor
-    /// once, however many objects refer to it).
-    fn also(self: Arc<Self>, fd: OwnedFd) -> Arc<Self> {
-        if fd.as_raw_fd() == self.fd.as_raw_fd() {
-            let _ = fd.into_raw_fd();
-        }
-        self
-    }
-}
-
-impl AsFd for Segment {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl Keeper for Arc<Segment> {
-    fn mapping(&self) -> &Arc<Mapping> {
-        &self.mapping
-    }
+/// Look now for blocks that can be used again, as `alloc` does by itself when it pays: for tests.
+#[cfg(feature = "kill-points")]
+pub fn sweep() {
+    books().sweep();
 }
 
 /// A block of shared memory: a header, then its payload. Dropping it ends this process's hold on it.
@@ -115,22 +85,61 @@ pub struct Block {
     segment: Arc<Segment>,
     offset: usize,
     bytes: usize,
-    /// Set if this process's books have it.
-    home: Option<Home>,
+    hold: Hold,
 }
 
+/// By what right this process has a block.
 #[derive(Debug)]
-struct Home {
-    class: usize,
-    /// The number of the first token that reaches it.
-    born: u64,
-    /// `forked::generation()` of the process that allocated it: a forked child's copy is not at home.
-    generation: u64,
+enum Hold {
+    /// It was allocated here, or in the process that this one was forked from.
+    Home(Home),
+    /// It came in by a handle, under this token if it had one.
+    Guest(Option<Arc<Pass>>),
+    /// It has a segment to itself, and goes with it.
+    Alone,
+}
+
+/// What another process needs to attach a block. It keeps the descriptors open, and the block from being used again.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    segment: Arc<Segment>,
+    pass: Option<Arc<Pass>>,
+    offset: usize,
+    /// The number of its export token and the generation that counts it.
+    epoch: Option<(u64, u64)>,
+}
+
+impl Handle {
+    /// The segment's descriptor.
+    pub fn segment(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+
+    /// The token's descriptor; the segment's stands for none.
+    pub fn token(&self) -> BorrowedFd<'_> {
+        self.pass.as_ref().and_then(|pass| pass.as_fd()).unwrap_or(self.segment.as_fd())
+    }
+
+    /// The block's place in the segment.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// May other blocks of this process leave under its token?
+    pub fn is_shared(&self) -> bool {
+        self.epoch().is_some()
+    }
+
+    /// Its export token, if that is one of this process's.
+    fn epoch(&self) -> Option<(u64, &Arc<Pass>)> {
+        let (number, generation) = self.epoch?;
+        Some((number, self.pass.as_ref().filter(|_| generation == forked::generation())?))
+    }
 }
 
 impl Keeper for Block {
     fn mapping(&self) -> &Arc<Mapping> {
-        &self.segment.mapping
+        self.segment.mapping()
     }
 }
 
@@ -152,41 +161,63 @@ impl Block {
         let offset = SMALLEST;
         let total = offset.checked_add(whole).filter(|&n| n <= isize::MAX as usize).ok_or(Error::OutOfMemory)?;
         let segment = Arc::new(Segment::create("fastmp-block", Kind::Arena, total)?);
-        Ok(Block { segment, offset, bytes, home: None })
+        Ok(Block { segment, offset, bytes, hold: Hold::Alone })
     }
 
-    /// The block at `offset` of the segment behind `fd`, if a `kind` is there. A segment is mapped once in a
-    /// process, however many blocks of it are held.
-    pub fn attach(fd: OwnedFd, offset: usize, kind: Kind) -> Result<Block> {
+    /// The block at `offset` of the segment behind `fd`, if a `kind` is there, held by `token` (see [`Handle`]; None:
+    /// there is none). A segment is mapped once in a process, however many blocks of it are held, and so is a token.
+    pub fn attach(fd: OwnedFd, token: Option<OwnedFd>, offset: usize, kind: Kind) -> Result<Block> {
         liveness::me();
         let id = memfd::identity(&fd)?;
-        let known = books().known.get(&id).and_then(Weak::upgrade);
-        let segment = match known {
-            Some(segment) => segment.also(fd),
-            None => {
-                let new = Arc::new(Segment::attach(fd, Kind::Arena, 0)?);
-                let mut books = books();
-                // Another thread may have been quicker.
-                match books.known.get(&id).and_then(Weak::upgrade) {
-                    Some(segment) => match Arc::into_inner(new) {
-                        Some(new) => segment.also(new.fd),
-                        None => segment,
-                    },
-                    None => {
-                        books.remember(id, &new);
-                        new
-                    }
-                }
-            }
+        let pass = match token {
+            Some(token) => Self::pass(token, id)?,
+            None => None,
         };
-        let bytes = layout::view::<Header>(&segment.mapping, offset)?.check(kind)? as usize;
-        segment.mapping.range(offset + Header::BYTES, bytes)?;
-        Ok(Block { segment, offset, bytes, home: None })
+        let segment = Self::segment(fd, id)?;
+        let bytes = layout::view::<Header>(segment.mapping(), offset)?.check(kind)? as usize;
+        segment.mapping().range(offset + Header::BYTES, bytes)?;
+        Ok(Block { segment, offset, bytes, hold: Hold::Guest(pass) })
+    }
+
+    fn pass(token: OwnedFd, segment: (u64, u64)) -> Result<Option<Arc<Pass>>> {
+        let id = memfd::identity(&token)?;
+        if id == segment {
+            return Ok(None);
+        }
+        let known = books().passes.get(id);
+        if let Some(pass) = known {
+            pass.absorb(token);
+            return Ok(Some(pass));
+        }
+        // If another thread is quicker there are two: each holds the token.
+        let pass = Arc::new(Pass::receive(token)?);
+        books().passes.insert(id, &pass);
+        Ok(Some(pass))
+    }
+
+    fn segment(fd: OwnedFd, id: (u64, u64)) -> Result<Arc<Segment>> {
+        let known = books().segments.get(id);
+        if let Some(segment) = known {
+            segment.absorb(fd);
+            return Ok(segment);
+        }
+        let new = Arc::new(Segment::attach(fd, Kind::Arena, 0)?);
+        let mut books = books();
+        // Another thread may have been quicker.
+        if let Some(segment) = books.segments.get(id) {
+            drop(books);
+            if let Some(new) = Arc::into_inner(new) {
+                segment.absorb(new.into_fd());
+            }
+            return Ok(segment);
+        }
+        books.segments.insert(id, &new);
+        Ok(new)
     }
 
     /// The header.
     pub fn header(&self) -> Result<&Header> {
-        layout::view(&self.segment.mapping, self.offset)
+        layout::view(self.segment.mapping(), self.offset)
     }
 
     /// Where the payload starts in the segment's mapping.
@@ -199,198 +230,40 @@ impl Block {
         self.bytes
     }
 
-    /// The segment's descriptor and the block's offset in it, for another process to attach. From
-    /// now on the block is not used again while this process lives.
-    pub fn export(&self) -> (BorrowedFd<'_>, usize) {
-        if let Ok(header) = self.header() {
-            header.export();
+    /// A handle for another process. The block is not used again before every process that gets it, from whomever, has
+    /// let go. `with`: another handle in the same message, whose token this one shares if it can.
+    ///
+    /// # Errors
+    /// `Os` (EBADF) if the program has closed the segment's descriptor.
+    pub fn export(&self, with: Option<&Handle>) -> Result<Handle> {
+        self.segment.own_fd()?;
+        let (segment, offset, mut epoch) = (self.segment.clone(), self.offset, None);
+        let pass = match &self.hold {
+            Hold::Home(home) if home.generation == forked::generation() => {
+                let found = books().export(home, self.bytes, with);
+                found.map(|(number, pass)| {
+                    epoch = Some((number, home.generation));
+                    pass
+                })
+            }
+            Hold::Home(home) => books().inherited(home.generation),
+            Hold::Guest(pass) => pass.clone(),
+            Hold::Alone => return Ok(Handle { segment, pass: None, offset, epoch }),
+        };
+        let pass = pass.filter(|pass| pass.fd().is_some());
+        if pass.is_none() {
+            self.header()?.export();
         }
-        (self.segment.as_fd(), self.offset)
+        Ok(Handle { segment, pass, offset, epoch })
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        let Some(home) = self.home.take() else { return };
-        if home.generation != forked::generation() {
-            return;
-        }
-        books().release(Spot { segment: self.segment.clone(), offset: self.offset }, home);
-    }
-}
-
-/// A block-sized place in one of this process's segments.
-#[derive(Debug)]
-struct Spot {
-    segment: Arc<Segment>,
-    offset: usize,
-}
-
-impl Spot {
-    /// Itself, to be used again, unless a handle to its block has ever been given away.
-    fn vacant(self) -> Option<Spot> {
-        let header = layout::view::<Header>(&self.segment.mapping, self.offset).ok()?;
-        if header.is_exported() {
-            return None;
-        }
-        header.erase();
-        Some(self)
-    }
-}
-
-#[derive(Debug)]
-struct Deferred {
-    spot: Spot,
-    class: usize,
-    /// The tokens that reach it.
-    tokens: std::ops::RangeInclusive<u64>,
-}
-
-#[derive(Default)]
-struct Books {
-    free: [Vec<Spot>; CLASSES],
-    deferred: Vec<Deferred>,
-    /// How many were left by the last sweep: the next one waits until as many more have come.
-    stuck: usize,
-    /// The segment that new blocks are cut from, and up to where it is used.
-    cutting: Option<(Arc<Segment>, usize)>,
-    next_segment: usize,
-    /// Every segment mapped here, by identity.
-    known: HashMap<(u64, u64), Weak<Segment>>,
-    /// Numbered tokens that somebody may hold, oldest first; None: a fork without a token.
-    tokens: Vec<(u64, Option<Presence>)>,
-    /// The newest token's number.
-    newest: u64,
-    /// Was anything allocated since the newest token was opened?
-    dirty: bool,
-}
-
-static BOOKS: LazyLock<Mutex<Books>> = LazyLock::new(Default::default);
-
-fn books() -> MutexGuard<'static, Books> {
-    // A panic in between would leave the books as they were or a block short: still good.
-    BOOKS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-impl Books {
-    fn alloc(&mut self, whole: usize, bytes: usize) -> Result<Block> {
-        let class = class_of(whole);
-        let spot = match self.free[class].pop() {
-            Some(spot) => spot,
-            None => {
-                if self.deferred.len() >= SWEEP_AT.max(2 * self.stuck) {
-                    self.sweep();
-                }
-                match self.free[class].pop() {
-                    Some(spot) => spot,
-                    None => self.cut(class)?,
-                }
-            }
-        };
-        spot.segment.mapping.zero(spot.offset, whole)?;
-        self.dirty = true;
-        let home = Home { class, born: self.newest + 1, generation: forked::generation() };
-        Ok(Block { segment: spot.segment, offset: spot.offset, bytes, home: Some(home) })
-    }
-
-    fn cut(&mut self, class: usize) -> Result<Spot> {
-        let size = SMALLEST << class;
-        if let Some((segment, used)) = &mut self.cutting {
-            // Aligned to the block's own size up to a page, as ctypes and SIMD readers may want.
-            let offset = used.next_multiple_of(size.min(4096));
-            if offset + size <= segment.mapping.len() {
-                *used = offset + size;
-                return Ok(Spot { segment: segment.clone(), offset });
-            }
-        }
-        let bytes = self.next_segment.clamp(FIRST_SEGMENT, LAST_SEGMENT).max(2 * size);
-        let segment = Arc::new(Segment::create("fastmp-arena", Kind::Arena, bytes)?);
-        self.next_segment = bytes * 2;
-        self.remember(memfd::identity(&segment.fd)?, &segment);
-        self.cutting = Some((segment, SMALLEST));
-        self.cut(class)
-    }
-
-    fn remember(&mut self, id: (u64, u64), segment: &Arc<Segment>) {
-        self.known.retain(|_, s| s.strong_count() > 0);
-        self.known.insert(id, Arc::downgrade(segment));
-    }
-
-    fn release(&mut self, spot: Spot, home: Home) {
-        if home.born > self.newest {
-            self.free[home.class].extend(spot.vacant());
-        } else {
-            self.deferred.push(Deferred { spot, class: home.class, tokens: home.born..=self.newest });
+        if let Hold::Home(home) = &self.hold
+            && home.generation == forked::generation()
+        {
+            books().release(Spot { segment: self.segment.clone(), offset: self.offset }, home);
         }
     }
-
-    /// Free the blocks whose last token is gone.
-    fn sweep(&mut self) {
-        if let Some((_, Some(newest))) = self.tokens.last_mut() {
-            newest.close();
-        }
-        self.tokens.retain(|(_, token)| !token.as_ref().is_some_and(Presence::is_gone));
-        let (tokens, free) = (&self.tokens, &mut self.free);
-        let mut kept = Vec::new();
-        for deferred in self.deferred.drain(..) {
-            let first = tokens.partition_point(|(n, _)| n < deferred.tokens.start());
-            if tokens.get(first).is_some_and(|(n, _)| n <= deferred.tokens.end()) {
-                kept.push(deferred);
-            } else {
-                free[deferred.class].extend(deferred.spot.vacant());
-            }
-        }
-        self.deferred = kept;
-        self.stuck = self.deferred.len();
-    }
-
-    fn open_token(&mut self) {
-        let open = matches!(self.tokens.last(), Some((_, Some(token))) if token.is_open());
-        // A process without blocks of its own has nothing to cover.
-        if self.next_segment == 0 || (open && !self.dirty) {
-            return;
-        }
-        if let Some((_, Some(token))) = self.tokens.last_mut() {
-            token.close();
-        }
-        // Forks in a loop: keep the list as short as the children alive.
-        if self.tokens.len() >= 16 {
-            self.tokens.retain(|(_, token)| !token.as_ref().is_some_and(Presence::is_gone));
-        }
-        self.newest += 1;
-        self.tokens.push((self.newest, Presence::open().ok()));
-        self.dirty = false;
-    }
-}
-
-fn class_of(whole: usize) -> usize {
-    let size = whole.max(SMALLEST).next_power_of_two();
-    (size / SMALLEST).trailing_zeros() as usize
-}
-
-thread_local! {
-    static HELD: RefCell<Option<MutexGuard<'static, Books>>> = const { RefCell::new(None) };
-}
-
-pub(crate) fn before_fork() {
-    let mut books = books();
-    books.open_token();
-    HELD.with(|held| *held.borrow_mut() = Some(books));
-}
-
-pub(crate) fn after_fork_in_parent() {
-    HELD.with(|held| drop(held.borrow_mut().take()));
-}
-
-pub(crate) fn after_fork_in_child() {
-    HELD.with(|held| {
-        let Some(mut books) = held.borrow_mut().take() else { return };
-        let known = std::mem::take(&mut books.known);
-        let inherited = std::mem::replace(&mut *books, Books { known, ..Books::default() });
-        for (_, token) in inherited.tokens {
-            if let Some(token) = token {
-                token.inherit();
-            }
-        }
-    });
 }

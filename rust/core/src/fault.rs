@@ -9,6 +9,13 @@ macro_rules! kill_point {
     };
 }
 
+/// May the kernel be asked for leases? Always, unless a test wants it to be as on a system without them.
+#[cfg(not(feature = "kill-points"))]
+#[inline(always)]
+pub fn leases() -> bool {
+    true
+}
+
 #[cfg(feature = "kill-points")]
 mod armed {
     use std::sync::Mutex;
@@ -25,6 +32,18 @@ mod armed {
 
     static ANY: AtomicBool = AtomicBool::new(false);
     static POINT: Mutex<Option<(String, u32, Action)>> = Mutex::new(None);
+
+    static NO_LEASES: AtomicBool = AtomicBool::new(false);
+
+    /// From now on, as if this system had no leases; or as it is.
+    pub fn deny_leases(deny: bool) {
+        NO_LEASES.store(deny, Ordering::SeqCst);
+    }
+
+    /// May the kernel be asked for leases?
+    pub fn leases() -> bool {
+        !NO_LEASES.load(Ordering::SeqCst)
+    }
 
     /// Arm `name`: the `nth` time (from 1) that this process reaches it, `action` happens.
     pub fn arm(name: &str, nth: u32, action: Action) {
@@ -59,4 +78,4 @@ mod armed {
 }
 
 #[cfg(feature = "kill-points")]
-pub use armed::{Action, arm, reached};
+pub use armed::{Action, arm, deny_leases, leases, reached};

@@ -46,7 +46,7 @@ pub enum Kind {
     Permits = 10,
 }
 
-/// A handle to this object has gone beyond what forks explain.
+/// A handle to this object has left without a token (see the arena).
 const EXPORTED: u32 = 1 << 15;
 
 /// The first bytes of every object.
@@ -100,12 +100,12 @@ impl Header {
         Ok(self.size.load(Ordering::Relaxed))
     }
 
-    /// A handle is being given to another process: says so to whoever holds the object, in every process.
+    /// A handle is leaving without a token: says so to the object's maker.
     pub fn export(&self) {
         self.kind.fetch_or(EXPORTED, Ordering::Relaxed);
     }
 
-    /// Has any process ever given a handle away?
+    /// Has any process ever given a handle away without a token?
     pub fn is_exported(&self) -> bool {
         self.kind.load(Ordering::Relaxed) & EXPORTED != 0
     }

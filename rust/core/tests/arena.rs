@@ -6,43 +6,17 @@
 mod common;
 
 use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use common::blocks::{are_used_again, arena_bytes, block, comes_back, place, read};
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::arena::{Block, Segment};
 use fastmp_core::layout::{Keeper, Kind};
 use fastmp_core::sys::memfd;
 
-fn block() -> Block {
-    Block::alloc(Kind::Memory, 200).unwrap()
-}
-
-/// Where a block is, whoever asks.
-fn place(block: &Block) -> (usize, usize) {
-    (std::ptr::from_ref(&**block.mapping()) as usize, block.payload())
-}
-
-fn read(block: &Block) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    block.mapping().append_to(block.payload(), block.bytes(), &mut bytes).unwrap();
-    bytes
-}
-
-/// Is any of many new blocks at one of these places? With enough coming and going that the arena has to look.
-fn are_used_again(places: &HashSet<(usize, usize)>) -> bool {
-    (0..5).any(|_| {
-        let new: Vec<_> = (0..300).map(|_| block()).collect();
-        // New blocks, too, now wait for a child that is gone.
-        assert_eq!(Child::fork(|| ()).wait(), OK);
-        new.iter().any(|b| places.contains(&place(b)))
-    })
-}
-
-/// Give `held` back; is it used again?
-fn comes_back(held: Vec<Block>) -> bool {
-    let places = held.iter().map(place).collect();
-    drop(held);
-    are_used_again(&places)
+fn segment(block: &Block) -> (u64, u64) {
+    memfd::identity(block.export(None).unwrap().segment()).unwrap()
 }
 
 #[test]
@@ -149,41 +123,14 @@ fn a_child_hands_out_blocks_of_its_own() {
     let mine = block();
     let mut child = Child::fork(|| {
         let first = block();
-        assert_ne!(memfd::identity(first.export().0), memfd::identity(mine.export().0));
-        let at = place(&first);
-        drop(first);
-        let second = block();
-        second.export();
-        assert_ne!(place(&second), (0, 0));
-        let _ = at;
-        // Dropping what was inherited gives nothing away.
+        assert_ne!(segment(&first), segment(&mine));
+        // Dropping what was inherited gives nothing away: what is new is still in a segment of its own.
+        let parents = segment(&mine);
         drop(mine);
-        assert!(!comes_back(vec![second]), "exported blocks are not used again");
+        assert!((0..300).map(|_| block()).all(|b| segment(&b) != parents));
+        assert!(comes_back(vec![first]));
     });
     assert_eq!(child.wait(), OK);
-}
-
-#[test]
-fn exported_blocks_are_not_used_again() {
-    let _turn = common::turn();
-    let held: Vec<_> = (0..50).map(|_| block()).collect();
-    for b in &held {
-        let _ = b.export();
-    }
-    assert!(!comes_back(held));
-}
-
-#[test]
-fn a_block_that_a_child_gave_away_is_not_used_again() {
-    let _turn = common::turn();
-    let held: Vec<_> = (0..50).map(|_| block()).collect();
-    let mut child = Child::fork(|| {
-        for b in &held {
-            let _ = b.export();
-        }
-    });
-    assert_eq!(child.wait(), OK);
-    assert!(!comes_back(held));
 }
 
 #[test]
@@ -192,12 +139,14 @@ fn a_segment_is_mapped_once_however_often_it_is_attached() {
     let (one, two) = (block(), block());
     let mut child = Child::fork(|| {
         let attach = |b: &Block| {
-            let (fd, offset) = b.export();
-            Block::attach(fd.try_clone_to_owned().unwrap(), offset, Kind::Memory).unwrap()
+            let handle = b.export(None).unwrap();
+            let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
+            Block::attach(copy(handle.segment()), Some(copy(handle.token())), handle.offset(), Kind::Memory).unwrap()
         };
         let before = common::open_fds();
         let attached: Vec<_> = (0..100).flat_map(|_| [attach(&one), attach(&two)]).collect();
-        assert!(common::open_fds() <= before + 1);
+        // The segment's and the token's.
+        assert!(common::open_fds() <= before + 2);
         let ways: HashSet<_> = attached.iter().map(|b| place(b).0).collect();
         assert_eq!(ways.len(), 1);
         attached[0].mapping().write(attached[0].payload(), b"hello").unwrap();
@@ -215,20 +164,6 @@ fn ten_thousand_blocks_take_few_descriptors() {
     assert!(common::open_fds() < before + 20, "{} more", common::open_fds() - before);
     let places: HashSet<_> = blocks.iter().map(place).collect();
     assert_eq!(places.len(), 10_000);
-}
-
-/// Bytes of shared memory that this process's segments take.
-fn arena_bytes() -> u64 {
-    let mut seen = HashSet::new();
-    let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-    fds.filter_map(|fd| {
-        let link = std::fs::read_link(fd.path()).ok()?;
-        link.to_string_lossy().contains("fastmp-").then_some(())?;
-        let meta = std::fs::metadata(fd.path()).ok()?;
-        use std::os::linux::fs::MetadataExt;
-        seen.insert(meta.st_ino()).then(|| meta.st_blocks() * 512)
-    })
-    .sum()
 }
 
 #[test]

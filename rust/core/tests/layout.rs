@@ -21,7 +21,7 @@ use fastmp_core::sync::semaphore::Semaphore;
 use fastmp_core::sync::waitset::WaitSet;
 use fastmp_core::sys::liveness::me;
 use fastmp_core::sys::mapping::Mapping;
-use fastmp_core::sys::memfd;
+use fastmp_core::sys::{fdpass, memfd};
 
 #[test]
 fn sizes_and_alignments_are_promises() {
@@ -62,7 +62,8 @@ fn all_zero_is_the_state_of_rest() {
 fn a_header_tells_what_where_by_whom_and_when() {
     let _turn = common::turn();
     let block = Block::alloc(Kind::Event, 100).unwrap();
-    let (fd, offset) = block.export();
+    let handle = block.export(None).unwrap();
+    let (fd, offset) = (handle.segment(), handle.offset());
     let bytes = memfd::size(fd).unwrap() as usize;
     let looker = Mapping::read_only(fd, 0, bytes).unwrap();
     let header: &Header = view(&looker, offset).unwrap();
@@ -110,20 +111,24 @@ fn a_header_with_any_wrong_bit_is_refused() {
 fn offsets_and_sizes_from_outside_are_checked() {
     let _turn = common::turn();
     let block = Block::alloc(Kind::Lock, 24).unwrap();
-    let (fd, offset) = block.export();
+    let handle = block.export(None).unwrap();
+    let (fd, offset) = (handle.segment(), handle.offset());
     let dup = || fd.try_clone_to_owned().unwrap();
-    assert_eq!(Block::attach(dup(), offset, Kind::Lock).unwrap().payload(), block.payload());
-    refused(Block::attach(dup(), offset, Kind::Semaphore), "another kind");
+    assert_eq!(Block::attach(dup(), None, offset, Kind::Lock).unwrap().payload(), block.payload());
+    refused(Block::attach(dup(), None, offset, Kind::Semaphore), "another kind");
     for wrong in
         [0, 1, 7, 8, offset + 1, offset + 4, offset + 64, 1 << 40, usize::MAX, usize::MAX - 31, usize::MAX & !63]
     {
-        refused(Block::attach(dup(), wrong, Kind::Lock), &format!("offset {wrong}"));
+        refused(Block::attach(dup(), None, wrong, Kind::Lock), &format!("offset {wrong}"));
+    }
+    for token in [std::fs::File::open("/dev/null").unwrap().into(), fdpass::pair().unwrap().0] {
+        refused(Block::attach(dup(), Some(token), offset, Kind::Lock), "no token");
     }
     // A block that claims to reach past its segment.
     let mapping = Mapping::new(fd, 0, memfd::size(fd).unwrap() as usize).unwrap();
     for claim in [u64::MAX, u64::MAX - 63, 1 << 40, 64 << 10] {
         mapping.write(offset + 8, &claim.to_ne_bytes()).unwrap();
-        refused(Block::attach(dup(), offset, Kind::Lock), &format!("size {claim}"));
+        refused(Block::attach(dup(), None, offset, Kind::Lock), &format!("size {claim}"));
     }
 }
 
@@ -133,7 +138,7 @@ fn only_sealed_segments_of_the_right_kind_are_attached() {
     let other = || memfd::create("test", 4096).unwrap();
     let file = || std::fs::File::open("/dev/null").unwrap().into();
     refused(Queue::attach(file(), other(), other()), "no memfd");
-    refused(Block::attach(file(), 64, Kind::Lock), "no memfd");
+    refused(Block::attach(file(), None, 64, Kind::Lock), "no memfd");
     refused(Queue::attach(memfd::create("test", 4096).unwrap(), other(), other()), "too short");
     refused(Queue::attach(memfd::create("test", 64 << 20).unwrap(), other(), other()), "all zero");
     let queue = Queue::create(0).unwrap();

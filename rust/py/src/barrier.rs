@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
+use crate::passing::{Given, Lent};
 use crate::{blocking, passing};
 
 type Shared = WithRow<BarrierState, Place, Block>;
@@ -40,9 +41,9 @@ fn create(parties: i64) -> PyResult<Result<Block>> {
 impl Barrier {
     #[new]
     #[pyo3(signature = (parties = 0, *, _handle = None))]
-    fn new(parties: i64, _handle: Option<(RawFd, usize)>) -> PyResult<Self> {
+    fn new(parties: i64, _handle: Option<Given>) -> PyResult<Self> {
         let block = match _handle {
-            Some((fd, offset)) => Block::attach(passing::owned(fd)?, offset, Kind::Barrier),
+            Some(handle) => Ok(passing::attach(handle, Kind::Barrier)?),
             None => create(parties)?,
         };
         let shared = block.and_then(|block| {
@@ -53,8 +54,8 @@ impl Barrier {
     }
 
     #[classmethod]
-    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
-        passing::attached(cls, (fd, offset))
+    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, token: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
+        passing::attached(cls, (fd, token, offset))
     }
 
     /// Wait for the other parties; the last one runs `action`. Gives how many came before.
@@ -121,8 +122,7 @@ impl Barrier {
         self.core().is_broken()
     }
 
-    fn _handle(&self) -> (RawFd, usize) {
-        let (fd, offset) = self.shared.keeper().export();
-        (passing::raw(fd), offset)
+    fn _handle(&self) -> PyResult<Lent> {
+        passing::handle(self.shared.keeper())
     }
 }

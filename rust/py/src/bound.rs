@@ -48,7 +48,9 @@ struct Free {
 }
 
 impl Free {
-    const NONE: Free = Free { list: UnsafeCell::new(([ptr::null_mut(); KEPT], 0)) };
+    const fn new() -> Free {
+        Free { list: UnsafeCell::new(([ptr::null_mut(); KEPT], 0)) }
+    }
 
     /// A kept one, if there is one.
     fn take(&self) -> Option<*mut Method> {
@@ -85,7 +87,7 @@ mod free {
     }
 
     thread_local! {
-        static FREE: Free = const { Free::NONE };
+        static FREE: Free = const { Free::new() };
     }
 
     // At the very end of a thread its list is gone.
@@ -105,7 +107,7 @@ mod free {
     struct UnderGil(Free);
     // SAFETY: binding and deallocating happen attached to the one interpreter that PyO3 lets import this module, so under its GIL.
     unsafe impl Sync for UnderGil {}
-    static FREE: UnderGil = UnderGil(Free::NONE);
+    static FREE: UnderGil = UnderGil(Free::new());
 
     pub fn take() -> Option<*mut Method> {
         FREE.0.take()

@@ -14,6 +14,7 @@ use pyo3::types::PyType;
 
 use crate::errors::raise;
 use crate::lock::{Lock, RLock, take_back};
+use crate::passing::{Given, Lent};
 use crate::{blocking, passing};
 
 type Shared = WithRow<CondvarState, Slot, Block>;
@@ -57,9 +58,9 @@ impl Condvar {
 impl Condvar {
     #[new]
     #[pyo3(signature = (*, _handle = None))]
-    fn new(_handle: Option<(RawFd, usize)>) -> PyResult<Self> {
+    fn new(_handle: Option<Given>) -> PyResult<Self> {
         let block = match _handle {
-            Some((fd, offset)) => Block::attach(passing::owned(fd)?, offset, Kind::Condition),
+            Some(handle) => Ok(passing::attach(handle, Kind::Condition)?),
             None => Shared::bytes(SLOTS).ok_or(Error::OutOfMemory).and_then(|n| Block::alloc(Kind::Condition, n)),
         };
         let shared = block.and_then(|block| {
@@ -70,8 +71,8 @@ impl Condvar {
     }
 
     #[classmethod]
-    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
-        passing::attached(cls, (fd, offset))
+    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, token: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
+        passing::attached(cls, (fd, token, offset))
     }
 
     /// Release the lock, wait until notified or for `timeout` seconds, take the lock again; was it notified?
@@ -119,8 +120,7 @@ impl Condvar {
         self.core().waiters()
     }
 
-    fn _handle(&self) -> (RawFd, usize) {
-        let (fd, offset) = self.shared.keeper().export();
-        (passing::raw(fd), offset)
+    fn _handle(&self) -> PyResult<Lent> {
+        passing::handle(self.shared.keeper())
     }
 }

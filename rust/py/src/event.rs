@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
+use crate::passing::{Given, Lent};
 use crate::{blocking, passing};
 
 /// A flag that processes wait for.
@@ -29,18 +30,18 @@ impl Event {
 impl Event {
     #[new]
     #[pyo3(signature = (*, ctx = None, _handle = None))]
-    fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<(RawFd, usize)>) -> PyResult<Self> {
+    fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
         let _ = ctx;
         let block = match _handle {
-            Some((fd, offset)) => Block::attach(passing::owned(fd)?, offset, Kind::Event),
-            None => Block::alloc(Kind::Event, size_of::<EventState>()),
+            Some(handle) => passing::attach(handle, Kind::Event)?,
+            None => Block::alloc(Kind::Event, size_of::<EventState>()).map_err(raise)?,
         };
-        Self::over(block.map_err(raise)?)
+        Self::over(block)
     }
 
     #[classmethod]
-    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
-        passing::attached(cls, (fd, offset))
+    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, token: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
+        passing::attached(cls, (fd, token, offset))
     }
 
     /// Is it set?
@@ -72,8 +73,7 @@ impl Event {
         }
     }
 
-    fn _handle(&self) -> (RawFd, usize) {
-        let (fd, offset) = self.state.keeper().export();
-        (passing::raw(fd), offset)
+    fn _handle(&self) -> PyResult<Lent> {
+        passing::handle(self.state.keeper())
     }
 }

@@ -43,7 +43,7 @@ mod _native {
     #[pymodule_export]
     use crate::memory::Block;
     #[pymodule_export]
-    use crate::passing::{channel_fd, in_channel, received_fd};
+    use crate::passing::{Token, channel_fd, in_channel, received_fd};
     #[pymodule_export]
     use crate::queue::Queue;
     #[pymodule_export]

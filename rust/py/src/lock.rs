@@ -14,6 +14,7 @@ use pyo3::types::PyType;
 
 use crate::errors::{OwnerDiedWarning, raise};
 use crate::hot::Hot;
+use crate::passing::{Given, Lent};
 use crate::{blocking, passing};
 
 type Shared = Object<LockState, Block>;
@@ -24,8 +25,8 @@ fn create() -> PyResult<Shared> {
     Object::new(block, payload).map_err(raise)
 }
 
-fn attach(fd: RawFd, offset: usize) -> PyResult<Shared> {
-    let block = Block::attach(passing::owned(fd)?, offset, Kind::Lock).map_err(raise)?;
+fn attach(handle: Given) -> PyResult<Shared> {
+    let block = passing::attach(handle, Kind::Lock)?;
     let payload = block.payload();
     Object::new(block, payload).map_err(raise)
 }
@@ -109,18 +110,23 @@ macro_rules! lock_class {
         impl $class {
             #[new]
             #[pyo3(signature = (*, ctx = None, _handle = None))]
-            fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<(RawFd, usize)>) -> PyResult<Self> {
+            fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
                 let _ = ctx;
                 let state = match _handle {
-                    Some((fd, offset)) => attach(fd, offset)?,
+                    Some(handle) => attach(handle)?,
                     None => create()?,
                 };
                 Ok(Self { state })
             }
 
             #[classmethod]
-            fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
-                passing::attached(cls, (fd, offset))
+            fn _attach<'py>(
+                cls: &Bound<'py, PyType>,
+                fd: RawFd,
+                token: RawFd,
+                offset: usize,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                passing::attached(cls, (fd, token, offset))
             }
 
             #[pyo3(signature = (block = true, timeout = None))]
@@ -162,9 +168,8 @@ macro_rules! lock_class {
                 u32::from(self.state.owner().is_none())
             }
 
-            fn _handle(&self) -> (RawFd, usize) {
-                let (fd, offset) = self.state.keeper().export();
-                (passing::raw(fd), offset)
+            fn _handle(&self) -> PyResult<Lent> {
+                passing::handle(self.state.keeper())
             }
         }
     };

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
-use crate::passing;
+use crate::passing::{self, Token};
 
 /// Zeroed shared memory of `size` bytes, as a writable buffer.
 #[pyclass(frozen, subclass, module = "fastmp.sharedctypes")]
@@ -37,9 +37,9 @@ const LEAST: usize = 8;
 impl Block {
     #[new]
     #[pyo3(signature = (size = 0, *, _handle = None))]
-    fn new(size: isize, _handle: Option<(RawFd, usize, usize)>) -> PyResult<Self> {
-        if let Some((fd, offset, size)) = _handle {
-            let block = Core::attach(passing::owned(fd)?, offset, Kind::Memory).map_err(raise)?;
+    fn new(size: isize, _handle: Option<(RawFd, RawFd, usize, usize)>) -> PyResult<Self> {
+        if let Some((fd, token, offset, size)) = _handle {
+            let block = passing::attach((fd, token, offset), Kind::Memory)?;
             if size > block.bytes() {
                 return Err(PyValueError::new_err("the block is smaller than that"));
             }
@@ -50,8 +50,14 @@ impl Block {
     }
 
     #[classmethod]
-    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, offset: usize, size: usize) -> PyResult<Bound<'py, PyAny>> {
-        passing::attached(cls, (fd, offset, size))
+    fn _attach<'py>(
+        cls: &Bound<'py, PyType>,
+        fd: RawFd,
+        token: RawFd,
+        offset: usize,
+        size: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        passing::attached(cls, (fd, token, offset, size))
     }
 
     /// Bytes.
@@ -70,9 +76,9 @@ impl Block {
         self.size
     }
 
-    fn _handle(&self) -> (RawFd, usize, usize) {
-        let (fd, offset) = self.block.export();
-        (passing::raw(fd), offset, self.size)
+    fn _handle(&self) -> PyResult<(RawFd, Token, usize, usize)> {
+        let (fd, token, offset) = passing::handle(&self.block)?;
+        Ok((fd, token, offset, self.size))
     }
 
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {

@@ -1,24 +1,74 @@
-//! Descriptors that ride along with a message: collected while an object is pickled for a channel, handed out while it is unpickled.
+//! Descriptors that ride along with a message: collected while an object is pickled for a channel, handed out while it
+//! is unpickled.
 
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use fastmp_core::arena::{Block, Handle};
+use fastmp_core::layout::Kind;
 use fastmp_core::sys::fdpass::MAX_FDS;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
+use crate::errors::raise;
+
+/// What a block's `_handle()` gives: the segment's descriptor, the token, the offset.
+pub type Lent = (RawFd, Token, usize);
+/// What its `_attach()` is given: descriptors of the segment and of the token (or the segment again), the offset.
+pub type Given = (RawFd, RawFd, usize);
+
+/// A token's descriptor under way. Until it is dropped the block that it goes with counts as reachable, and the
+/// numbers stay open.
+#[pyclass(frozen, module = "fastmp._native")]
+pub struct Token {
+    handle: Handle,
+}
+
+#[pymethods]
+impl Token {
+    /// The descriptor's number.
+    fn fileno(&self) -> RawFd {
+        raw(self.handle.token())
+    }
+}
+
+/// What is collected for one message.
+#[derive(Default)]
+struct Collected {
+    /// Each number with its copy. It stays open until the message is complete, by whoever lends it or by the token.
+    fds: Vec<(RawFd, OwnedFd)>,
+    tokens: Vec<Handle>,
+    /// The one under which other blocks may leave, too.
+    shared: Option<Handle>,
+}
+
 thread_local! {
-    static SENDING: RefCell<Option<Vec<(RawFd, OwnedFd)>>> = const { RefCell::new(None) };
+    static SENDING: RefCell<Option<Collected>> = const { RefCell::new(None) };
     static RECEIVED: RefCell<Vec<OwnedFd>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The handle of a block, for `_handle()`.
+pub fn handle(block: &Block) -> PyResult<Lent> {
+    // In one message one token will do for many.
+    let with = SENDING.with_borrow(|sending| sending.as_ref().and_then(|sending| sending.shared.clone()));
+    let handle = block.export(with.as_ref()).map_err(raise)?;
+    Ok((raw(handle.segment()), Token { handle: handle.clone() }, handle.offset()))
+}
+
+/// The block that a handle leads to, if a `kind` is there.
+pub fn attach((fd, token, offset): Given, kind: Kind) -> PyResult<Block> {
+    // Started processes get each number once, the segment's also where it stands for no token.
+    let token = if token == fd { None } else { Some(owned(token)?) };
+    Block::attach(owned(fd)?, token, offset, kind).map_err(raise)
 }
 
 /// Run `f` with an empty collection; gives what it collected. What an outer message was collecting stays apart.
 pub fn collecting<T>(f: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Vec<OwnedFd>)> {
-    let outer = SENDING.replace(Some(Vec::new()));
+    let outer = SENDING.replace(Some(Collected::default()));
     let result = f();
     let mine = SENDING.replace(outer).unwrap_or_default();
-    result.map(|value| (value, mine.into_iter().map(|(_, copy)| copy).collect()))
+    result.map(|value| (value, mine.fds.into_iter().map(|(_, copy)| copy).collect()))
 }
 
 /// Run `f` with these descriptors to hand out copies of.
@@ -36,14 +86,19 @@ pub fn in_channel() -> bool {
     SENDING.with_borrow(Option::is_some)
 }
 
-/// Have a copy of `fd` travel with the message being pickled; gives its index there, the same for the same `fd` (which
-/// stays open until the message is sent: what is being pickled owns it).
+/// Have a copy of `fd`, a number or a token, travel with the message being pickled; gives its index there, the same
+/// for the same `fd` (a number stays open until the message is sent: what is being pickled owns it).
 #[pyfunction]
 #[pyo3(name = "_channel_fd")]
 #[allow(unsafe_code)]
-pub fn channel_fd(fd: RawFd) -> PyResult<usize> {
+pub fn channel_fd(fd: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let token = fd.cast::<Token>().ok().map(|token| &token.get().handle);
+    let fd: RawFd = match token {
+        Some(handle) => raw(handle.token()),
+        None => fd.extract()?,
+    };
     SENDING.with_borrow_mut(|sending| {
-        let Some(fds) = sending else {
+        let Some(Collected { fds, tokens, shared }) = sending else {
             return Err(PyRuntimeError::new_err("no message is being pickled for a channel that carries descriptors"));
         };
         if let Some(index) = fds.iter().position(|(known, _)| *known == fd) {
@@ -58,6 +113,8 @@ pub fn channel_fd(fd: RawFd) -> PyResult<usize> {
         // SAFETY: not -1, and borrowed for this call alone; if it is not open, the copy fails with EBADF.
         let copy = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
         fds.push((fd, copy));
+        tokens.extend(token.cloned());
+        *shared = shared.take().or_else(|| token.filter(|handle| handle.is_shared()).cloned());
         Ok(fds.len() - 1)
     })
 }

@@ -16,6 +16,7 @@ use pyo3::types::PyType;
 use crate::errors::{os_error, raise};
 use crate::hot::Hot;
 use crate::lock::warn;
+use crate::passing::{Given, Token};
 use crate::{blocking, passing};
 
 /// Permits that are counted, or kept by name of their holders.
@@ -55,10 +56,10 @@ fn create(value: i64, bounded: bool, recover: bool) -> PyResult<Shared> {
     Ok(shared)
 }
 
-fn attach(fd: RawFd, offset: usize, recover: bool) -> PyResult<Shared> {
+fn attach(handle: Given, recover: bool) -> PyResult<Shared> {
     let kind = if recover { Kind::Permits } else { Kind::Semaphore };
-    let block = Block::attach(passing::owned(fd)?, offset, kind);
-    block.and_then(if recover { named } else { counted }).map_err(raise)
+    let block = passing::attach(handle, kind)?;
+    if recover { named(block) } else { counted(block) }.map_err(raise)
 }
 
 impl Shared {
@@ -161,11 +162,11 @@ macro_rules! semaphore_class {
                 value: i64,
                 recover: bool,
                 ctx: Option<&Bound<'_, PyAny>>,
-                _handle: Option<(RawFd, usize, bool)>,
+                _handle: Option<(RawFd, RawFd, usize, bool)>,
             ) -> PyResult<Self> {
                 let _ = ctx;
                 let state = match _handle {
-                    Some((fd, offset, recover)) => attach(fd, offset, recover)?,
+                    Some((fd, token, offset, recover)) => attach((fd, token, offset), recover)?,
                     None => create(value, $bounded, recover)?,
                 };
                 Ok(Self { state })
@@ -175,10 +176,11 @@ macro_rules! semaphore_class {
             fn _attach<'py>(
                 cls: &Bound<'py, PyType>,
                 fd: RawFd,
+                token: RawFd,
                 offset: usize,
                 recover: bool,
             ) -> PyResult<Bound<'py, PyAny>> {
-                passing::attached(cls, (fd, offset, recover))
+                passing::attached(cls, (fd, token, offset, recover))
             }
 
             #[pyo3(signature = (block = true, timeout = None))]
@@ -218,9 +220,9 @@ macro_rules! semaphore_class {
                 self.state.recoveries()
             }
 
-            fn _handle(&self) -> (RawFd, usize, bool) {
-                let (fd, offset) = self.state.keeper().export();
-                (passing::raw(fd), offset, matches!(self.state, Shared::Named(_)))
+            fn _handle(&self) -> PyResult<(RawFd, Token, usize, bool)> {
+                let (fd, token, offset) = passing::handle(self.state.keeper())?;
+                Ok((fd, token, offset, matches!(self.state, Shared::Named(_))))
             }
         }
     };

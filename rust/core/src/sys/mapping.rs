@@ -33,6 +33,11 @@ impl Mapping {
         Self::with(fd, offset, len, ProtFlags::READ)
     }
 
+    /// One page of any file, never to be touched: it holds the file open, over forks and when its descriptors are closed.
+    pub fn inert(fd: impl AsFd) -> Result<Mapping> {
+        Self::with(fd, 0, 4096, ProtFlags::empty())
+    }
+
     fn with(fd: impl AsFd, offset: u64, len: usize, prot: ProtFlags) -> Result<Mapping> {
         // SAFETY: a null hint lets the kernel choose a range that nothing else uses.
         let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset) }?;

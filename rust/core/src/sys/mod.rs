@@ -3,6 +3,8 @@
 pub mod fdpass;
 pub mod forked;
 pub mod futex;
+pub mod identified;
+pub mod lease;
 pub mod liveness;
 pub mod mapping;
 pub mod memfd;

@@ -1,51 +1,124 @@
-//! Is any process left that was forked while this token was open?
+//! Does any process hold this token still?
 //!
-//! A token is an empty memfd, mapped writable. A forked child inherits the mapping, and so do its own children; exec
-//! and death drop it, and closing descriptors does not. The kernel answers without anybody's help: sealing a memfd
-//! against writes fails with EBUSY as long as one writable mapping exists. A seal that succeeds proves that
-//! nobody is left, and spoils nothing, for then the token is done.
-use std::os::fd::OwnedFd;
+//! A token is an empty memfd. Whoever has its [`Pass`] holds it: as a descriptor, in a message under way, or as a
+//! mapping, which a forked child inherits, as its own children do, and which survives `closerange`. exec and death
+//! drop both. The opener keeps the [`Presence`] and asks it. The kernel answers without anybody's help, in one of two
+//! ways:
+//!
+//! - by a [lease], which sees descriptors, messages and mappings;
+//! - where there are no leases, by a seal against writes, which fails with EBUSY as long as one writable mapping
+//!   exists. It sees mappings only, so such a token is good for forks but must not travel. A seal that succeeds spoils
+//!   nothing, for then the token is done.
+//!
+//! | what | who has it | becomes |
+//! |---|---|---|
+//! | `Presence` | the opener, until it is found gone | closed in a forked child |
+//! | `Pass` | the opener while it admits holders, then holders alone | gone with its last reference anywhere, for ever |
+//!
+//! A process that dies at any point drops what it has: that can only make the token gone when it is.
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
-use crate::error::Result;
+use rustix::fs::{
+    MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, ftruncate, memfd_create,
+};
+
+use crate::error::{Error, Result};
+use crate::sys::identified::IdentifiedFd;
+use crate::sys::lease;
 use crate::sys::mapping::Mapping;
 
+const NAME: &str = "fastmp-presence";
 const BYTES: usize = 4096;
 
-/// One token. The process that opened it keeps the descriptor; what its children hold is the mapping.
+/// The opener's side of a token.
 #[derive(Debug)]
 pub struct Presence {
-    fd: OwnedFd,
-    mapping: Option<Mapping>,
+    fd: IdentifiedFd,
+    proof: Proof,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Proof {
+    Lease,
+    Seal,
+}
+
+/// The holders' side of a token.
+#[derive(Debug)]
+pub struct Pass {
+    /// None: it does not travel.
+    fd: Option<IdentifiedFd>,
+    mapping: OnceLock<Mapping>,
 }
 
 impl Presence {
-    /// An open token: children forked from now on hold it.
-    pub fn open() -> Result<Presence> {
-        let fd = memfd_create("fastmp-presence", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    /// A token that can travel.
+    pub fn open() -> Result<(Presence, Pass)> {
+        let (writer, reader) = lease::pair(NAME)?;
+        let presence = Presence { fd: IdentifiedFd::new(reader)?, proof: Proof::Lease };
+        Ok((presence, Pass { fd: Some(IdentifiedFd::new(writer)?), mapping: OnceLock::new() }))
+    }
+
+    /// A token for forked children: it travels if that is possible here, and is mapped in any case.
+    pub fn open_for_forks() -> Result<(Presence, Pass)> {
+        if let Ok((presence, pass)) = Self::open() {
+            pass.map()?;
+            return Ok((presence, pass));
+        }
+        let fd = memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, BYTES as u64)?;
-        let mapping = Some(Mapping::new(&fd, 0, BYTES)?);
-        Ok(Presence { fd, mapping })
-    }
-
-    /// Children forked from now on do not hold it.
-    pub fn close(&mut self) {
-        self.mapping = None;
-    }
-
-    /// Is it still open for new children?
-    pub fn is_open(&self) -> bool {
-        self.mapping.is_some()
+        let mapping = OnceLock::from(Mapping::new(&fd, 0, BYTES)?);
+        Ok((Presence { fd: IdentifiedFd::new(fd)?, proof: Proof::Seal }, Pass { fd: None, mapping }))
     }
 
     /// Certainly nobody holds it any more (an error of the kernel's proves nothing).
     pub fn is_gone(&self) -> bool {
-        self.mapping.is_none() && fcntl_add_seals(&self.fd, SealFlags::WRITE).is_ok()
+        let Some(fd) = self.fd.get() else { return false };
+        match self.proof {
+            Proof::Lease => lease::is_unwritten(fd),
+            Proof::Seal => fcntl_add_seals(fd, SealFlags::WRITE).is_ok(),
+        }
+    }
+}
+
+impl Pass {
+    /// The pass that came with a handle, already mapped: from now on only exec, death or `drop` end this hold.
+    pub fn receive(fd: OwnedFd) -> Result<Pass> {
+        // What a peer sends may be anything: only a memfd open for writing can be a pass.
+        let writes = fcntl_getfl(&fd).is_ok_and(|flags| flags.contains(OFlags::RDWR));
+        if !writes || fcntl_get_seals(&fd).is_err() {
+            return Err(Error::Corrupted("the descriptor is no pass"));
+        }
+        let pass = Pass { fd: Some(IdentifiedFd::new(fd)?), mapping: OnceLock::new() };
+        pass.map()?;
+        Ok(pass)
     }
 
-    /// In a forked child: hold what was inherited until exec or death, and close the opener's descriptor.
-    pub fn inherit(self) {
-        std::mem::forget(self.mapping);
+    /// Hold it by a mapping, too.
+    pub fn map(&self) -> Result<()> {
+        if let (None, Some(fd)) = (self.mapping.get(), &self.fd) {
+            let fd = fd.get().ok_or(Error::Os(rustix::io::Errno::BADF))?;
+            let _ = self.mapping.set(Mapping::inert(fd)?);
+        }
+        Ok(())
+    }
+
+    /// To send it on: its descriptor, unless it has none or the number is someone else's by now.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref()?.get()
+    }
+
+    /// The same, whosever it is by now.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Another descriptor of the same pass has come in, and is not needed.
+    pub fn absorb(&self, other: OwnedFd) {
+        if let Some(fd) = &self.fd {
+            fd.absorb(other);
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! written to descriptor 2 without the harness's help and ends it with [`PANICKED`].
 #![allow(dead_code)]
 
+pub mod blocks;
 pub mod channel;
 
 use std::io::Read;

@@ -1,0 +1,91 @@
+//! Numbered tokens that somebody may hold.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::sys::presence::{Pass, Presence};
+
+/// Ask after tokens when so many are there.
+const ASK_AT: usize = 16;
+
+#[derive(Debug)]
+struct Token {
+    /// It stands for these, more than one where no other could be opened.
+    numbers: RangeInclusive<u64>,
+    presence: Presence,
+}
+
+/// Tokens by number, oldest first. Numbers start at 1 and only grow; those of tokens found gone are left out.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    tokens: Vec<Token>,
+    newest: u64,
+    /// The newest token's other side, while it admits holders.
+    open: Option<Arc<Pass>>,
+    /// How many were left when last asked after.
+    left: usize,
+}
+
+impl Tokens {
+    /// The newest number; 0: none yet.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// What a new holder gets.
+    pub fn open(&self) -> Option<&Arc<Pass>> {
+        self.open.as_ref()
+    }
+
+    /// Another token, open; the one that was open is closed.
+    pub fn add(&mut self, (presence, pass): (Presence, Pass)) {
+        self.close();
+        // As many questions as tokens have come since: a few for each.
+        if self.tokens.len() >= ASK_AT.max(2 * self.left) {
+            self.drop_gone();
+        }
+        self.newest += 1;
+        self.tokens.push(Token { numbers: self.newest..=self.newest, presence });
+        self.open = Some(Arc::new(pass));
+    }
+
+    /// The next number without a token of its own: the open one, if there is one, stands for it too.
+    pub fn stretch(&mut self) -> bool {
+        self.newest += 1;
+        match self.tokens.last_mut() {
+            Some(token) if self.open.is_some() => {
+                token.numbers = *token.numbers.start()..=self.newest;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Nobody else gets the newest.
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+
+    /// Forget those that nobody holds.
+    pub fn drop_gone(&mut self) {
+        let open = self.open.as_ref().map(|_| self.newest);
+        self.tokens.retain(|token| Some(*token.numbers.end()) == open || !token.presence.is_gone());
+        self.left = self.tokens.len();
+    }
+
+    /// May anybody hold one of these? (As of the last look.)
+    pub fn any_in(&self, numbers: &RangeInclusive<u64>) -> bool {
+        let first = self.tokens.partition_point(|token| token.numbers.end() < numbers.start());
+        self.tokens.get(first).is_some_and(|token| token.numbers.start() <= numbers.end())
+    }
+
+    /// In a forked child: what it has inherited of the opener's. The opener's own side is closed.
+    pub fn inherit(self) -> Option<Arc<Pass>> {
+        self.open
+    }
+}
