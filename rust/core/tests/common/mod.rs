@@ -6,6 +6,7 @@
 
 pub mod blocks;
 pub mod channel;
+pub mod conditions;
 
 use std::io::Read;
 use std::os::fd::AsRawFd;

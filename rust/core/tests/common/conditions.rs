@@ -1,0 +1,67 @@
+//! A lock with a condition, in memory that children share.
+
+use fastmp_core::arena::Block;
+use fastmp_core::layout::{Kind, Object, Shared, WithRow};
+use fastmp_core::sync::condvar::{Condvar, CondvarState, SLOTS, Slot};
+use fastmp_core::sync::mutex::Acquired;
+use fastmp_core::sync::rlock::LockState;
+use fastmp_core::sys::liveness::{me, thread_id};
+use fastmp_core::{Deadline, Error};
+
+/// A `T` and a row of so many `U`s, all zero.
+pub fn with_row<T: Shared, U: Shared>(kind: Kind, len: usize) -> WithRow<T, U, Block> {
+    let block = Block::alloc(kind, WithRow::<T, U, Block>::bytes(len).expect("few")).expect("memory");
+    let (payload, bytes) = (block.payload(), block.bytes());
+    WithRow::new(block, payload, bytes).expect("a place for it")
+}
+
+pub struct Watched {
+    pub lock: Object<LockState, Block>,
+    row: WithRow<CondvarState, Slot, Block>,
+}
+
+impl Watched {
+    pub fn new() -> Self {
+        Self::with_slots(SLOTS)
+    }
+
+    pub fn with_slots(slots: usize) -> Self {
+        Watched { lock: super::shared(Kind::Lock), row: with_row(Kind::Condition, slots) }
+    }
+
+    pub fn condvar(&self) -> Condvar<'_> {
+        Condvar::new(self.row.head(), self.row.row())
+    }
+
+    pub fn enter(&self) -> Acquired {
+        self.lock.lock(me(), thread_id(), Deadline::Never).expect("no signals")
+    }
+
+    pub fn leave(&self) {
+        self.lock.unlock_once(me(), thread_id()).expect("it is held");
+    }
+
+    /// Under the lock: give it up until notified; was it in time?
+    pub fn wait(&self, deadline: Deadline) -> bool {
+        let mut waiting = self.condvar().enrol(me());
+        let depth = self.lock.unlock_all(me(), thread_id()).expect("it is held");
+        let woken = self.condvar().wait(&mut waiting, me(), deadline);
+        let _ = self.lock.lock_again(me(), thread_id(), depth, Deadline::Never).expect("no signals");
+        assert!(matches!(woken, Ok(()) | Err(Error::TimedOut)), "{woken:?}");
+        woken.is_ok()
+    }
+
+    /// One whole wait; was it woken in time?
+    pub fn wait_once(&self, deadline: Deadline) -> bool {
+        let _ = self.enter();
+        let woken = self.wait(deadline);
+        self.leave();
+        woken
+    }
+
+    pub fn notify(&self, n: u64) {
+        let _ = self.enter();
+        self.condvar().notify(n);
+        self.leave();
+    }
+}
