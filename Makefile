@@ -15,12 +15,13 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find r
 	\( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-loom test-tsan test-python bench fairness wheel install lint format clean have-rust
+.PHONY: help demo test test-rust test-loom test-tsan test-python soak bench fairness wheel install lint format clean have-rust
 
 help:
 	@echo "make demo    a word count on fastmp and on multiprocessing, with and without a kill; then ratios"
 	@echo "make test    all tests: Rust, loom models, Python against the installed wheel"
 	@echo "make test-tsan  the core's threads under the thread sanitizer (needs rustup's rust-src)"
+	@echo "make soak    every primitive in eight processes that die at random, for ten minutes (SECONDS=60)"
 	@echo "make bench   fastmp against multiprocessing, one table (ARGS='--quick --only queue')"
 	@echo "make fairness  how processes share one lock, fastmp's and multiprocessing's (4 minutes)"
 	@echo "make wheel   a release wheel in target/wheels"
@@ -56,6 +57,9 @@ test-tsan: have-rust
 # From elsewhere, so that nothing but the installed wheel can be what is imported.
 test-python: $(VENV)/.installed $(VENV)/.group-test
 	cd $(VENV) && $(PY) -m pytest $(CURDIR)/tests $(ARGS)
+
+soak: $(VENV)/.installed
+	cd $(VENV) && $(PY) $(CURDIR)/tests/soak.py --seconds $(or $(SECONDS),600) $(ARGS)
 
 bench: $(VENV)/.installed $(VENV)/.group-bench
 	@cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py $(ARGS)

@@ -1,0 +1,20 @@
+"""The soak for a little while: FASTMP_TEST_SOAK seconds; `make soak` runs it for ten minutes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SECONDS = float(os.environ.get("FASTMP_TEST_SOAK", "10"))
+
+
+@pytest.mark.timeout(120 + 2 * SECONDS, method="signal")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_all_primitives_under_random_kills(method):
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "soak.py")
+    pace = "0.03" if method == "fork" else "0.3"  # a spawned worker takes a while to be there
+    command = [sys.executable, program, "--seconds", str(SECONDS), "--method", method, "--pace", pace]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
