@@ -1,8 +1,9 @@
-"""Eight processes use every primitive at once, and die at random: nothing hangs, no lock is lost, what locks guard holds.
+"""Eight processes use every primitive at once, and die at random: no hang, no lost lock, and what locks guard holds.
 
     python soak.py [--seconds S] [--seed N] [--method fork|spawn] [--pace S]
 
-Prints one table; exit status 1 says that something did not hold. A killed holder's lock is followed until another worker has it.
+Prints one table; exit status 1 says that something did not hold. A killed holder's lock is followed until another
+worker has it.
 """
 
 import argparse
@@ -77,7 +78,7 @@ class Worker:
 
     @contextlib.contextmanager
     def alone(self, guard, lock):
-        """Inside the lock: repairs what a dead holder left, expects all to be well otherwise, and that nobody comes in."""
+        """Inside the lock: repairs what a dead holder left, else expects all to be well; and that nobody comes."""
         before = self.warned
         with lock:
             name, pair, me = GUARDED[guard], self.world.pairs[guard], os.getpid()
@@ -282,15 +283,13 @@ class Controller:
         totals = [sum(done[step] for done in self.world.done) for step in range(len(Worker.STEPS))]
         for step, total in zip(Worker.STEPS, totals, strict=True):
             print(f"{step.__name__:16}{total:12,}")
-        print(
-            f"{self.kills:,} kills, {len(self.delays)} of them of a lock's holder; violations: {sum(self.world.violations)}"
-        )
+        violations = sum(self.world.violations)
+        print(f"{self.kills:,} kills, {len(self.delays)} of them of a lock's holder; violations: {violations}")
         if self.delays:
             ordered = sorted(1e3 * delay for delay in self.delays)
             high = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-            print(
-                f"recovered after {statistics.median(ordered):.1f} ms in the median, 99 % {high:.1f} ms, worst {ordered[-1]:.1f} ms"
-            )
+            median = statistics.median(ordered)
+            print(f"recovered after {median:.1f} ms in the median, 99 % {high:.1f} ms, worst {ordered[-1]:.1f} ms")
         for trouble in self.trouble:
             print("TROUBLE:", trouble)
 

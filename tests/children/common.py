@@ -1,7 +1,10 @@
 """Waiting for a state, and looking at processes from outside."""
 
+import contextlib
 import dataclasses
 import os
+import signal
+import threading
 import time
 
 
@@ -68,3 +71,24 @@ def process_table():
     """All processes that can be seen."""
     seen = (look_at(name) for name in os.listdir("/proc") if name.isdigit())
     return [process for process in seen if process is not None]
+
+
+class FromHandler(Exception):
+    """Raised by a signal handler."""
+
+
+@contextlib.contextmanager
+def raising_on_signal(delay=0.1):
+    """A signal comes in a moment, and its handler raises FromHandler in the main thread."""
+
+    def handle(number, frame):
+        raise FromHandler
+
+    before = signal.signal(signal.SIGUSR2, handle)
+    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGUSR2))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR2, before)
