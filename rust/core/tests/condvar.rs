@@ -326,7 +326,7 @@ fn a_bounded_buffer_survives_random_kills() {
         let at = dice.below(children.len() as u64) as usize;
         children[at].kill();
         assert_eq!(children[at].wait(), KILLED, "seed {seed}");
-        children[at] = Child::fork(|| work(at % 2 == 0));
+        children[at] = Child::fork(|| work(at.is_multiple_of(2)));
     }
     let turns = words.get(1);
     until("work goes on", || words.get(1) > turns + 1000);

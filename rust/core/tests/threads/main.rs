@@ -11,6 +11,7 @@ mod common;
 mod meetings;
 
 use std::cell::UnsafeCell;
+use std::os::fd::BorrowedFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
@@ -415,10 +416,12 @@ fn blocks_attached_by_many_are_one_mapping() {
     let _turn = common::turn();
     for round in 0..times(40) {
         let block = Block::alloc(Kind::Memory, if round % 2 == 0 { 100 } else { 100_000 }).unwrap();
-        let (fd, offset) = block.export();
+        let handle = block.export(None).unwrap();
         let attached = std::sync::Mutex::new(Vec::new());
         together(THREADS, |_| {
-            let mine = Block::attach(fd.try_clone_to_owned().unwrap(), offset, Kind::Memory).unwrap();
+            let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
+            let (segment, token) = (copy(handle.segment()), copy(handle.token()));
+            let mine = Block::attach(segment, Some(token), handle.offset(), Kind::Memory).unwrap();
             assert_eq!(mine.bytes(), block.bytes());
             attached.lock().unwrap().push(mine);
         });
