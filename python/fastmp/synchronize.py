@@ -109,7 +109,8 @@ class Condvar(_native.Condvar):
         return handles.reduce_block(self)
 
 
-class Condition:
+@_native._own_descriptors
+class Condition(_native.Guarded):
     """A lock, and a place to wait for what happens under it."""
 
     def __init__(self, lock: Lock | RLock | None = None, *, ctx: object = None) -> None:
@@ -120,14 +121,15 @@ class Condition:
         return self._lock, self._condvar
 
     def __setstate__(self, state: tuple[Lock | RLock, Condvar]) -> None:
-        self._lock, self._condvar = state
-        self.acquire = self._lock.acquire
-        self.release = self._lock.release
+        lock, self._condvar = state
+        self._guard(self._condvar, lock)
 
-    def __enter__(self) -> bool:
+    # What `with` does natively with a lock of ours, for a subclass of one.
+
+    def _enter(self) -> Any:
         return self._lock.__enter__()
 
-    def __exit__(self, *args: object) -> None:
+    def _exit(self, *args: object) -> Any:
         return self._lock.__exit__(*args)
 
     def __repr__(self) -> str:

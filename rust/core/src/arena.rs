@@ -62,7 +62,7 @@ pub use segment::Segment;
 use books::{Home, LARGEST, Spot, books};
 
 use crate::error::{Error, Result};
-use crate::layout::{self, Header, Keeper, Kind};
+use crate::layout::{self, Header, Keeper, Kind, Shared, WithRow};
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 use crate::sys::presence::Pass;
@@ -223,6 +223,12 @@ impl Block {
     /// Where the payload starts in the segment's mapping.
     pub fn payload(&self) -> usize {
         self.offset + Header::BYTES
+    }
+
+    /// Its payload as a `T` and as long a row of `U`s as there is room for.
+    pub fn with_row<T: Shared, U: Shared>(self) -> Result<WithRow<T, U, Block>> {
+        let (payload, bytes) = (self.payload(), self.bytes);
+        WithRow::new(self, payload, bytes)
     }
 
     /// Bytes of payload.

@@ -9,14 +9,18 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use common::channel::{Channel, INLINED, LARGE, SMALL};
+use common::conditions::with_row;
 use common::{Child, Dice, OK, message, words};
 use fastmp_core::arena::Block;
 use fastmp_core::channel::lane::Letter;
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{Body, INLINE, Tag};
-use fastmp_core::layout::{Kind, Object};
+use fastmp_core::layout::{Keeper, Kind, Object, WithRow};
+use fastmp_core::sync::barrier::{Barrier, BarrierState, Came, Place};
+use fastmp_core::sync::condvar::{Condvar, CondvarState, Slot};
 use fastmp_core::sync::event::EventState;
+use fastmp_core::sync::permits::{Permit, Permits, PermitsState};
 use fastmp_core::sync::rlock::LockState;
 use fastmp_core::sync::semaphore::Semaphore;
 use fastmp_core::sys::liveness::{me, thread_id};
@@ -220,7 +224,6 @@ fn garbage_in_locks_makes_errors() {
             for block in [lock.keeper(), semaphore.keeper(), event.keeper()] {
                 for at in (0..block.bytes()).step_by(4) {
                     let word = garbage(&mut dice, 0) as u32;
-                    use fastmp_core::layout::Keeper;
                     block.mapping().write(block.payload() + at, &word.to_ne_bytes()).unwrap();
                 }
             }
@@ -233,6 +236,54 @@ fn garbage_in_locks_makes_errors() {
             let _ = event.wait(event.ticket(), soon());
             event.set();
             event.clear();
+        }
+    });
+    assert_eq!(child.wait(), OK, "seed {seed}");
+}
+
+#[test]
+fn garbage_in_meetings_makes_errors() {
+    let _turn = common::turn();
+    let seed = common::seed();
+    let mut child = Child::fork(|| {
+        let mut dice = Dice(seed);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(1500) {
+            let condition: WithRow<CondvarState, Slot, Block> = with_row(Kind::Condition, 5);
+            let meeting: WithRow<BarrierState, Place, Block> = with_row(Kind::Barrier, 3);
+            let permits: WithRow<PermitsState, Permit, Block> = with_row(Kind::Permits, 4);
+            for block in [condition.keeper(), meeting.keeper(), permits.keeper()] {
+                for at in (0..block.bytes()).step_by(4) {
+                    if dice.below(3) > 0 {
+                        let word = garbage(&mut dice, 0) as u32;
+                        block.mapping().write(block.payload() + at, &word.to_ne_bytes()).unwrap();
+                    }
+                }
+            }
+            let me = me();
+            let soon = || Deadline::after(0.002);
+            let condvar = Condvar::new(condition.head(), condition.row());
+            let (mut first, second) = (condvar.enrol(me), condvar.enrol(me));
+            let _ = (condvar.wait(&mut first, me, soon()), condvar.waiters());
+            condvar.notify(2);
+            condvar.withdraw(second, me);
+            condvar.notify(u64::MAX);
+            let barrier = Barrier::new(meeting.head(), meeting.row());
+            for acts in [false, true] {
+                match barrier.come(me, acts, soon()) {
+                    Ok(Came::Wait(stay)) => {
+                        let _ = barrier.wait(stay, me, soon());
+                        barrier.leave(stay, me);
+                    }
+                    Ok(Came::Act(stay)) => drop(barrier.release(stay)),
+                    _ => barrier.reset(),
+                }
+            }
+            barrier.abort();
+            let _ = (barrier.waiting(), barrier.is_broken(), barrier.parties());
+            let semaphore = Permits::new(permits.head(), permits.row());
+            let _ = (semaphore.acquire(me, soon()), semaphore.try_acquire_or_recover(me), semaphore.release(me));
+            let _ = (semaphore.free(), semaphore.recoveries(), semaphore.most());
         }
     });
     assert_eq!(child.wait(), OK, "seed {seed}");

@@ -46,11 +46,7 @@ impl Barrier {
             Some(handle) => Ok(passing::attach(handle, Kind::Barrier)?),
             None => create(parties)?,
         };
-        let shared = block.and_then(|block| {
-            let (payload, bytes) = (block.payload(), block.bytes());
-            Shared::new(block, payload, bytes)
-        });
-        Ok(Self { shared: shared.map_err(raise)? })
+        Ok(Self { shared: block.and_then(Block::with_row).map_err(raise)? })
     }
 
     #[classmethod]
@@ -63,10 +59,7 @@ impl Barrier {
     fn wait(&self, py: Python<'_>, action: Option<&Bound<'_, PyAny>>, timeout: Option<f64>) -> PyResult<u32> {
         let (core, deadline) = (self.core(), blocking::deadline(timeout));
         let acts = action.is_some();
-        let came = match core.come(me(), acts, fastmp_core::Deadline::PASSED) {
-            Err(Error::TimedOut | Error::Interrupted) => blocking::wait(py, || core.come(me(), acts, deadline))?,
-            came => came,
-        };
+        let came = blocking::wait(py, || core.come(me(), acts, deadline))?;
         let stay = match came {
             Ok(Came::Released(stay)) => stay,
             Ok(Came::Act(stay)) => {

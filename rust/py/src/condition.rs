@@ -63,11 +63,7 @@ impl Condvar {
             Some(handle) => Ok(passing::attach(handle, Kind::Condition)?),
             None => Shared::bytes(SLOTS).ok_or(Error::OutOfMemory).and_then(|n| Block::alloc(Kind::Condition, n)),
         };
-        let shared = block.and_then(|block| {
-            let (payload, bytes) = (block.payload(), block.bytes());
-            Shared::new(block, payload, bytes)
-        });
-        Ok(Self { shared: shared.map_err(raise)? })
+        Ok(Self { shared: block.and_then(Block::with_row).map_err(raise)? })
     }
 
     #[classmethod]
@@ -82,7 +78,14 @@ impl Condvar {
         let core = self.core();
         let deadline = blocking::deadline(timeout);
         let mut waiting = core.enrol(me());
-        let depth = guard.state.unlock_all(me(), thread_id()).map_err(raise)?;
+        let depth = match guard.state.unlock_all(me(), thread_id()) {
+            Ok(depth) => depth,
+            // Somebody else has released it in this very moment.
+            Err(error) => {
+                core.withdraw(waiting, me());
+                return Err(raise(error));
+            }
+        };
         let ended: PyResult<Result<()>> = blocking::wait(py, || core.wait(&mut waiting, me(), deadline));
         if ended.is_err() {
             core.withdraw(waiting, me());

@@ -26,8 +26,7 @@ enum Shared {
 }
 
 fn named(block: Block) -> Result<Shared> {
-    let (payload, bytes) = (block.payload(), block.bytes());
-    WithRow::new(block, payload, bytes).map(Shared::Named)
+    block.with_row().map(Shared::Named)
 }
 
 fn counted(block: Block) -> Result<Shared> {

@@ -216,7 +216,7 @@ impl<'a> Barrier<'a> {
             let parked = self.park(now, deadline, facade::SLICE)?;
             if parked == Parked::TimedOut {
                 // The last place is that of the one who acts.
-                self.look_at(now, self.places.len() - 1);
+                self.look_at(now, self.places.len().saturating_sub(1));
                 facade::slice_over()?;
             }
         }
@@ -292,7 +292,7 @@ impl<'a> Barrier<'a> {
     /// Look at the party after this one, and at another one each time; break the barrier for the dead.
     fn watch(&self, stay: Stay, turn: usize) -> Life {
         let word = self.load();
-        let count = (word >> 32) as usize;
+        let count = ((word >> 32) as usize).min(self.places.len());
         if word & ROUNDS != stay.round || word & BROKEN != 0 || count == 0 {
             return Life::Unknown;
         }

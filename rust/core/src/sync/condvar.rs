@@ -384,6 +384,7 @@ impl<'a> Condvar<'a> {
     /// Wake `most` of those who wait, the longest-waiting first. The user's lock is held.
     pub fn notify(&self, most: u64) {
         let bound = self.state.next.load(Ordering::Relaxed);
+        // Ends, although slots that become free are taken anew: tickets below the bound are as many as waited.
         let (mut left, mut looked) = (most, false);
         while left > 0 {
             match self.first(bound) {

@@ -92,7 +92,8 @@ impl<'a> Permits<'a> {
 
     /// All permits with their numbers, from `first` on and round.
     fn from(&self, first: usize) -> impl Iterator<Item = (usize, &'a Permit)> {
-        let (before, after) = self.permits.split_at(first.min(self.permits.len()));
+        let first = first.min(self.permits.len());
+        let (before, after) = self.permits.split_at(first);
         let wrapped = before.iter().enumerate();
         after.iter().enumerate().map(move |(at, permit)| (first + at, permit)).chain(wrapped)
     }

@@ -10,9 +10,8 @@ use fastmp_core::{Deadline, Error};
 
 /// A `T` and a row of so many `U`s, all zero.
 pub fn with_row<T: Shared, U: Shared>(kind: Kind, len: usize) -> WithRow<T, U, Block> {
-    let block = Block::alloc(kind, WithRow::<T, U, Block>::bytes(len).expect("few")).expect("memory");
-    let (payload, bytes) = (block.payload(), block.bytes());
-    WithRow::new(block, payload, bytes).expect("a place for it")
+    let bytes = WithRow::<T, U, Block>::bytes(len).expect("few");
+    Block::alloc(kind, bytes).and_then(Block::with_row).expect("memory")
 }
 
 pub struct Watched {
