@@ -84,6 +84,10 @@ def act_and_hang():
     time.sleep(60)
 
 
+def dawdle():
+    time.sleep(0.8)
+
+
 def fail():
     raise KeyError("the action")
 

@@ -68,6 +68,15 @@ def test_the_action_runs_once_a_round(mp, crew):
     assert calls.value == 20
 
 
+def test_an_action_may_take_longer_than_the_others_would_wait(mp, crew):
+    barrier = mp.Barrier(2, conditions.dawdle)
+    outcome = start_party(mp, crew, barrier, timeout=0.4)
+    assert barrier.wait() == 1
+    crew.join()
+    assert outcome.value == 0  # not told of anything broken
+    assert not barrier.broken
+
+
 def test_an_action_that_fails_breaks_it(mp, crew):
     barrier = mp.Barrier(2, action=conditions.fail)
     outcome = start_party(mp, crew, barrier)

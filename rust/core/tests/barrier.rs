@@ -38,7 +38,7 @@ impl Meeting {
     fn meet(&self, acts: bool) -> Result<u32> {
         match self.come(acts)? {
             Came::Released(stay) => Ok(stay.index),
-            Came::Act(stay) => self.core().release(stay).map(|()| stay.index),
+            Came::Act(stay) => self.core().release(stay, me()).map(|()| stay.index),
             Came::Wait(stay) => self.wait(stay).map(|()| stay.index),
         }
     }
@@ -157,7 +157,7 @@ fn the_acting_party_dies() {
     let mut actor = Child::fork(|| {
         let Ok(Came::Act(stay)) = meeting.come(true) else { panic!("it is the last") };
         arm("barrier.acted", 1, Action::Stop);
-        meeting.core().release(stay).unwrap();
+        meeting.core().release(stay, me()).unwrap();
     });
     actor.until_stopped();
     let mut early = Child::fork(|| assert_eq!(meeting.meet(true), Err(Error::Broken)));
@@ -177,7 +177,7 @@ fn an_early_party_waits_for_its_own_round() {
     let mut early = Child::fork(|| assert_eq!(meeting.meet(false), Ok(0)));
     early.until_parked();
     assert_eq!(meeting.core().waiting(), 2);
-    meeting.core().release(stay).unwrap();
+    meeting.core().release(stay, me()).unwrap();
     assert_eq!(other.wait(), OK);
     until("the early one has come", || meeting.core().waiting() == 1);
     assert_eq!(meeting.meet(false), Ok(1));
@@ -314,4 +314,26 @@ fn random_kills_leave_nobody_waiting() {
         let rounds = words.get(0);
         until("they meet again", || words.get(0) > rounds + 10);
     }
+}
+
+#[test]
+fn the_action_may_take_longer_than_the_others_would_wait() {
+    let _turn = common::turn();
+    let meeting = Meeting::of(2);
+    let short = || Deadline::after(0.1);
+    let mut other = Child::fork(|| {
+        let stay = waits(meeting.come(false));
+        assert_eq!(meeting.core().wait(stay, me(), short()), Ok(()));
+    });
+    until("it has come", || meeting.core().waiting() == 1);
+    let Ok(Came::Act(stay)) = meeting.come(true) else { panic!("it is the last") };
+    // Who is early has its own time, which begins with its own round.
+    let mut early = Child::fork(|| {
+        let Ok(Came::Wait(stay)) = meeting.core().come(me(), true, short()) else { panic!("it waits") };
+        assert_eq!(meeting.core().wait(stay, me(), short()), Err(Error::Broken));
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    meeting.core().release(stay, me()).unwrap();
+    assert_eq!(other.wait(), OK);
+    assert_eq!(early.wait(), OK);
 }

@@ -336,3 +336,51 @@ fn a_bounded_buffer_survives_random_kills() {
     }
     assert_eq!(words.get(2), 0, "seed {seed}");
 }
+
+#[test]
+fn a_slot_being_filled_in_is_nobodys_grant() {
+    let _turn = common::turn();
+    let watched = Watched::new();
+    let (mut first, mut second) = (waiter(&watched), waiter(&watched));
+    let mut third = waiter(&watched);
+    first.signal(libc::SIGSTOP);
+    first.until_stopped();
+    watched.notify(1);
+    first.kill();
+    assert_eq!(first.wait(), KILLED);
+    // One of the two has it. The slot that it came from is the next to be filled in.
+    until("an heir goes on", || watched.condvar().waiters() == 1);
+    assert_eq!(Child::doomed("condvar.claimed", 1, || assert!(!watched.wait_once(soon()))).wait(), KILLED);
+    std::thread::sleep(Duration::from_millis(250));
+    assert_eq!(watched.condvar().waiters(), 1, "woken by nobody");
+    watched.notify(1);
+    assert_eq!((second.wait(), third.wait()), (OK, OK));
+}
+
+#[test]
+fn a_grant_handed_on_reaches_those_without_a_slot() {
+    let _turn = common::turn();
+    let (watched, words) = (Watched::with_slots(1), words());
+    let mut quitter = Child::fork(|| {
+        let me = fastmp_core::sys::liveness::me();
+        let _ = watched.enter();
+        let waiting = watched.condvar().enrol(me);
+        watched.leave();
+        words.set(0, 1);
+        until("it is granted", || words.get(0) == 2);
+        watched.condvar().withdraw(waiting, me);
+    });
+    until("the slot is taken", || words.get(0) == 1);
+    let mut without = Child::fork(|| {
+        let _ = watched.enter();
+        words.set(1, 1);
+        assert!(watched.wait(soon()));
+        watched.leave();
+    });
+    until("the other has no slot", || words.get(1) == 1);
+    without.until_parked();
+    watched.notify(1);
+    words.set(0, 2);
+    assert_eq!(quitter.wait(), OK);
+    assert_eq!(without.wait(), OK);
+}

@@ -275,7 +275,7 @@ fn garbage_in_meetings_makes_errors() {
                         let _ = barrier.wait(stay, me, soon());
                         barrier.leave(stay, me);
                     }
-                    Ok(Came::Act(stay)) => drop(barrier.release(stay)),
+                    Ok(Came::Act(stay)) => drop(barrier.release(stay, me)),
                     _ => barrier.reset(),
                 }
             }

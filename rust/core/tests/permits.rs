@@ -209,3 +209,26 @@ fn random_kills_lose_no_permit() {
     (0..2).for_each(|_| assert!(matches!(semaphore.acquire(), Acquired::Clean | Acquired::Recovered(_))));
     assert!(!semaphore.core().try_acquire(me()), "seed {seed}");
 }
+
+/// As the extension has it: a wait of the main thread comes up at the end of each slice.
+#[test]
+fn the_dead_are_found_in_turn_by_a_wait_that_comes_up() {
+    let _turn = common::turn();
+    let semaphore = Semaphore::of(24);
+    let holders: Vec<_> = (0..24).map(|_| semaphore.holder(1)).collect();
+    let mut heir = Child::fork(|| {
+        fastmp_core::facade::let_waits_come_up();
+        let got = loop {
+            match semaphore.core().acquire(me(), soon()) {
+                Err(Error::Interrupted) => (),
+                done => break done,
+            }
+        };
+        assert!(matches!(got, Ok(Acquired::Recovered(_))), "{got:?}");
+    });
+    heir.until_parked();
+    // Not reaped: only a thorough look tells.
+    holders[20].kill();
+    holders[20].zombify();
+    assert_eq!(heir.wait(), OK);
+}

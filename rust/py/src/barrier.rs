@@ -64,13 +64,15 @@ impl Barrier {
             Ok(Came::Released(stay)) => stay,
             Ok(Came::Act(stay)) => {
                 if let Some(Err(error)) = action.map(|action| action.call0()) {
-                    core.break_off(stay);
+                    core.break_off(stay, me());
                     return Err(error);
                 }
-                core.release(stay).map_err(raise)?;
+                core.release(stay, me()).map_err(raise)?;
                 stay
             }
             Ok(Came::Wait(stay)) => {
+                // Its time begins when it has come, which an action of the round before may have delayed.
+                let deadline = blocking::deadline(timeout);
                 let ended = blocking::wait(py, || core.wait(stay, me(), deadline));
                 if ended.is_err() {
                     py.detach(|| core.leave(stay, me()));

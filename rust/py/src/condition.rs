@@ -87,7 +87,7 @@ impl Condvar {
             }
         };
         let ended: PyResult<Result<()>> = blocking::wait(py, || core.wait(&mut waiting, me(), deadline));
-        if ended.is_err() {
+        if !matches!(ended, Ok(Ok(()) | Err(Error::TimedOut))) {
             core.withdraw(waiting, me());
         }
         if let Err(error) = take_back(py, guard.state, guard.name, depth) {

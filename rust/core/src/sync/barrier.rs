@@ -20,6 +20,7 @@
 //! - act: after its action the last one CASes to the next round, the commit point of the release.
 //! - break (a time-out, an abort, a failed action, a death): CAS in `BROKEN`, the commit point.
 //! - reset: CAS to the next round with `RESET`, not broken, count 0.
+//! - time-outs break it only while somebody is missing; when all have come, the action may take its time.
 //! - leave (a signal handler raised): CAS count - 1, the commit point, then the last name goes to the leaver's place; who dies in between leaves
 //!   its own name, and the barrier breaks: one of its parties died.
 //!
@@ -40,7 +41,7 @@ use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU64, Life, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::sync::mutex::Mutex;
-use crate::sync::probe::may_probe;
+use crate::sync::probe::{may_probe, turn};
 use crate::sync::spin::Spin;
 
 const BROKEN: u64 = 1;
@@ -175,13 +176,13 @@ impl<'a> Barrier<'a> {
             if word & BROKEN != 0 {
                 break Err(Error::Broken);
             }
+            if !self.makes_sense(word) {
+                break Err(Error::Corrupted("a barrier counts more parties than it has"));
+            }
             let Some(place) = self.places.get(count as usize) else {
-                if word & ACTING == 0 {
-                    break Err(Error::Corrupted("a barrier counts more parties than it has"));
-                }
                 // All have come and one of them acts. This one is early for the next round, and has to wait for it.
                 self.state.gate.unlock();
-                self.until_over(word, deadline)?;
+                self.until_over(word)?;
                 let _ = self.state.gate.lock_with_grace(me, deadline)?;
                 continue;
             };
@@ -203,20 +204,28 @@ impl<'a> Barrier<'a> {
         came
     }
 
-    /// Wait until an action is over, nothing of ours being counted.
-    fn until_over(&self, word: u64, deadline: Deadline) -> Result<()> {
+    /// All have come if and only if somebody acts, or the round is over.
+    fn makes_sense(&self, word: u64) -> bool {
+        let (count, all) = (word >> 32, self.places.len() as u64);
+        if word & ACTING != 0 { count == all } else { count < all }
+    }
+
+    /// Wait until an action is over, nothing of this party's being counted: its own time begins after that.
+    fn until_over(&self, word: u64) -> Result<()> {
+        let mut slice = facade::SLICE;
         loop {
             let now = self.load();
             if (now ^ word) & (ROUNDS | BROKEN) != 0 {
                 return Ok(());
             }
-            if deadline.passed() {
-                return Err(Error::TimedOut);
-            }
-            let parked = self.park(now, deadline, facade::SLICE)?;
-            if parked == Parked::TimedOut {
+            let parked = self.park(now, Deadline::Never, slice);
+            slice = facade::SLICE;
+            if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
                 // The last place is that of the one who acts.
-                self.look_at(now, self.places.len().saturating_sub(1));
+                let life = self.look_at(now, self.places.len().saturating_sub(1));
+                slice = if life == Life::Dying { facade::DYING } else { facade::SLICE };
+            }
+            if parked? == Parked::TimedOut && slice == facade::SLICE {
                 facade::slice_over()?;
             }
         }
@@ -258,25 +267,31 @@ impl<'a> Barrier<'a> {
             return outcome;
         }
         let mut slice = facade::SLICE;
-        for turn in 0.. {
+        loop {
             if let Some(outcome) = self.outcome(stay) {
                 return outcome;
             }
             if me != stay.me {
                 return Err(Error::Broken);
             }
-            if deadline.passed() {
-                self.break_off(stay);
-                continue;
-            }
             let word = self.load();
             if word & ROUNDS != stay.round || word & BROKEN != 0 {
+                continue;
+            }
+            if !self.makes_sense(word) {
+                return Err(Error::Corrupted("a barrier counts more parties than it has"));
+            }
+            // All have come: the action takes its time, and time-outs are over.
+            let acting = word & ACTING != 0;
+            let deadline = if acting { Deadline::Never } else { deadline };
+            if deadline.passed() {
+                self.change(word, word | BROKEN);
                 continue;
             }
             let parked = self.park(word, deadline, slice);
             slice = facade::SLICE;
             if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
-                match self.watch(stay, turn) {
+                match self.watch(stay) {
                     Life::Dead => continue,
                     Life::Dying => slice = facade::DYING,
                     Life::Unknown => (),
@@ -286,11 +301,10 @@ impl<'a> Barrier<'a> {
                 facade::slice_over()?;
             }
         }
-        Err(Error::Broken)
     }
 
     /// Look at the party after this one, and at another one each time; break the barrier for the dead.
-    fn watch(&self, stay: Stay, turn: usize) -> Life {
+    fn watch(&self, stay: Stay) -> Life {
         let word = self.load();
         let count = ((word >> 32) as usize).min(self.places.len());
         if word & ROUNDS != stay.round || word & BROKEN != 0 || count == 0 {
@@ -298,25 +312,32 @@ impl<'a> Barrier<'a> {
         }
         let own = |&at: &usize| self.places.get(at).is_some_and(|p| p.0.load(Ordering::Relaxed) == stay.me.word());
         // Who left may have moved this party's name.
-        let mine = Some(stay.index as usize).filter(own).or_else(|| (0..count).find(own)).unwrap_or(0);
+        let mine =
+            Some(stay.index as usize).filter(|at| *at < count && own(at)).or_else(|| (0..count).find(own)).unwrap_or(0);
         match self.look_at(word, (mine + 1) % count) {
-            Life::Unknown => self.look_at(word, (mine + 2 + turn) % count),
+            Life::Unknown => self.look_at(word, mine.wrapping_add(2 + turn()) % count),
             life => life,
         }
     }
 
     /// Look at the party in a place; if it is dead, the barrier breaks, unless it is no longer as it was in `word`.
     fn look_at(&self, word: u64, place: usize) -> Life {
-        let owner = self.places.get(place).and_then(|place| Owner::in_word(place.0.load(Ordering::Relaxed)));
+        let named = || self.places.get(place).and_then(|place| Owner::in_word(place.0.load(Ordering::Relaxed)));
+        let owner = named();
         let life = owner.map_or(Life::Unknown, facade::look);
-        if life == Life::Dead {
+        // Still there: who left meanwhile is none of the parties, although the word may be the same again.
+        if life == Life::Dead && named() == owner {
             self.change(word, word | BROKEN);
         }
         life
     }
 
     /// Break the barrier, if it is still in the round of `stay`.
-    pub fn break_off(&self, stay: Stay) {
+    pub fn break_off(&self, stay: Stay, me: Owner) {
+        // Not by a child that the action has forked.
+        if me != stay.me {
+            return;
+        }
         loop {
             let word = self.load();
             if word & ROUNDS != stay.round || word & BROKEN != 0 || self.change(word, word | BROKEN) {
@@ -329,11 +350,11 @@ impl<'a> Barrier<'a> {
     ///
     /// # Errors
     /// `Broken`: somebody has broken or reset it meanwhile.
-    pub fn release(&self, stay: Stay) -> Result<()> {
+    pub fn release(&self, stay: Stay, me: Owner) -> Result<()> {
         kill_point!("barrier.acted");
         loop {
             let word = self.load();
-            if word & ROUNDS != stay.round || word & BROKEN != 0 {
+            if word & ROUNDS != stay.round || word & BROKEN != 0 || me != stay.me {
                 return Err(Error::Broken);
             }
             if self.change(word, Self::next(word, 0)) {
@@ -347,10 +368,10 @@ impl<'a> Barrier<'a> {
         if me != stay.me {
             return false;
         }
-        // No deadline: this is held for a few words, and given back if its holder dies. Signals wait.
-        let mut locked = Err(Error::Interrupted);
-        while locked == Err(Error::Interrupted) {
-            locked = self.state.gate.lock(me, Deadline::Never);
+        // Held for a few words, and given back if its holder dies; if it is stopped, nothing else is left to do.
+        if self.state.gate.lock_with_grace(me, Deadline::PASSED).is_err() {
+            self.break_off(stay, me);
+            return false;
         }
         let left = loop {
             let word = self.load();
@@ -361,16 +382,16 @@ impl<'a> Barrier<'a> {
             if self.change(word, word - ONE) {
                 kill_point!("barrier.left");
                 let own = |at: &usize| self.places[*at].0.load(Ordering::Relaxed) == me.word();
-                if let Some(mine) = (0..count.min(self.places.len())).find(own) {
-                    let last = self.places[count.min(self.places.len()) - 1].0.load(Ordering::Relaxed);
-                    self.places[mine].0.store(last, Ordering::Relaxed);
+                let last = count.min(self.places.len()) - 1;
+                if let Some(mine) = (0..=last).find(own) {
+                    let name = self.places[last].0.load(Ordering::Relaxed);
+                    self.places[mine].0.store(name, Ordering::Relaxed);
+                    self.places[last].0.store(0, Ordering::Relaxed);
                 }
                 break true;
             }
         };
-        if locked.is_ok() {
-            self.state.gate.unlock();
-        }
+        self.state.gate.unlock();
         left
     }
 

@@ -7,10 +7,10 @@
 //!
 //! | bits | what |
 //! |---|---|
-//! | 0-1 | 1 `WAITING`, awake; 3 `PARKED`; 2 `GRANTED`; 0 only if the whole word is: free |
+//! | 0-1 | 1 `WAITING`, awake; 3 `PARKED`; 2 `GRANTED`; 0: being filled in, or free if the whole word is 0 |
 //! | 2-63 | the waiter ([`Owner`]) |
 //!
-//! - enrol: CAS 0 -> me `GRANTED` (with bound 0: a slot being filled in), ticket, store me `WAITING`: the commit point.
+//! - enrol: CAS 0 -> me, ticket, bound 0, store me `WAITING`: the commit point.
 //! - notify: `bound` = the next ticket to be issued, CAS `WAITING` or `PARKED` -> `GRANTED`, the commit point; wake this one alone, if it is parked.
 //! - take the grant: the waiter stores 0, the commit point. Before it the grant is the dead's to leave behind, after it it is used.
 //! - give up: CAS `WAITING` or `PARKED` -> 0. If that fails there is a grant: take it, or, if an exception is on its way, hand it on.
@@ -22,7 +22,7 @@
 //!   it has been granted itself meanwhile, it hands the grant that reaches further on. If none of those who waited then is left, the grant
 //!   is void, as it is in a notify that finds nobody.
 //! - of a notifier, after the CAS and before the wake-up: the waiter finds the grant at the end of its slice.
-//! - while enrolling: an empty grant, which is nobody's to take.
+//! - while enrolling: a slot that is nobody's, until it is cleared.
 //!
 //! Slots of the dead are cleared when a grant of the dead was found, and when no slot is free.
 //!
@@ -104,9 +104,9 @@ impl Slot {
     fn grant(&self, word: u64, bound: u64) -> bool {
         // Max: two who hand something on at the same time must not narrow each other's.
         self.bound.fetch_max(bound, Ordering::Relaxed);
-        // Release: see the module.
+        // Release: see the module. Acquire: for the ticket of whoever has the slot by now.
         let granted = word & Owner::MASK | GRANTED;
-        if self.word.compare_exchange(word, granted, Ordering::Release, Ordering::Relaxed).is_err() {
+        if self.word.compare_exchange(word, granted, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
         kill_point!("condvar.granted");
@@ -169,8 +169,7 @@ impl<'a> Condvar<'a> {
                 continue;
             }
             // Acquire: pairs with the release in `free`: its last user's stores are over.
-            let filling = me.word() | GRANTED;
-            if slot.word.compare_exchange(0, filling, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            if slot.word.compare_exchange(0, me.word(), Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 kill_point!("condvar.claimed");
                 // Before the slot waits, so that no notifier stops looking ahead of it.
                 self.state.used.fetch_max(at as u32 + 1, Ordering::Relaxed);
@@ -334,27 +333,45 @@ impl<'a> Condvar<'a> {
             if !Owner::in_word(word).is_some_and(facade::is_dead) {
                 continue;
             }
-            if word & STATE != GRANTED || self.first(slot.bound.load(Ordering::Relaxed)).is_none() {
-                slot.clear(word);
+            let bound = slot.bound.load(Ordering::Relaxed);
+            if word & STATE == GRANTED {
+                if self.first(bound).is_some() {
+                    continue;
+                }
+                self.reach_those_without(bound);
             }
+            slot.clear(word);
         }
         self.state.no_slot.notify();
     }
 
     /// Of those who wait with a ticket below `bound`, the one with the lowest.
     fn first(&self, bound: u64) -> Option<(&'a Slot, u64)> {
-        let waiting = self.used().iter().filter_map(|slot| Some((slot, slot.waiting()?)));
-        let first = waiting.min_by_key(|(slot, _)| slot.ticket.load(Ordering::Relaxed))?;
-        (first.0.ticket.load(Ordering::Relaxed) < bound).then_some(first)
+        let waiting = self.used().iter().filter_map(|slot| {
+            let word = slot.waiting()?;
+            let ticket = slot.ticket.load(Ordering::Relaxed);
+            (ticket < bound).then_some((ticket, slot, word))
+        });
+        waiting.min_by_key(|(ticket, ..)| *ticket).map(|(_, slot, word)| (slot, word))
     }
 
+    /// Grant another of those who waited when this grant was given. The user's lock is not held.
     fn hand_on(&self, bound: u64) {
         while let Some((slot, word)) = self.first(bound) {
-            if slot.grant(word, bound) {
+            let granted = slot.grant(word, bound);
+            // If not, a late-comer of the same process has the slot by now: one too many is woken, not one too few.
+            if granted && slot.ticket.load(Ordering::Relaxed) < bound {
                 kill_point!("condvar.handed_on");
                 return;
             }
         }
+        self.reach_those_without(bound);
+    }
+
+    /// Let all who have no slot go on whose tickets are below `bound`. SeqCst: with the registration of those who have none.
+    fn reach_those_without(&self, bound: u64) {
+        self.state.granted_below.fetch_max(bound, Ordering::SeqCst);
+        self.state.no_slot.notify_all();
     }
 
     fn leave(&self, slot: &Slot) {
@@ -390,10 +407,9 @@ impl<'a> Condvar<'a> {
             match self.first(bound) {
                 Some((slot, word)) => left -= u64::from(slot.grant(word, bound)),
                 None if looked => return,
-                // Then one more look: who has just found a slot sees this, or is seen there. SeqCst: with the waitset's registration as well.
+                // Then one more look: who has just found a slot sees this, or is seen there.
                 None => {
-                    self.state.granted_below.fetch_max(bound, Ordering::SeqCst);
-                    self.state.no_slot.notify_all();
+                    self.reach_those_without(bound);
                     looked = true;
                 }
             }

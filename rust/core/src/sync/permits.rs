@@ -18,14 +18,16 @@ use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, AtomicU64, Life, Ordering, Owner, Parked};
 use crate::kill_point;
 use crate::sync::mutex::Acquired;
-use crate::sync::probe::may_probe;
+use crate::sync::probe::{may_probe, turn};
 use crate::sync::spin::Spin;
 use crate::sync::waitset::WaitSet;
 
 /// The most permits that are kept by name: what is looked through at each call.
-pub const MAX: usize = 1 << 16;
-/// Holders that get a thorough look at the end of a slice; of the others the cheap proof, and a thorough look in turn.
-const LOOKS: usize = 16;
+pub const MAX: usize = 1 << 12;
+/// Holders that get a thorough look at the end of a slice; the others get a cheap one, and a thorough one in turn.
+const LOOKS: usize = 6;
+/// Rows up to this long are looked through again and again while spinning.
+const SHORT: usize = 64;
 
 static SPIN: Spin = Spin::new(20_000);
 
@@ -115,19 +117,20 @@ impl<'a> Permits<'a> {
         if self.try_acquire(me) {
             return Some(Acquired::Clean);
         }
-        if may_probe() { self.recover(me, 0, usize::MAX).ok() } else { None }
+        if may_probe() { self.recover(me, turn(), LOOKS).ok() } else { None }
     }
 
     /// Take a permit from the dead: `Err` tells whether somebody is dying. Thorough looks for `looks` of the holders, from the `turn`th on.
     fn recover(&self, me: Owner, turn: usize, looks: usize) -> std::result::Result<Acquired, Life> {
         let mut life = Life::Unknown;
-        let mut last = None;
+        // Those already looked at, the last ones at least: a process may hold many.
+        let (mut seen, mut next) = ([None; 16], 0);
         let first = turn.wrapping_mul(looks.min(self.permits.len())) % self.permits.len().max(1);
         let mut looks = looks;
         for (_, permit) in self.from(first) {
-            // A process often holds several next to each other: one look for all.
-            let Some(owner) = permit.holder().filter(|&owner| Some(owner) != last) else { continue };
-            last = Some(owner);
+            let Some(owner) = permit.holder().filter(|&owner| !seen.contains(&Some(owner))) else { continue };
+            seen[next % seen.len()] = Some(owner);
+            next += 1;
             let now = match looks {
                 0 if facade::is_gone(owner) => Life::Dead,
                 0 => Life::Unknown,
@@ -145,7 +148,7 @@ impl<'a> Permits<'a> {
                         self.state.waiting.notify();
                         return Ok(Acquired::Recovered(owner));
                     }
-                    last = None;
+                    seen = [None; 16];
                 }
                 Life::Dying => life = now,
                 Life::Unknown => (),
@@ -159,14 +162,17 @@ impl<'a> Permits<'a> {
     /// # Errors
     /// `TimedOut`, or `Interrupted` by a signal.
     pub fn acquire(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
-        if deadline != Deadline::PASSED && SPIN.until(|| self.try_acquire(me).then_some(())).is_some() {
+        let goes_on = facade::goes_on();
+        let spins = deadline != Deadline::PASSED && !goes_on && self.permits.len() <= SHORT;
+        if spins && SPIN.until(|| self.try_acquire(me).then_some(())).is_some() {
             return Ok(Acquired::Clean);
         }
         if deadline.passed() {
             return self.try_acquire_or_recover(me).ok_or(Error::TimedOut);
         }
         let mut slice = facade::SLICE;
-        for turn in 0.. {
+        let mut looked = goes_on;
+        loop {
             let seen = self.state.waiting.register();
             if self.try_acquire(me) {
                 kill_point!("permits.taken");
@@ -174,13 +180,13 @@ impl<'a> Permits<'a> {
                 return Ok(Acquired::Clean);
             }
             // Before the first sleep, too: it may have been dead for long.
-            match if turn == 0 { self.recover(me, 0, 0) } else { Err(Life::Unknown) } {
+            match if looked { Err(Life::Unknown) } else { self.recover(me, 0, 0) } {
                 Ok(recovered) => return Ok(recovered),
                 Err(_) if deadline.passed() => {
                     self.hand_on();
                     return Err(Error::TimedOut);
                 }
-                Err(_) => (),
+                Err(_) => looked = true,
             }
             kill_point!("permits.parking");
             let parked = self.state.waiting.park_for(seen, deadline, slice);
@@ -188,7 +194,7 @@ impl<'a> Permits<'a> {
             slice = facade::SLICE;
             // Signals that come more often than slices end must not keep a death from being noticed.
             if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
-                match self.recover(me, turn, LOOKS) {
+                match self.recover(me, turn(), LOOKS) {
                     Ok(recovered) => return Ok(recovered),
                     Err(Life::Dying) => slice = facade::DYING,
                     Err(_) => (),
@@ -198,7 +204,6 @@ impl<'a> Permits<'a> {
                 facade::slice_over()?;
             }
         }
-        Err(Error::TimedOut)
     }
 
     /// One who leaves the waitset may have been woken for a permit that others wait for as well.

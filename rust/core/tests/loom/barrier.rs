@@ -26,7 +26,7 @@ impl Owned {
         let core = self.core();
         match core.come(me, acts, Deadline::Never)? {
             Came::Released(stay) => Ok(stay.index),
-            Came::Act(stay) => core.release(stay).map(|()| stay.index),
+            Came::Act(stay) => core.release(stay, me).map(|()| stay.index),
             Came::Wait(stay) => core.wait(stay, me, Deadline::Never).map(|()| stay.index),
         }
     }

@@ -118,7 +118,7 @@ fn barrier() {
                 Came::Released(stay) => stay,
                 Came::Act(stay) => {
                     set.iter().for_each(|plain| plain.alone(|n| *n += 1));
-                    barrier.release(stay).unwrap();
+                    barrier.release(stay, me()).unwrap();
                     stay
                 }
                 Came::Wait(stay) => {
