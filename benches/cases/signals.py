@@ -64,7 +64,7 @@ def condition_wait_for(mp, budget):
     return _time_turns(mp, budget, lambda condition, is_mine: condition.wait_for(is_mine))
 
 
-@case("condition-notify-all", "Condition: notify_all to 4, the last one answers", goal=3)
+@case("condition-notify-all", "Condition: notify_all to 4, the last one answers", goal=2)
 def condition_notify_all(mp, budget):
     waiters = 4
 
