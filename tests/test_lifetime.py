@@ -11,7 +11,7 @@ from children.common import wait_until
 
 pytestmark = pytest.mark.fastmp_only("the stdlib takes a descriptor or a name for each")
 CYCLES = int(os.environ.get("FASTMP_TEST_CYCLES", "3000"))
-EACH = 10  # pairs that one child is given
+EACH = 10  # pairs that one forked child is given
 LIMIT = 60 + CYCLES // 100
 KIB = 1 << 10
 
@@ -54,16 +54,18 @@ def make_pairs(mp, count=EACH):
 @pytest.mark.timeout(LIMIT, method="signal")
 @pytest.mark.parametrize("ending", ["killed", "ended"])
 def test_shared_with_children(mp, ending):
+    spawn = mp.get_start_method() == "spawn"
+
     def cycle(times):
         for _ in range(times):
-            pairs = make_pairs(mp)
+            pairs = make_pairs(mp, 50 if spawn else EACH)
             child = mp.Process(target=lifetimes.use_pairs, args=(pairs, ending))
             child.start()
             child.join()
             assert all(value.value == 1 for _, value in pairs)
 
     times = CYCLES // EACH
-    if mp.get_start_method() == "spawn":
+    if spawn:
         times = min(times, 40 + times // 50)  # fifty times as slow
     cycle(15)
     before = usage.look()
@@ -105,6 +107,7 @@ def test_sent_to_others_that_are_killed_now_and_then(mp, crew, kind):
     expect_flat(before, usage.look(), shared=2 * KIB * KIB)
 
 
+@pytest.mark.method("fork")
 def test_sent_to_oneself(mp):
     """Also what nobody ever receives."""
 

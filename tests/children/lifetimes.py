@@ -79,8 +79,6 @@ def make(mp, way, steps, place=None):
     """
     if place is not None:
         foreign.enter(place)
-    values = [mp.RawValue("i", MARK) for _ in range(COUNT)]
-    old = places(values)
     queue, (left, right) = mp.Queue(), mp.Pipe()
     source, send = (queue, queue.put) if "queue" in way else (left, right.send)
     children = []
@@ -90,6 +88,10 @@ def make(mp, way, steps, place=None):
         children[-1].start()
 
     grandchild = 0
+    if "received" in way:
+        start(receive_and_keep, source)  # before there is anything that it could inherit
+    values = [mp.RawValue("i", MARK) for _ in range(COUNT)]
+    old = places(values)
     if way == "argument":
         start(keep, values)
     elif way == "grandchild":
@@ -97,9 +99,6 @@ def make(mp, way, steps, place=None):
         wait_until(lambda: steps[HAS])
         grandchild = steps[SEEN + 1]
         steps[SEEN + 1] = 0
-    elif "received" in way:
-        start(receive_and_keep, source)
-        send(values)
     elif "sent on" in way:
         start(send_on, values, queue)
     else:
