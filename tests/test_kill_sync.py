@@ -180,3 +180,32 @@ class TestRecover:
             getattr(mp, kind)(-1, recover=True)
         with pytest.raises(ValueError, match="at most"):
             getattr(mp, kind)(10**6, recover=True)
+
+
+def test_a_waiter_killed_before_it_has_the_lock_again_leaves_the_wake_up_to_another(mp, crew):
+    condition = mp.Condition()
+    victim, outcome = start_waiter(mp, crew, condition)
+    heir, heir_outcome = start_waiter(mp, crew, condition)
+    with condition:
+        condition.notify()
+        wait_until(lambda: condition._condvar.waiters() == 1)  # it is awake, and has to wait for the lock
+        wait_asleep(victim.pid)
+        crew.kill(victim)
+    heir.join()
+    assert (outcome.value, heir_outcome.value) == (0, 1)
+
+
+def test_a_warning_s_hook_may_read_what_it_is_about(mp, crew):
+    value, held, seen = mp.Value("i", 5, lock=mp.Lock()), mp.RawValue("b"), []
+    crew.kill(hold(mp, crew, value.get_lock(), held))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *args, **kwargs: seen.append(value.value)
+        assert value.value == 5
+    assert seen == [5]
+
+
+def hold(mp, crew, lock, held):
+    holder = crew.start(victims.hold_for_ever, lock, held, 1)
+    wait_until(lambda: held.value)
+    return holder

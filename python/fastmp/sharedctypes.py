@@ -99,7 +99,7 @@ def Array(
 
 
 def _checked(lock: Any, ctx: Any) -> Any:
-    if lock is True or lock is None:
+    if lock in (True, None):  # 1 as well, as in the stdlib
         return _new_lock(ctx)
     if not hasattr(lock, "acquire"):
         raise AttributeError(f"{lock!r} has no method 'acquire'")
@@ -233,7 +233,8 @@ class SynchronizedBase(_native.Guarded):
     """A shared object and the lock that guards it."""
 
     def __init__(self, obj: Any, lock: Any = None, ctx: Any = None) -> None:
-        self._guard(obj, lock or _new_lock(ctx), *_items(obj))
+        # By the class: a structure may have a field of that name.
+        _native.Guarded._guard(self, obj, lock or _new_lock(ctx), *_items(obj))
 
     # What `with` does natively with a lock of ours; any other has ways of its own.
 

@@ -343,7 +343,9 @@ def test_buffers_are_those_of_ctypes(mp, kind, size):
     array = mp.Array(kind, size)
     ours, theirs = memoryview(array), memoryview(array.get_obj())
     for name in ("format", "shape", "strides", "itemsize", "nbytes", "ndim", "readonly"):
-        assert getattr(ours, name) == getattr(theirs, name)
+        # What numpy knows wide characters by.
+        expected = "w" if (kind, name) == ("u", "format") else getattr(theirs, name)
+        assert getattr(ours, name) == expected
     assert not ours.readonly
 
 
@@ -356,3 +358,25 @@ def test_views_do_not_take_the_lock(mp, crew):
             assert view.cast("B").cast("i")[1] == 5
     crew.run(values.set_items, array, [7, 8, 9])
     assert numpy.asarray(array).tolist() == [7, 8, 9]
+
+
+def test_wide_characters_for_numpy(mp):
+    array = mp.Array("u", "ab")
+    assert numpy.asarray(array).tolist() == ["a", "b"]
+    assert numpy.array(array).tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("lock", [1, 1.0])
+def test_lock_that_equals_true(mp, lock):
+    assert mp.Array("i", 2, lock=lock).get_lock() is not None
+    assert mp.Value("i", 2, lock=lock).value == 2
+
+
+class Awkward(ctypes.Structure):
+    _fields_ = [("_guard", ctypes.c_int), ("x", ctypes.c_int)]
+
+
+def test_a_structure_with_awkward_names(mp):
+    value = mp.Value(Awkward, 1, 2)
+    value.x += 1
+    assert (value._guard, value.x) == (1, 3)

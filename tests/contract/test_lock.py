@@ -237,3 +237,12 @@ def test_owner_and_recoveries(mp, crew):
     crew.join()
     assert lock.owner is None
     assert lock.recoveries == 0
+
+
+@pytest.mark.fastmp_only("how it binds is its own affair")
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore"])
+def test_its_methods_refuse_other_objects(mp, kind):
+    own = vars(type(getattr(mp, kind)()))
+    for name in ("__enter__", "__exit__", "acquire", "release"):
+        with pytest.raises(TypeError):
+            own[name].__get__(object())()

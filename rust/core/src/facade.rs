@@ -26,7 +26,7 @@ mod imp {
     use crate::error::{Error, Result};
     use crate::sys::futex::{self, Parked};
     use crate::sys::liveness;
-    pub use crate::sys::liveness::{Life, Owner, is_dead, is_gone, look};
+    pub use crate::sys::liveness::{Life, Owner, is_dead, is_gone, is_local, look};
 
     static COME_UP: AtomicBool = AtomicBool::new(false);
 
@@ -187,6 +187,11 @@ mod imp {
     /// The same.
     pub fn is_gone(owner: Owner) -> bool {
         is_dead(owner)
+    }
+
+    /// All are.
+    pub fn is_local(_owner: Owner) -> bool {
+        true
     }
 
     /// Slices have no end in a model.

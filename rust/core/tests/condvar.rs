@@ -384,3 +384,21 @@ fn a_grant_handed_on_reaches_those_without_a_slot() {
     assert_eq!(quitter.wait(), OK);
     assert_eq!(without.wait(), OK);
 }
+
+#[test]
+fn who_dies_waiting_for_the_lock_leaves_the_wake_up_to_another() {
+    let _turn = common::turn();
+    let watched = Watched::new();
+    let (mut first, mut second) = (waiter(&watched), waiter(&watched));
+    let _ = watched.enter();
+    watched.condvar().notify(1);
+    // It is awake, and asleep again for the lock.
+    until("the first has its grant", || watched.condvar().waiters() == 1);
+    std::thread::sleep(Duration::from_millis(20));
+    first.until_parked();
+    first.kill();
+    assert_eq!(first.wait(), KILLED);
+    watched.leave();
+    assert_eq!(second.wait(), OK);
+    assert_eq!(watched.lock.recoveries(), 0);
+}

@@ -80,10 +80,8 @@ impl Barrier {
                 ended?.map_err(raise)?;
                 stay
             }
-            Err(Error::TimedOut) => {
-                core.abort();
-                return Err(raise(Error::Broken));
-            }
+            // Before it has come: that breaks nothing for the others.
+            Err(Error::TimedOut) => return Err(raise(Error::Broken)),
             Err(other) => return Err(raise(other)),
         };
         Ok(stay.index)

@@ -5,7 +5,6 @@
 //! through the class (as `ExitStack` does) the plain method descriptor shows instead.
 #![allow(unsafe_code)]
 
-use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_int, c_void};
 use std::mem::offset_of;
 use std::ptr;
@@ -27,6 +26,8 @@ struct Binding {
     /// For access through the class.
     plain: *mut ffi::PyObject,
     bound: *mut ffi::PyTypeObject,
+    /// What `function` takes; kept by `plain`.
+    owner: *mut ffi::PyTypeObject,
 }
 
 #[repr(C)]
@@ -39,31 +40,33 @@ struct Method {
     slf: *mut ffi::PyObject,
 }
 
-const KEPT: usize = 8;
+/// Memory of dead bound objects, which still hold the reference to their type. Without the GIL there is none: other threads may look at an object
+/// that has just died, and only the interpreter's own allocator knows of them.
+#[cfg(not(Py_GIL_DISABLED))]
+mod free {
+    use std::cell::UnsafeCell;
 
-/// Memory of dead bound objects, which still hold the reference to their type. From malloc, so that a thread's can be freed when the thread
-/// ends, without the interpreter.
-struct Free {
-    list: UnsafeCell<([*mut Method; KEPT], usize)>,
-}
+    use super::Method;
 
-impl Free {
-    const fn new() -> Free {
-        Free { list: UnsafeCell::new(([ptr::null_mut(); KEPT], 0)) }
-    }
+    const KEPT: usize = 8;
+
+    struct UnderGil(UnsafeCell<([*mut Method; KEPT], usize)>);
+    // SAFETY: binding and deallocating happen attached to the one interpreter that PyO3 lets import this module, so under its GIL.
+    unsafe impl Sync for UnderGil {}
+    static FREE: UnderGil = UnderGil(UnsafeCell::new(([std::ptr::null_mut(); KEPT], 0)));
 
     /// A kept one, if there is one.
-    fn take(&self) -> Option<*mut Method> {
-        // SAFETY: of this thread alone, or under the GIL; nothing is called while it is looked at.
-        let (list, n) = unsafe { &mut *self.list.get() };
+    pub fn take() -> Option<*mut Method> {
+        // SAFETY: under the GIL, and nothing is called while it is looked at.
+        let (list, n) = unsafe { &mut *FREE.0.get() };
         *n = n.checked_sub(1)?;
         Some(list[*n])
     }
 
     /// Keep `memory`, if there is room.
-    fn keep(&self, memory: *mut Method) -> bool {
+    pub fn keep(memory: *mut Method) -> bool {
         // SAFETY: as in `take`.
-        let (list, n) = unsafe { &mut *self.list.get() };
+        let (list, n) = unsafe { &mut *FREE.0.get() };
         let room = *n < KEPT;
         if room {
             list[*n] = memory;
@@ -75,46 +78,14 @@ impl Free {
 
 #[cfg(Py_GIL_DISABLED)]
 mod free {
-    use super::{Free, Method};
-
-    impl Drop for Free {
-        fn drop(&mut self) {
-            while let Some(memory) = self.take() {
-                // SAFETY: from malloc, and used no more. Its type lives for ever, whatever its count of references.
-                unsafe { libc::free(memory.cast()) };
-            }
-        }
-    }
-
-    thread_local! {
-        static FREE: Free = const { Free::new() };
-    }
-
-    // At the very end of a thread its list is gone.
-    pub fn take() -> Option<*mut Method> {
-        FREE.try_with(Free::take).ok().flatten()
-    }
-
-    pub fn keep(memory: *mut Method) -> bool {
-        FREE.try_with(|free| free.keep(memory)).unwrap_or(false)
-    }
-}
-
-#[cfg(not(Py_GIL_DISABLED))]
-mod free {
-    use super::{Free, Method};
-
-    struct UnderGil(Free);
-    // SAFETY: binding and deallocating happen attached to the one interpreter that PyO3 lets import this module, so under its GIL.
-    unsafe impl Sync for UnderGil {}
-    static FREE: UnderGil = UnderGil(Free::new());
+    use super::Method;
 
     pub fn take() -> Option<*mut Method> {
-        FREE.0.take()
+        None
     }
 
-    pub fn keep(memory: *mut Method) -> bool {
-        FREE.0.keep(memory)
+    pub fn keep(_memory: *mut Method) -> bool {
+        false
     }
 }
 
@@ -127,20 +98,11 @@ unsafe fn new_method(class: *mut ffi::PyTypeObject) -> *mut Method {
     // SAFETY: the caller's. A kept one is a dead object with its type in place; only this function knows of it.
     unsafe {
         if let Some(memory) = free::take() {
-            #[cfg(not(Py_GIL_DISABLED))]
-            {
-                // All that PyObject_Init would do: the first word is the count of references in every such build.
-                memory.cast::<isize>().write(1);
-                return memory;
-            }
-            #[cfg(Py_GIL_DISABLED)]
-            {
-                // A reference to the type is held already.
-                ffi::Py_DECREF(class.cast());
-                return ffi::PyObject_Init(memory.cast(), class).cast();
-            }
+            // All that PyObject_Init would do: the first word is the count of references in every build with a GIL.
+            memory.cast::<isize>().write(1);
+            return memory;
         }
-        let memory = libc::malloc(size_of::<Method>());
+        let memory = ffi::PyObject_Malloc(size_of::<Method>());
         if memory.is_null() {
             return ffi::PyErr_NoMemory().cast();
         }
@@ -160,6 +122,11 @@ unsafe extern "C" fn bind(
         if slf.is_null() {
             ffi::Py_INCREF((*binding).plain);
             return (*binding).plain;
+        }
+        let (class, owner) = (ffi::Py_TYPE(slf), (*binding).owner);
+        if class != owner && ffi::PyType_IsSubtype(class, owner) == 0 {
+            ffi::PyErr_SetString(ffi::PyExc_TypeError, c"this method does not go with such an object".as_ptr());
+            return ptr::null_mut();
         }
         let memory = new_method((*binding).bound);
         if memory.is_null() {
@@ -208,7 +175,7 @@ unsafe extern "C" fn dealloc(bound: *mut ffi::PyObject) {
         let slf = (*bound.cast::<Method>()).slf;
         if !free::keep(bound.cast()) {
             let class = ffi::Py_TYPE(bound);
-            libc::free(bound.cast());
+            ffi::PyObject_Free(bound.cast());
             ffi::Py_DECREF(class.cast());
         }
         // Last: it may run anything.
@@ -269,8 +236,13 @@ fn bound_type(py: Python<'_>) -> PyResult<&Py<PyType>> {
     })
 }
 
-/// A descriptor that binds `function`, which takes at most `most` arguments; `plain` shows through the class.
-pub fn descriptor<'py>(plain: Bound<'py, PyAny>, function: Function, most: usize) -> PyResult<Bound<'py, PyAny>> {
+/// A descriptor that binds `function`, which takes an `owner` and at most `most` arguments; `plain` shows through the class.
+pub fn descriptor<'py>(
+    owner: &Bound<'py, PyType>,
+    plain: Bound<'py, PyAny>,
+    function: Function,
+    most: usize,
+) -> PyResult<Bound<'py, PyAny>> {
     static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = plain.py();
     let bound = bound_type(py)?.bind(py).as_type_ptr();
@@ -290,6 +262,7 @@ pub fn descriptor<'py>(plain: Bound<'py, PyAny>, function: Function, most: usize
         (&raw mut (*memory).most).write(most as ffi::Py_ssize_t);
         (&raw mut (*memory).plain).write(plain.into_ptr());
         (&raw mut (*memory).bound).write(bound);
+        (&raw mut (*memory).owner).write(owner.as_type_ptr());
         ffi::Py_INCREF(memory.cast());
         Ok(Bound::from_owned_ptr(py, memory.cast()))
     }

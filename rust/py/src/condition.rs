@@ -87,10 +87,21 @@ impl Condvar {
             }
         };
         let ended: PyResult<Result<()>> = blocking::wait(py, || core.wait(&mut waiting, me(), deadline));
-        if !matches!(ended, Ok(Ok(()) | Err(Error::TimedOut))) {
+        let woken = matches!(ended, Ok(Ok(())));
+        let mut waiting = Some(waiting);
+        if !woken && let Some(waiting) = waiting.take() {
             core.withdraw(waiting, me());
         }
-        if let Err(error) = take_back(py, guard.state, guard.name, depth) {
+        let taken = take_back(py, guard.state, guard.name, depth);
+        if let Some(waiting) = waiting {
+            // Only with the lock in hand is the wake-up used; it is, also if the warning has become an error.
+            if guard.state.is_mine(me(), thread_id()) {
+                core.taken(waiting, me());
+            } else {
+                core.withdraw(waiting, me());
+            }
+        }
+        if let Err(error) = taken {
             if let Err(first) = ended {
                 error.value(py).setattr("__context__", first.into_value(py))?;
             }

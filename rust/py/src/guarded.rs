@@ -115,14 +115,21 @@ impl Parts {
             self.wait_for(state)?;
         }
         let result = f();
-        state.abandon();
+        state.abandon(me);
         Ok(Some(result))
     }
 
     #[cold]
     fn wait_for(&self, state: &LockState) -> PyResult<()> {
         let name = if matches!(self.guard, Guard::Plain(_)) { "Lock" } else { "RLock" };
-        Python::attach(|py| lock::acquire(py, state, name, true, None)).map(drop)
+        Python::attach(|py| {
+            // Whoever is warned must not find the lock held by an access of its own: first the warning, then the lock.
+            while let Some(dead) = lock::wait_for(py, state)? {
+                state.abandon(me());
+                lock::warn(py, name, dead)?;
+            }
+            Ok(())
+        })
     }
 
     /// The items, if they can be got at natively.
@@ -309,6 +316,9 @@ impl Guarded {
         visit.call(&parts.class)?;
         // SAFETY: a collection runs attached; nothing is called but the visitor.
         let object = parts.object.get(unsafe { Python::assume_attached() });
+        if let Some(items) = &parts.items {
+            visit.call(&items.block)?;
+        }
         object.map_or(Ok(()), |object| visit.call(object))
     }
 }

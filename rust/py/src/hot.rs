@@ -165,8 +165,8 @@ pub fn install_in<T: Hot + PyTypeInfo>(class: &Bound<'_, PyType>) -> PyResult<()
     for (name, pointer, flags, doc) in methods {
         let plain = method(class, name, pointer, flags, doc)?;
         let shown = match name.to_bytes() {
-            b"__enter__" => bound::descriptor(plain, enter::<T>, 0)?,
-            b"__exit__" => bound::descriptor(plain, release::<T>, 3)?,
+            b"__enter__" => bound::descriptor(class, plain, enter::<T>, 0)?,
+            b"__exit__" => bound::descriptor(class, plain, release::<T>, 3)?,
             _ => plain,
         };
         class.setattr(name.to_string_lossy(), shown)?;

@@ -45,11 +45,19 @@ pub fn acquire(py: Python<'_>, state: &LockState, name: &str, block: bool, timeo
         Ok(Acquired::Clean) => Ok(true),
         Ok(Acquired::Recovered(dead)) => {
             // A warning made an error: the caller must not end up with the lock.
-            warn(py, name, dead).inspect_err(|_| state.abandon())?;
+            warn(py, name, dead).inspect_err(|_| state.abandon(me()))?;
             Ok(true)
         }
         Err(Error::TimedOut) => Ok(false),
         Err(other) => Err(raise(other)),
+    }
+}
+
+/// Take it, however long that takes; tells whom it was taken over from.
+pub fn wait_for(py: Python<'_>, state: &LockState) -> PyResult<Option<Owner>> {
+    match blocking::wait(py, || state.lock(me(), thread_id(), Deadline::Never))?.map_err(raise)? {
+        Acquired::Clean => Ok(None),
+        Acquired::Recovered(dead) => Ok(Some(dead)),
     }
 }
 

@@ -182,7 +182,7 @@ impl<'a> Barrier<'a> {
             let Some(place) = self.places.get(count as usize) else {
                 // All have come and one of them acts. This one is early for the next round, and has to wait for it.
                 self.state.gate.unlock();
-                self.until_over(word)?;
+                self.until_over(word, deadline)?;
                 let _ = self.state.gate.lock_with_grace(me, deadline)?;
                 continue;
             };
@@ -210,20 +210,39 @@ impl<'a> Barrier<'a> {
         if word & ACTING != 0 { count == all } else { count < all }
     }
 
+    /// Does somebody act whose death would be noticed? For another's action there are time-outs as for all else.
+    fn is_acted_on(&self, word: u64) -> Result<bool> {
+        if word & ACTING == 0 {
+            return Ok(false);
+        }
+        let last = self.places.last().and_then(|place| Owner::in_word(place.0.load(Ordering::Relaxed)));
+        last.map(facade::is_local).ok_or(Error::Corrupted("nobody runs a barrier's action"))
+    }
+
     /// Wait until an action is over, nothing of this party's being counted: its own time begins after that.
-    fn until_over(&self, word: u64) -> Result<()> {
+    fn until_over(&self, word: u64, deadline: Deadline) -> Result<()> {
         let mut slice = facade::SLICE;
         loop {
             let now = self.load();
             if (now ^ word) & (ROUNDS | BROKEN) != 0 {
                 return Ok(());
             }
-            let parked = self.park(now, Deadline::Never, slice);
+            let deadline = if self.is_acted_on(now)? { Deadline::Never } else { deadline };
+            if deadline.passed() {
+                return Err(Error::TimedOut);
+            }
+            let parked = self.park(now, deadline, slice);
             slice = facade::SLICE;
             if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
                 // The last place is that of the one who acts.
-                let life = self.look_at(now, self.places.len().saturating_sub(1));
-                slice = if life == Life::Dying { facade::DYING } else { facade::SLICE };
+                let now = self.load();
+                if (now ^ word) & (ROUNDS | BROKEN) == 0 {
+                    match self.look_at(now, self.places.len().saturating_sub(1)) {
+                        Life::Dead => continue,
+                        Life::Dying => slice = facade::DYING,
+                        Life::Unknown => (),
+                    }
+                }
             }
             if parked? == Parked::TimedOut && slice == facade::SLICE {
                 facade::slice_over()?;
@@ -282,8 +301,7 @@ impl<'a> Barrier<'a> {
                 return Err(Error::Corrupted("a barrier counts more parties than it has"));
             }
             // All have come: the action takes its time, and time-outs are over.
-            let acting = word & ACTING != 0;
-            let deadline = if acting { Deadline::Never } else { deadline };
+            let deadline = if self.is_acted_on(word)? { Deadline::Never } else { deadline };
             if deadline.passed() {
                 self.change(word, word | BROKEN);
                 continue;

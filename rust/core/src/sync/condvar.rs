@@ -12,14 +12,15 @@
 //!
 //! - enrol: CAS 0 -> me, ticket, bound 0, store me `WAITING`: the commit point.
 //! - notify: `bound` = the next ticket to be issued, CAS `WAITING` or `PARKED` -> `GRANTED`, the commit point; wake this one alone, if it is parked.
-//! - take the grant: the waiter stores 0, the commit point. Before it the grant is the dead's to leave behind, after it it is used.
+//! - take the grant: when the waiter has the user's lock again it stores 0, the commit point. Before it the grant is the dead's to leave
+//!   behind, after it it is used.
 //! - give up: CAS `WAITING` or `PARKED` -> 0. If that fails there is a grant: take it, or, if an exception is on its way, hand it on.
 //!
 //! # Death
 //! - of a waiter: its slot stays `WAITING`. A grant that goes there passes on as any grant of the dead.
 //! - of a granted one, before it took the grant: other waiters look for such slots at the end of each slice. One whose ticket is below the
-//!   grant's bound, so that it waited already when the grant was given, takes it: CAS dead `GRANTED` -> 0, the commit point. If
-//!   it has been granted itself meanwhile, it hands the grant that reaches further on. If none of those who waited then is left, the grant
+//!   grant's bound, so that it waited already when the grant was given, takes it over: CAS dead `GRANTED` -> 0, the commit point, and then its
+//!   own word -> `GRANTED`. If it has been granted itself meanwhile, it hands the grant that reaches further on. If none of those who waited then is left, the grant
 //!   is void, as it is in a notify that finds nobody.
 //! - of a notifier, after the CAS and before the wake-up: the waiter finds the grant at the end of its slice.
 //! - while enrolling: a slot that is nobody's, until it is cleared.
@@ -129,7 +130,7 @@ impl Slot {
     }
 }
 
-/// One wait, from `enrol` to its end. It ends with `wait` (unless that was interrupted) or `withdraw`.
+/// One wait, from `enrol` to its end: a `wait` that timed out, `taken`, or `withdraw`.
 #[derive(Debug)]
 #[must_use]
 pub struct Waiting {
@@ -156,7 +157,8 @@ impl<'a> Condvar<'a> {
         let ticket = self.state.next.fetch_add(1, Ordering::Relaxed);
         let mut slot = self.claim(me, ticket);
         if slot.is_none() && may_probe() {
-            self.clear_up();
+            // With the interpreter held, as a rule: the cheap proof.
+            self.clear_up(facade::is_gone);
             slot = self.claim(me, ticket);
         }
         Waiting { me, ticket, slot }
@@ -188,7 +190,7 @@ impl<'a> Condvar<'a> {
         &self.slots[..used.min(self.slots.len())]
     }
 
-    /// Wait for a grant until `deadline`, the user's lock not being held. Who was forked in the middle, by a signal handler, has no slot
+    /// Wait for a grant until `deadline`, the user's lock not being held; with the lock in hand again it is to be `taken`. Who was forked in the middle, by a signal handler, has no slot
     /// of its own: it goes on as if woken.
     ///
     /// # Errors
@@ -216,8 +218,6 @@ impl<'a> Condvar<'a> {
                 return Err(Error::Corrupted("a condition's slot has changed hands"));
             }
             if word & STATE == GRANTED {
-                self.leave(slot);
-                kill_point!("condvar.taken");
                 return Ok(());
             }
             let overlooked = self.state.granted_below.load(Ordering::Relaxed) > waiting.ticket;
@@ -226,6 +226,8 @@ impl<'a> Condvar<'a> {
                 if !slot.clear(word) {
                     continue;
                 }
+                // From now on it may be another thread's.
+                waiting.slot = None;
                 self.state.no_slot.notify();
                 return if overlooked { Ok(()) } else { Err(Error::TimedOut) };
             }
@@ -269,7 +271,8 @@ impl<'a> Condvar<'a> {
                 if self.state.granted_below.fetch_max(0, Ordering::SeqCst) <= waiting.ticket {
                     return Ok(waiting.slot);
                 }
-                self.withdraw(Waiting { ..*waiting }, waiting.me);
+                let slotted = Waiting { slot: waiting.slot.take(), ..*waiting };
+                self.withdraw(slotted, waiting.me);
                 return Ok(None);
             }
             if deadline.passed() {
@@ -277,7 +280,7 @@ impl<'a> Condvar<'a> {
             }
             if self.state.no_slot.park(seen, deadline)? == Parked::TimedOut {
                 if may_probe() {
-                    self.clear_up();
+                    self.clear_up(facade::is_dead);
                 }
                 if !deadline.passed() {
                     facade::slice_over()?;
@@ -299,13 +302,13 @@ impl<'a> Condvar<'a> {
             match facade::look(owner) {
                 Life::Dead if slot.clear(word) => {
                     kill_point!("condvar.inherited");
-                    self.clear_waiting();
                     let word = mine.word.load(Ordering::Acquire);
-                    if word & STATE == GRANTED || !mine.clear(word) {
+                    if word & STATE == GRANTED || !mine.grant(word, bound) {
                         // Two grants: the one that reaches further is more likely to find somebody.
                         self.hand_on(bound.max(mine.bound.load(Ordering::Relaxed)));
-                        self.leave(mine);
                     }
+                    self.clear_waiting();
+                    self.state.no_slot.notify();
                     return Life::Dead;
                 }
                 Life::Dying => life = Life::Dying,
@@ -327,10 +330,10 @@ impl<'a> Condvar<'a> {
     }
 
     /// Free what the dead have left, except for grants that a waiter may still inherit.
-    fn clear_up(&self) {
+    fn clear_up(&self, is_dead: impl Fn(Owner) -> bool) {
         for slot in self.used() {
             let word = slot.word.load(Ordering::Acquire);
-            if !Owner::in_word(word).is_some_and(facade::is_dead) {
+            if !Owner::in_word(word).is_some_and(&is_dead) {
                 continue;
             }
             let bound = slot.bound.load(Ordering::Relaxed);
@@ -377,6 +380,16 @@ impl<'a> Condvar<'a> {
     fn leave(&self, slot: &Slot) {
         slot.free();
         self.state.no_slot.notify();
+    }
+
+    /// The lock is held again after a `wait` that was granted: the end of it.
+    pub fn taken(&self, waiting: Waiting, me: Owner) {
+        if let Some(at) = waiting.slot
+            && me == waiting.me
+        {
+            self.leave(&self.slots[at]);
+            kill_point!("condvar.taken");
+        }
     }
 
     /// End a wait without having been woken: a grant that has come all the same goes to another.

@@ -128,6 +128,7 @@ impl Mutex {
         let mut mine = me.word();
         let mut looked = goes_on;
         let mut slice = facade::SLICE;
+        let mut due = Deadline::At(Deadline::Never.slice(slice));
         loop {
             let word = self.word.load(Ordering::Relaxed);
             if word & Owner::MASK == 0 {
@@ -156,6 +157,11 @@ impl Mutex {
             }
             if late {
                 return self.try_lock_or_recover(me).ok_or(Error::TimedOut);
+            }
+            // Woken again and again in vain: signals must be looked at all the same. The flag stands for those who sleep on.
+            if mine & WAITERS != 0 && !cfg!(loom) && due.passed() {
+                due = Deadline::At(Deadline::Never.slice(slice));
+                facade::slice_over()?;
             }
             kill_point!("mutex.parking");
             let parked = self.word.park(waited, deadline.slice(slice));
@@ -223,6 +229,20 @@ impl Mutex {
             }
         }
         Err(Error::Overflow)
+    }
+
+    /// Give it up if `me` still holds it: others may release a lock that is not recursive.
+    #[inline]
+    pub fn unlock_mine(&self, me: Owner) {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while Owner::in_word(word) == Some(me) {
+            // Release: as in `unlock`.
+            match self.word.compare_exchange(word, 0, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) if word & WAITERS != 0 => return self.wake(),
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
     }
 
     #[cold]

@@ -64,10 +64,10 @@ impl LockState {
     }
 
     /// Undo an acquisition of this thread's, whatever the kind of lock.
-    pub fn abandon(&self) {
+    pub fn abandon(&self, me: Owner) {
         self.depth.store(0, Ordering::Relaxed);
         self.thread.store(0, Ordering::Relaxed);
-        self.mutex.unlock();
+        self.mutex.unlock_mine(me);
     }
 
     /// Release all that this thread holds of it; gives how often that was, for `lock_again`.
@@ -79,7 +79,7 @@ impl LockState {
             return Err(Error::NotOwner);
         }
         let depth = self.depth.load(Ordering::Relaxed).max(1);
-        self.abandon();
+        self.abandon(me);
         Ok(depth)
     }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, getpid, test_kill_process};
+use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, test_kill_process, waitid};
 
 use super::forked;
 
@@ -133,16 +133,25 @@ fn proc_is_ours() -> bool {
     PROC_OURS.load(Ordering::Relaxed)
 }
 
-/// Is `owner` proved dead by one cheap system call? False proves nothing: a zombie looks alive to it.
+/// Is `owner` proved dead by cheap system calls? False proves nothing: another process's zombie looks alive to them.
 pub fn is_gone(owner: Owner) -> bool {
     let me = me();
     if owner == me || owner.space() == 0 || owner.space() != me.space() {
         return false;
     }
     match Pid::from_raw(owner.pid() as i32) {
-        Some(pid) => test_kill_process(pid) == Err(Errno::SRCH),
+        Some(pid) => {
+            // Of a child of ours that nobody has waited for: reported when its whole group has ended, and still to be waited for.
+            let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            test_kill_process(pid) == Err(Errno::SRCH) || matches!(waitid(WaitId::Pid(pid), ended), Ok(Some(_)))
+        }
         None => false,
     }
+}
+
+/// Could `owner` be proved dead from here at all?
+pub fn is_local(owner: Owner) -> bool {
+    owner.space() != 0 && owner.space() == me().space()
 }
 
 /// What a look at an owner shows.

@@ -47,6 +47,9 @@ impl Watched {
         let woken = self.condvar().wait(&mut waiting, me(), deadline);
         let _ = self.lock.lock_again(me(), thread_id(), depth, Deadline::Never).expect("no signals");
         assert!(matches!(woken, Ok(()) | Err(Error::TimedOut)), "{woken:?}");
+        if woken.is_ok() {
+            self.condvar().taken(waiting, me());
+        }
         woken.is_ok()
     }
 

@@ -35,7 +35,9 @@ impl Owned {
     }
 
     fn wait(&self, me: Owner, mut waiting: Waiting, deadline: Deadline) -> Result<()> {
-        self.core().wait(&mut waiting, me, deadline)
+        self.core().wait(&mut waiting, me, deadline)?;
+        self.core().taken(waiting, me);
+        Ok(())
     }
 
     fn notify(&self, me: Owner, n: u64) {

@@ -213,7 +213,7 @@ fn lock_not_recursive() {
         1 => lock.try_lock_or_recover(me(), thread_id()).is_some(),
         _ => in_time(lock.lock(me(), thread_id(), soon())).is_some(),
     };
-    exclude(2000, enter, |round| if round % 8 == 0 { lock.abandon() } else { lock.unlock_any().unwrap() });
+    exclude(2000, enter, |round| if round % 8 == 0 { lock.abandon(me()) } else { lock.unlock_any().unwrap() });
 }
 
 #[test]

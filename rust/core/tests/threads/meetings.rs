@@ -39,6 +39,9 @@ impl Watched {
         let depth = self.lock.unlock_all(me(), thread_id()).unwrap();
         let woken = in_time(self.condvar().wait(&mut waiting, me(), deadline)).is_some();
         let _ = self.lock.lock_again(me(), thread_id(), depth, soon()).unwrap();
+        if woken {
+            self.condvar().taken(waiting, me());
+        }
         woken
     }
 }
