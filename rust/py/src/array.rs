@@ -432,29 +432,6 @@ unsafe extern "C" fn buffer(slf: *mut ffi::PyObject, view: *mut ffi::Py_buffer, 
         if object.is_null() {
             return -1;
         }
-        let length = ffi::PyObject_Size(object);
-        ffi::Py_DECREF(object);
-        length
-    }
-}
-
-// The ctypes object's own buffer: its format and shape, and it is what the view keeps.
-unsafe extern "C" fn buffer(slf: *mut ffi::PyObject, view: *mut ffi::Py_buffer, flags: c_int) -> c_int {
-    // SAFETY: as in `length`; `view` is the interpreter's.
-    unsafe {
-        (*view).obj = ptr::null_mut();
-        // ctypes calls their format one that numpy does not know, and then numpy does not look at the items any more.
-        if native(slf).is_some_and(|(_, items)| matches!(items.scalar, Scalar::Wide)) {
-            ffi::PyErr_SetString(
-                ffi::PyExc_BufferError,
-                c"an array of wide characters is no buffer; get_obj() is".as_ptr(),
-            );
-            return -1;
-        }
-        let object = ffi::PyObject_GetAttrString(slf, c"_obj".as_ptr());
-        if object.is_null() {
-            return -1;
-        }
         let status = ffi::PyObject_GetBuffer(object, view, flags);
         ffi::Py_DECREF(object);
         // ctypes has a name for wide characters that numpy does not know; this is PEP 3118's. Nobody frees either.
