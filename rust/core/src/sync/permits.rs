@@ -192,8 +192,9 @@ impl<'a> Permits<'a> {
             let parked = self.state.waiting.park_for(seen, deadline, slice);
             kill_point!("permits.woken");
             slice = facade::SLICE;
-            // Signals that come more often than slices end must not keep a death from being noticed.
-            if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
+            // Signals and wake-ups that come more often than slices end must not keep a death from being noticed; and whoever took over
+            // from the dead wakes others, for there may be more.
+            if parked == Ok(Parked::TimedOut) || may_probe() {
                 match self.recover(me, turn(), LOOKS) {
                     Ok(recovered) => return Ok(recovered),
                     Err(Life::Dying) => slice = facade::DYING,
