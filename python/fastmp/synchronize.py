@@ -172,14 +172,16 @@ class Condition(_native.Guarded):
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
         """Waits until `predicate()` is true, for `timeout` seconds at most; returns what it returned last."""
+        result = predicate()
         end = None if timeout is None else time.monotonic() + timeout
         left = None
-        while not (result := predicate()):
+        while not result:
             if end is not None:
                 left = end - time.monotonic()
                 if left <= 0:
                     break
             self.wait(left)
+            result = predicate()
         return result
 
 
