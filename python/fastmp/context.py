@@ -158,7 +158,7 @@ class DefaultContext(BaseContext):
             ValueError: there is no such start method.
         """
         if method is None:
-            return _concrete_contexts[start_method.settled()]
+            return _concrete_contexts[start_method.settle()]
         return super().get_context(method)
 
     def set_start_method(self, method: str | None, force: bool = False) -> None:
@@ -177,7 +177,7 @@ class DefaultContext(BaseContext):
 
     def get_start_method(self, allow_none: bool = False) -> str | None:
         """Returns the start method, which is then settled; None if it is open and `allow_none` is true."""
-        return start_method.chosen() if allow_none else start_method.settled()
+        return start_method.chosen() if allow_none else start_method.settle()
 
     def get_all_start_methods(self) -> list[str]:
         """Returns the names of the start methods, the default first."""

@@ -64,7 +64,7 @@ class Popen(popen_fork.Popen):
         preparation = spawn.get_preparation_data(process_obj._name)
         context.set_spawning_popen(self)
         try:
-            context.reduction.dump((start_method.settled(), preparation), file)
+            context.reduction.dump((start_method.settle(), preparation), file)
             context.reduction.dump(process_obj, file)
         finally:
             context.set_spawning_popen(None)

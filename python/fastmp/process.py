@@ -64,8 +64,8 @@ class Process(_Process):
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> popen_fork.Popen:
-        return CLASSES[start_method.settled()]._Popen(process_obj)
+        return CLASSES[start_method.settle()]._Popen(process_obj)
 
     @staticmethod
     def _after_fork() -> None:
-        CLASSES[start_method.settled()]._after_fork()
+        CLASSES[start_method.settle()]._after_fork()

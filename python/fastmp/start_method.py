@@ -10,7 +10,7 @@ def chosen() -> str | None:
     return _chosen
 
 
-def settled() -> str:
+def settle() -> str:
     """Returns the method's name; from now on it is no longer open."""
     global _chosen
     if _chosen is None:

@@ -26,32 +26,32 @@ mod imp {
     use crate::error::{Error, Result};
     use crate::sys::futex::{self, Parked};
     use crate::sys::liveness;
-    pub use crate::sys::liveness::{Life, Owner, is_dead, is_gone, is_local, look};
+    pub use crate::sys::liveness::{Liveness, Owner, is_dead, is_dead_quick, is_local, probe};
 
-    static COME_UP: AtomicBool = AtomicBool::new(false);
+    static RETURNS: AtomicBool = AtomicBool::new(false);
 
     /// From now on a wait of the main thread comes up with `Interrupted` at the end of every slice: a signal that arrived just
     /// before the thread went to sleep has interrupted nothing, and its handler still has to be run.
-    pub fn let_waits_come_up() {
-        COME_UP.store(true, Ordering::Relaxed);
+    pub fn return_for_signals() {
+        RETURNS.store(true, Ordering::Relaxed);
     }
 
     /// At the end of a slice in which nothing happened: must this wait come up?
-    pub fn slice_over() -> Result<()> {
-        if COME_UP.load(Ordering::Relaxed) && liveness::thread_id() == liveness::me().pid() {
-            CAME_UP.set(true);
+    pub fn end_slice() -> Result<()> {
+        if RETURNS.load(Ordering::Relaxed) && liveness::thread_id() == liveness::me().pid() {
+            RESUMED.set(true);
             return Err(Error::Interrupted);
         }
         Ok(())
     }
 
     thread_local! {
-        static CAME_UP: Cell<bool> = const { Cell::new(false) };
+        static RESUMED: Cell<bool> = const { Cell::new(false) };
     }
 
     /// Does this wait go on after it came up at the end of a slice? Said once; there is nothing to spin for then.
-    pub fn goes_on() -> bool {
-        CAME_UP.take()
+    pub fn resumed() -> bool {
+        RESUMED.take()
     }
 
     /// One step of a busy wait.
@@ -140,7 +140,7 @@ mod imp {
 
     use crate::error::Result;
     use crate::sys::futex::Parked;
-    pub use crate::sys::liveness::{Life, Owner};
+    pub use crate::sys::liveness::{Liveness, Owner};
 
     loom::lazy_static! {
         /// Owners that a model has declared dead, as bits by pid. Read by read-modify-write: the kernel's answer is never an old one, and what
@@ -180,12 +180,12 @@ mod imp {
     }
 
     /// As the model has it: nobody is dying.
-    pub fn look(owner: Owner) -> Life {
-        if is_dead(owner) { Life::Dead } else { Life::Unknown }
+    pub fn probe(owner: Owner) -> Liveness {
+        if is_dead(owner) { Liveness::Dead } else { Liveness::Unknown }
     }
 
     /// The same.
-    pub fn is_gone(owner: Owner) -> bool {
+    pub fn is_dead_quick(owner: Owner) -> bool {
         is_dead(owner)
     }
 
@@ -195,12 +195,12 @@ mod imp {
     }
 
     /// Slices have no end in a model.
-    pub fn slice_over() -> Result<()> {
+    pub fn end_slice() -> Result<()> {
         Ok(())
     }
 
     /// No wait comes up.
-    pub fn goes_on() -> bool {
+    pub fn resumed() -> bool {
         false
     }
 

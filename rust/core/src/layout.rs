@@ -43,7 +43,7 @@ pub enum Kind {
     /// A barrier and its places.
     Barrier = 9,
     /// A semaphore that knows its holders.
-    Permits = 10,
+    RobustSemaphore = 10,
 }
 
 /// A handle to this object has left without a token (see the arena).
@@ -136,8 +136,8 @@ mod shared {
     use crate::channel::{extents::ExtentState, ring::RingState};
     use crate::sync::barrier::{BarrierState, Place};
     use crate::sync::condvar::{CondvarState, Slot};
-    use crate::sync::permits::{Permit, PermitsState};
-    use crate::sync::{event::EventState, mutex::Mutex, rlock::LockState, semaphore::Semaphore};
+    use crate::sync::robust_semaphore::{Permit, RobustSemaphoreState};
+    use crate::sync::{event::EventState, lock::LockState, mutex::Mutex, semaphore::Semaphore};
 
     // SAFETY: each is repr(C) and made of atomics and of types that are.
     unsafe impl Shared for Mutex {}
@@ -160,7 +160,7 @@ mod shared {
     // SAFETY: as above.
     unsafe impl Shared for Slot {}
     // SAFETY: as above.
-    unsafe impl Shared for PermitsState {}
+    unsafe impl Shared for RobustSemaphoreState {}
     // SAFETY: as above.
     unsafe impl Shared for Permit {}
 }
@@ -191,12 +191,12 @@ unsafe impl<T: Shared, K: Send> Send for Object<T, K> {}
 unsafe impl<T: Shared, K: Sync> Sync for Object<T, K> {}
 
 /// Something that keeps a mapping alive, and the same one for as long as it lives.
-pub trait Keeper {
+pub trait Backing {
     /// The mapping.
     fn mapping(&self) -> &Arc<Mapping>;
 }
 
-impl<T: Shared, K: Keeper> Object<T, K> {
+impl<T: Shared, K: Backing> Object<T, K> {
     /// The `T` at `offset` of the keeper's mapping.
     pub fn new(keep: K, offset: usize) -> Result<Self> {
         let at = NonNull::from(view::<T>(keep.mapping(), offset)?);
@@ -204,12 +204,12 @@ impl<T: Shared, K: Keeper> Object<T, K> {
     }
 
     /// What keeps it mapped.
-    pub fn keeper(&self) -> &K {
+    pub fn backing(&self) -> &K {
         &self.keep
     }
 }
 
-impl<T: Shared, K: Keeper> std::ops::Deref for Object<T, K> {
+impl<T: Shared, K: Backing> std::ops::Deref for Object<T, K> {
     type Target = T;
     #[inline]
     fn deref(&self) -> &T {
@@ -220,17 +220,17 @@ impl<T: Shared, K: Keeper> std::ops::Deref for Object<T, K> {
 
 /// A `T` and a row of `U`s right behind it, in shared memory, together with what keeps them mapped.
 #[derive(Debug)]
-pub struct WithRow<T, U, K> {
+pub struct WithSlice<T, U, K> {
     head: Object<T, K>,
     row: NonNull<[U]>,
 }
 
 // SAFETY: as for `Object`.
-unsafe impl<T: Shared, U: Shared, K: Send> Send for WithRow<T, U, K> {}
+unsafe impl<T: Shared, U: Shared, K: Send> Send for WithSlice<T, U, K> {}
 // SAFETY: as above.
-unsafe impl<T: Shared, U: Shared, K: Sync> Sync for WithRow<T, U, K> {}
+unsafe impl<T: Shared, U: Shared, K: Sync> Sync for WithSlice<T, U, K> {}
 
-impl<T: Shared, U: Shared, K: Keeper> WithRow<T, U, K> {
+impl<T: Shared, U: Shared, K: Backing> WithSlice<T, U, K> {
     /// Bytes that it takes with a row of `len`; None: more than can be.
     pub fn bytes(len: usize) -> Option<usize> {
         const { assert!(size_of::<T>().is_multiple_of(align_of::<U>())) };
@@ -246,7 +246,7 @@ impl<T: Shared, U: Shared, K: Keeper> WithRow<T, U, K> {
             return Err(Error::Corrupted("a misaligned offset"));
         }
         let row = NonNull::slice_from_raw_parts(first, len);
-        Ok(WithRow { head: Object::new(keep, offset)?, row })
+        Ok(WithSlice { head: Object::new(keep, offset)?, row })
     }
 
     /// The `T`.
@@ -257,13 +257,13 @@ impl<T: Shared, U: Shared, K: Keeper> WithRow<T, U, K> {
 
     /// The row.
     #[inline]
-    pub fn row(&self) -> &[U] {
+    pub fn slice(&self) -> &[U] {
         // SAFETY: inside the mapping and aligned, checked when made; valid whatever the bytes (`Shared`); `head` keeps the mapping.
         unsafe { self.row.as_ref() }
     }
 
     /// What keeps it mapped.
-    pub fn keeper(&self) -> &K {
-        self.head.keeper()
+    pub fn backing(&self) -> &K {
+        self.head.backing()
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::blocks::{are_used_again, arena_bytes, block, comes_back, place, read};
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::arena::{Block, Segment};
-use fastmp_core::layout::{Keeper, Kind};
+use fastmp_core::layout::{Backing, Kind};
 use fastmp_core::sys::memfd;
 
 fn segment(block: &Block) -> (u64, u64) {

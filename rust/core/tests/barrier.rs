@@ -7,39 +7,39 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::conditions::with_row;
+use common::conditions::with_slice;
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::arena::Block;
 use fastmp_core::fault::{Action, arm};
-use fastmp_core::layout::{Kind, WithRow};
-use fastmp_core::sync::barrier::{Barrier, BarrierState, Came, Place, Stay};
+use fastmp_core::layout::{Kind, WithSlice};
+use fastmp_core::sync::barrier::{Arrival, Arrived, Barrier, BarrierState, Place};
 use fastmp_core::sys::liveness::me;
 use fastmp_core::{Deadline, Error, Result};
 
-struct Meeting(WithRow<BarrierState, Place, Block>);
+struct Meeting(WithSlice<BarrierState, Place, Block>);
 
 impl Meeting {
     fn of(parties: usize) -> Self {
-        Meeting(with_row(Kind::Barrier, parties))
+        Meeting(with_slice(Kind::Barrier, parties))
     }
 
     fn core(&self) -> Barrier<'_> {
-        Barrier::new(self.0.head(), self.0.row())
+        Barrier::new(self.0.head(), self.0.slice())
     }
 
-    fn come(&self, acts: bool) -> Result<Came> {
-        self.core().come(me(), acts, soon())
+    fn arrive(&self, acts: bool) -> Result<Arrived> {
+        self.core().arrive(me(), acts, soon())
     }
 
-    fn wait(&self, stay: Stay) -> Result<()> {
-        self.core().wait(stay, me(), soon())
+    fn wait(&self, arrival: Arrival) -> Result<()> {
+        self.core().wait(arrival, me(), soon())
     }
 
     fn meet(&self, acts: bool) -> Result<u32> {
-        match self.come(acts)? {
-            Came::Released(stay) => Ok(stay.index),
-            Came::Act(stay) => self.core().release(stay, me()).map(|()| stay.index),
-            Came::Wait(stay) => self.wait(stay).map(|()| stay.index),
+        match self.arrive(acts)? {
+            Arrived::Released(arrival) => Ok(arrival.index),
+            Arrived::Act(arrival) => self.core().release(arrival, me()).map(|()| arrival.index),
+            Arrived::Wait(arrival) => self.wait(arrival).map(|()| arrival.index),
         }
     }
 
@@ -57,9 +57,9 @@ fn soon() -> Deadline {
     Deadline::after(10.0)
 }
 
-fn waits(came: Result<Came>) -> Stay {
+fn waits(came: Result<Arrived>) -> Arrival {
     match came {
-        Ok(Came::Wait(stay)) => stay,
+        Ok(Arrived::Wait(arrival)) => arrival,
         other => panic!("{other:?}"),
     }
 }
@@ -92,7 +92,7 @@ fn all_go_on_together_round_after_round() {
 fn a_party_that_dies_waiting_breaks_it() {
     let _turn = common::turn();
     let mut delays = Vec::new();
-    for point in ["", "barrier.came", "barrier.parking"] {
+    for point in ["", "barrier.arrived", "barrier.parking"] {
         for reap in [true, false] {
             let meeting = Meeting::of(4);
             let mut victim = match point {
@@ -155,9 +155,9 @@ fn the_acting_party_dies() {
     let mut other = meeting.party(Err(Error::Broken));
     // An early one waits for the next round, and finds it broken.
     let mut actor = Child::fork(|| {
-        let Ok(Came::Act(stay)) = meeting.come(true) else { panic!("it is the last") };
+        let Ok(Arrived::Act(arrival)) = meeting.arrive(true) else { panic!("it is the last") };
         arm("barrier.acted", 1, Action::Stop);
-        meeting.core().release(stay, me()).unwrap();
+        meeting.core().release(arrival, me()).unwrap();
     });
     actor.until_stopped();
     let mut early = Child::fork(|| assert_eq!(meeting.meet(true), Err(Error::Broken)));
@@ -173,11 +173,11 @@ fn an_early_party_waits_for_its_own_round() {
     let _turn = common::turn();
     let meeting = Meeting::of(2);
     let mut other = meeting.party(Ok(()));
-    let Ok(Came::Act(stay)) = meeting.come(true) else { panic!("it is the last") };
+    let Ok(Arrived::Act(arrival)) = meeting.arrive(true) else { panic!("it is the last") };
     let mut early = Child::fork(|| assert_eq!(meeting.meet(false), Ok(0)));
     early.until_parked();
     assert_eq!(meeting.core().waiting(), 2);
-    meeting.core().release(stay, me()).unwrap();
+    meeting.core().release(arrival, me()).unwrap();
     assert_eq!(other.wait(), OK);
     until("the early one has come", || meeting.core().waiting() == 1);
     assert_eq!(meeting.meet(false), Ok(1));
@@ -190,12 +190,12 @@ fn who_leaves_makes_room_and_who_dies_leaving_breaks_it() {
     for dies in [false, true] {
         let meeting = Meeting::of(3);
         let mut quitter = Child::fork(|| {
-            let stay = waits(meeting.come(false));
+            let arrival = waits(meeting.arrive(false));
             until("another has come", || meeting.core().waiting() == 2);
             if dies {
                 arm("barrier.left", 1, Action::Kill);
             }
-            assert!(meeting.core().leave(stay, me()));
+            assert!(meeting.core().leave(arrival, me()));
         });
         until("the first has come", || meeting.core().waiting() >= 1);
         let mut second = Child::fork(|| assert_eq!(meeting.meet(false).is_ok(), !dies));
@@ -218,7 +218,7 @@ fn who_leaves_makes_room_and_who_dies_leaving_breaks_it() {
 fn a_moved_name_is_watched_too() {
     let _turn = common::turn();
     let meeting = Meeting::of(4);
-    let mine = waits(meeting.come(false));
+    let mine = waits(meeting.arrive(false));
     let mut second = meeting.party(Err(Error::Broken));
     let third = meeting.party(Ok(()));
     assert!(meeting.core().leave(mine, me()));
@@ -232,9 +232,9 @@ fn a_time_out_breaks_it() {
     let _turn = common::turn();
     let meeting = Meeting::of(3);
     let mut other = meeting.party(Err(Error::Broken));
-    let stay = waits(meeting.come(false));
+    let arrival = waits(meeting.arrive(false));
     let start = Instant::now();
-    assert_eq!(meeting.core().wait(stay, me(), Deadline::after(0.05)), Err(Error::Broken));
+    assert_eq!(meeting.core().wait(arrival, me(), Deadline::after(0.05)), Err(Error::Broken));
     assert!(start.elapsed() >= Duration::from_millis(50));
     assert_eq!(other.wait(), OK);
     assert_eq!((meeting.core().is_broken(), meeting.core().waiting()), (true, 0));
@@ -272,13 +272,13 @@ fn a_slow_party_hears_how_its_own_round_ended() {
             assert_eq!(meeting.meet(false), Ok(1))
         }
         for round in 0..later {
-            let stay = waits(meeting.come(false));
+            let arrival = waits(meeting.arrive(false));
             // Rounds of both kinds follow.
             if round % 2 == 0 {
                 meeting.core().reset();
             } else {
-                assert!(matches!(meeting.come(false), Ok(Came::Released(_))));
-                meeting.wait(stay).unwrap();
+                assert!(matches!(meeting.arrive(false), Ok(Arrived::Released(_))));
+                meeting.wait(arrival).unwrap();
             }
         }
         slow.signal(libc::SIGCONT);
@@ -322,18 +322,18 @@ fn the_action_may_take_longer_than_the_others_would_wait() {
     let meeting = Meeting::of(2);
     let short = || Deadline::after(0.1);
     let mut other = Child::fork(|| {
-        let stay = waits(meeting.come(false));
-        assert_eq!(meeting.core().wait(stay, me(), short()), Ok(()));
+        let arrival = waits(meeting.arrive(false));
+        assert_eq!(meeting.core().wait(arrival, me(), short()), Ok(()));
     });
     until("it has come", || meeting.core().waiting() == 1);
-    let Ok(Came::Act(stay)) = meeting.come(true) else { panic!("it is the last") };
+    let Ok(Arrived::Act(arrival)) = meeting.arrive(true) else { panic!("it is the last") };
     // Who is early has its own time, which begins with its own round.
     let mut early = Child::fork(|| {
-        let Ok(Came::Wait(stay)) = meeting.core().come(me(), true, short()) else { panic!("it waits") };
-        assert_eq!(meeting.core().wait(stay, me(), short()), Err(Error::Broken));
+        let Ok(Arrived::Wait(arrival)) = meeting.core().arrive(me(), true, short()) else { panic!("it waits") };
+        assert_eq!(meeting.core().wait(arrival, me(), short()), Err(Error::Broken));
     });
     std::thread::sleep(Duration::from_millis(200));
-    meeting.core().release(stay, me()).unwrap();
+    meeting.core().release(arrival, me()).unwrap();
     assert_eq!(other.wait(), OK);
     assert_eq!(early.wait(), OK);
 }

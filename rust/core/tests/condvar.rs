@@ -109,7 +109,7 @@ fn more_waiters_than_slots() {
 #[test]
 fn who_dies_before_it_sleeps_harms_nobody() {
     let _turn = common::turn();
-    for point in ["condvar.claimed", "condvar.enrolled", "condvar.parking"] {
+    for point in ["condvar.claimed", "condvar.prepared", "condvar.parking"] {
         let watched = Watched::new();
         assert_eq!(Child::doomed(point, 1, || assert!(!watched.wait_once(soon()))).wait(), KILLED, "{point}");
         let mut other = waiter_after_the_dead(&watched);
@@ -172,7 +172,7 @@ fn a_wake_up_handed_to_the_dying_is_not_lost() {
 fn a_grant_once_taken_is_used() {
     let _turn = common::turn();
     let watched = Watched::new();
-    let mut first = doomed(&watched, "condvar.taken");
+    let mut first = doomed(&watched, "condvar.consumed");
     let mut second = waiter(&watched);
     watched.notify(1);
     assert_eq!(first.wait(), KILLED);
@@ -228,16 +228,16 @@ fn who_withdraws_hands_its_grant_on() {
         let mut quitter = Child::fork(|| {
             let me = fastmp_core::sys::liveness::me();
             let _ = watched.enter();
-            let waiting = watched.condvar().enrol(me);
+            let waiting = watched.condvar().prepare_wait(me);
             watched.leave();
             words.set(0, 1);
             until("it is granted", || words.get(1) == 1);
             if dies {
-                arm("condvar.handed_on", 1, Action::Kill);
+                arm("condvar.passed_on", 1, Action::Kill);
             }
-            watched.condvar().withdraw(waiting, me);
+            watched.condvar().cancel(waiting, me);
         });
-        until("the first is enrolled", || words.get(0) == 1);
+        until("the first is prepared", || words.get(0) == 1);
         let mut second = Child::fork(|| assert!(watched.wait_once(soon())));
         until("both wait", || watched.condvar().waiters() == 2);
         second.until_parked();
@@ -364,11 +364,11 @@ fn a_grant_handed_on_reaches_those_without_a_slot() {
     let mut quitter = Child::fork(|| {
         let me = fastmp_core::sys::liveness::me();
         let _ = watched.enter();
-        let waiting = watched.condvar().enrol(me);
+        let waiting = watched.condvar().prepare_wait(me);
         watched.leave();
         words.set(0, 1);
         until("it is granted", || words.get(0) == 2);
-        watched.condvar().withdraw(waiting, me);
+        watched.condvar().cancel(waiting, me);
     });
     until("the slot is taken", || words.get(0) == 1);
     let mut without = Child::fork(|| {

@@ -9,19 +9,19 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use common::channel::{Channel, INLINED, LARGE, SMALL};
-use common::conditions::with_row;
+use common::conditions::with_slice;
 use common::{Child, Dice, OK, message, words};
 use fastmp_core::arena::Block;
-use fastmp_core::channel::lane::Letter;
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
-use fastmp_core::channel::ring::{Body, INLINE, Tag};
-use fastmp_core::layout::{Keeper, Kind, Object, WithRow};
-use fastmp_core::sync::barrier::{Barrier, BarrierState, Came, Place};
+use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload};
+use fastmp_core::channel::transport::Outgoing;
+use fastmp_core::layout::{Backing, Kind, Object, WithSlice};
+use fastmp_core::sync::barrier::{Arrived, Barrier, BarrierState, Place};
 use fastmp_core::sync::condvar::{Condvar, CondvarState, Slot};
 use fastmp_core::sync::event::EventState;
-use fastmp_core::sync::permits::{Permit, Permits, PermitsState};
-use fastmp_core::sync::rlock::LockState;
+use fastmp_core::sync::lock::LockState;
+use fastmp_core::sync::robust_semaphore::{Permit, RobustSemaphore, RobustSemaphoreState};
 use fastmp_core::sync::semaphore::Semaphore;
 use fastmp_core::sys::liveness::{me, thread_id};
 use fastmp_core::sys::mapping::Mapping;
@@ -59,9 +59,9 @@ fn try_everything(channel: &impl Channel, dice: &mut Dice, patience: f64) {
         match dice.below(3) {
             0 => timed("a get", &mut || {
                 let (mut bytes, mut fds) = (Vec::new(), Vec::new());
-                let taken = channel.get_letter(&mut bytes, &mut fds, Deadline::after(patience));
-                if let Ok(taken) = taken
-                    && let Some((hold, len)) = taken.extent
+                let received = channel.get_letter(&mut bytes, &mut fds, Deadline::after(patience));
+                if let Ok(received) = received
+                    && let Some((hold, len)) = received.extent
                     && let Ok(mapping) = hold.map()
                 {
                     let _ = mapping.append_to(0, len.min(1 << 22), &mut bytes);
@@ -70,17 +70,18 @@ fn try_everything(channel: &impl Channel, dice: &mut Dice, patience: f64) {
             1 => timed("a look", &mut || assert!(channel.reader().as_raw_fd() >= 0)),
             _ => timed("a put", &mut || {
                 let bytes = message(1, 0, len);
-                let tag = Tag { format: 1, fds: 0 };
-                let mut body = if len <= INLINE {
-                    Some(Body::Inline(&bytes))
+                let meta = MessageMeta { format: 1, fds: 0 };
+                let mut payload = if len <= INLINE {
+                    Some(Payload::Inline(&bytes))
                 } else {
                     let Ok(hold) = channel.room(len as u64) else { return };
                     if hold.map().and_then(|mapping| mapping.write(0, &bytes)).is_err() {
                         return;
                     }
-                    Some(Body::Extent(hold, len as u64))
+                    Some(Payload::Extent(hold, len as u64))
                 };
-                let _ = channel.put_letter(&mut Letter { tag, body: &mut body, fds: &[] }, Deadline::after(patience));
+                let _ = channel
+                    .put_outgoing(&mut Outgoing { meta, payload: &mut payload, fds: &[] }, Deadline::after(patience));
             }),
         }
     }
@@ -221,7 +222,7 @@ fn garbage_in_locks_makes_errors() {
             let lock: Object<LockState, Block> = common::shared(Kind::Lock);
             let semaphore: Object<Semaphore, Block> = common::shared(Kind::Semaphore);
             let event: Object<EventState, Block> = common::shared(Kind::Event);
-            for block in [lock.keeper(), semaphore.keeper(), event.keeper()] {
+            for block in [lock.backing(), semaphore.backing(), event.backing()] {
                 for at in (0..block.bytes()).step_by(4) {
                     let word = garbage(&mut dice, 0) as u32;
                     block.mapping().write(block.payload() + at, &word.to_ne_bytes()).unwrap();
@@ -230,7 +231,7 @@ fn garbage_in_locks_makes_errors() {
             let (me, thread) = (me(), thread_id());
             let soon = || Deadline::after(0.002);
             let _ = lock.lock(me, thread, soon());
-            let _ = (lock.owner(), lock.depth(), lock.relock(me, thread), lock.unlock_once(me, thread));
+            let _ = (lock.owner(), lock.depth(), lock.try_reenter(me, thread), lock.unlock_once(me, thread));
             let _ = (lock.try_lock_or_recover(me, thread), lock.unlock_any());
             let _ = (semaphore.acquire(soon()), semaphore.release(), semaphore.permits());
             let _ = event.wait(event.ticket(), soon());
@@ -249,10 +250,10 @@ fn garbage_in_meetings_makes_errors() {
         let mut dice = Dice(seed);
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(1500) {
-            let condition: WithRow<CondvarState, Slot, Block> = with_row(Kind::Condition, 5);
-            let meeting: WithRow<BarrierState, Place, Block> = with_row(Kind::Barrier, 3);
-            let permits: WithRow<PermitsState, Permit, Block> = with_row(Kind::Permits, 4);
-            for block in [condition.keeper(), meeting.keeper(), permits.keeper()] {
+            let condition: WithSlice<CondvarState, Slot, Block> = with_slice(Kind::Condition, 5);
+            let meeting: WithSlice<BarrierState, Place, Block> = with_slice(Kind::Barrier, 3);
+            let permits: WithSlice<RobustSemaphoreState, Permit, Block> = with_slice(Kind::RobustSemaphore, 4);
+            for block in [condition.backing(), meeting.backing(), permits.backing()] {
                 for at in (0..block.bytes()).step_by(4) {
                     if dice.below(3) > 0 {
                         let word = garbage(&mut dice, 0) as u32;
@@ -262,26 +263,26 @@ fn garbage_in_meetings_makes_errors() {
             }
             let me = me();
             let soon = || Deadline::after(0.002);
-            let condvar = Condvar::new(condition.head(), condition.row());
-            let (mut first, second) = (condvar.enrol(me), condvar.enrol(me));
+            let condvar = Condvar::new(condition.head(), condition.slice());
+            let (mut first, second) = (condvar.prepare_wait(me), condvar.prepare_wait(me));
             let _ = (condvar.wait(&mut first, me, soon()), condvar.waiters());
             condvar.notify(2);
-            condvar.withdraw(second, me);
+            condvar.cancel(second, me);
             condvar.notify(u64::MAX);
-            let barrier = Barrier::new(meeting.head(), meeting.row());
+            let barrier = Barrier::new(meeting.head(), meeting.slice());
             for acts in [false, true] {
-                match barrier.come(me, acts, soon()) {
-                    Ok(Came::Wait(stay)) => {
-                        let _ = barrier.wait(stay, me, soon());
-                        barrier.leave(stay, me);
+                match barrier.arrive(me, acts, soon()) {
+                    Ok(Arrived::Wait(arrival)) => {
+                        let _ = barrier.wait(arrival, me, soon());
+                        barrier.leave(arrival, me);
                     }
-                    Ok(Came::Act(stay)) => drop(barrier.release(stay, me)),
+                    Ok(Arrived::Act(arrival)) => drop(barrier.release(arrival, me)),
                     _ => barrier.reset(),
                 }
             }
             barrier.abort();
             let _ = (barrier.waiting(), barrier.is_broken(), barrier.parties());
-            let semaphore = Permits::new(permits.head(), permits.row());
+            let semaphore = RobustSemaphore::new(permits.head(), permits.slice());
             let _ = (semaphore.acquire(me, soon()), semaphore.try_acquire_or_recover(me), semaphore.release(me));
             let _ = (semaphore.free(), semaphore.recoveries(), semaphore.most());
         }
@@ -299,10 +300,10 @@ fn a_message_that_lies_about_its_extent_is_refused() {
         let mapping = Mapping::new(queue.handles()[0], 0, 16384).unwrap();
         mapping.write(8192 + at, &claim.to_ne_bytes()).unwrap();
         let (mut bytes, mut fds) = (Vec::new(), Vec::new());
-        let taken = queue.get(&mut bytes, &mut fds, Deadline::after(0.1));
-        let refused = match taken {
+        let received = queue.get(&mut bytes, &mut fds, Deadline::after(0.1));
+        let refused = match received {
             Err(e) => e,
-            Ok(taken) => taken.extent.unwrap().0.map().unwrap_err(),
+            Ok(received) => received.extent.unwrap().0.map().unwrap_err(),
         };
         assert!(matches!(refused, Error::Corrupted(_)), "{at} {claim:#x}: {refused:?}");
     }

@@ -15,13 +15,13 @@ use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::RingState;
 use fastmp_core::layout::{Header, Kind, Object, VERSION, view};
 use fastmp_core::sync::event::EventState;
+use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::mutex::Mutex;
-use fastmp_core::sync::rlock::LockState;
 use fastmp_core::sync::semaphore::Semaphore;
 use fastmp_core::sync::waitset::WaitSet;
 use fastmp_core::sys::liveness::me;
 use fastmp_core::sys::mapping::Mapping;
-use fastmp_core::sys::{fdpass, memfd};
+use fastmp_core::sys::{memfd, socket};
 
 #[test]
 fn sizes_and_alignments_are_promises() {
@@ -121,7 +121,7 @@ fn offsets_and_sizes_from_outside_are_checked() {
     {
         refused(Block::attach(dup(), None, wrong, Kind::Lock), &format!("offset {wrong}"));
     }
-    for token in [std::fs::File::open("/dev/null").unwrap().into(), fdpass::pair().unwrap().0] {
+    for token in [std::fs::File::open("/dev/null").unwrap().into(), socket::pair().unwrap().0] {
         refused(Block::attach(dup(), Some(token), offset, Kind::Lock), "no token");
     }
     // A block that claims to reach past its segment.

@@ -12,10 +12,10 @@ use common::blocks::{are_used_again, arena_bytes, block, comes_back, place, read
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::arena::{self, Block, Handle};
 use fastmp_core::fault::{self, Action};
-use fastmp_core::layout::{Keeper, Kind};
-use fastmp_core::sys::fdpass::{self, Packet};
+use fastmp_core::layout::{Backing, Kind};
+use fastmp_core::sys::hold_token::{HoldToken, HoldWatch};
 use fastmp_core::sys::memfd;
-use fastmp_core::sys::presence::{Pass, Presence};
+use fastmp_core::sys::socket::{self, Packet};
 
 fn copy(fd: impl AsFd) -> OwnedFd {
     fd.as_fd().try_clone_to_owned().unwrap()
@@ -25,7 +25,7 @@ fn attach(handle: &Handle) -> Block {
     Block::attach(copy(handle.segment()), Some(copy(handle.token())), handle.offset(), Kind::Memory).unwrap()
 }
 
-fn has_token(handle: &Handle) -> bool {
+fn is_ready(handle: &Handle) -> bool {
     memfd::identity(handle.segment()) != memfd::identity(handle.token())
 }
 
@@ -43,7 +43,7 @@ fn are_mine(blocks: &[Block]) -> bool {
 
 /// A message with a handle's two descriptors, its number the offset.
 fn send(socket: &OwnedFd, handle: &Handle) {
-    assert!(fdpass::send_fds(socket, handle.offset() as u64, &[handle.segment(), handle.token()]).unwrap());
+    assert!(socket::send_fds(socket, handle.offset() as u64, &[handle.segment(), handle.token()]).unwrap());
 }
 
 fn send_all(socket: &OwnedFd, blocks: &[Block]) {
@@ -52,8 +52,8 @@ fn send_all(socket: &OwnedFd, blocks: &[Block]) {
 
 fn receive(socket: &OwnedFd) -> Vec<Block> {
     let mut blocks = Vec::new();
-    while let Packet::Fds(offset, mut fds) = fdpass::peek(socket).unwrap() {
-        fdpass::pop(socket);
+    while let Packet::Fds(offset, mut fds) = socket::peek(socket).unwrap() {
+        socket::pop(socket);
         let (token, segment) = (fds.pop().unwrap(), fds.pop().unwrap());
         blocks.push(Block::attach(segment, Some(token), offset as usize, Kind::Memory).unwrap());
     }
@@ -75,47 +75,47 @@ fn kill_myself() {
 #[test]
 fn a_token_is_held_by_descriptors() {
     let _turn = common::turn();
-    let (presence, pass) = Presence::open().unwrap();
-    assert!(!presence.is_gone());
+    let (watch, pass) = HoldWatch::open().unwrap();
+    assert!(!watch.is_dead_quick());
     let other = copy(pass.fd().unwrap());
     drop(pass);
-    assert!(!presence.is_gone());
+    assert!(!watch.is_dead_quick());
     drop(other);
-    assert!(presence.is_gone());
+    assert!(watch.is_dead_quick());
 }
 
 #[test]
 fn a_token_is_held_by_a_message_under_way() {
     let _turn = common::turn();
     for read in [true, false] {
-        let (left, right) = fdpass::pair().unwrap();
-        let (presence, pass) = Presence::open().unwrap();
-        fdpass::send_fds(&left, 1, &[pass.fd().unwrap()]).unwrap();
+        let (left, right) = socket::pair().unwrap();
+        let (watch, pass) = HoldWatch::open().unwrap();
+        socket::send_fds(&left, 1, &[pass.fd().unwrap()]).unwrap();
         drop((pass, left));
-        assert!(!presence.is_gone());
+        assert!(!watch.is_dead_quick());
         if read {
-            fdpass::pop(&right);
+            socket::pop(&right);
         }
         drop(right);
-        until("the kernel throws the message away", || presence.is_gone());
+        until("the kernel throws the message away", || watch.is_dead_quick());
     }
 }
 
 #[test]
 fn a_token_is_held_by_a_mapping() {
     let _turn = common::turn();
-    let (presence, pass) = Presence::open().unwrap();
-    let received = Pass::receive(copy(pass.fd().unwrap())).unwrap();
+    let (watch, pass) = HoldWatch::open().unwrap();
+    let received = HoldToken::receive(copy(pass.fd().unwrap())).unwrap();
     drop(pass);
     // Closed, and the number somebody else's.
     let number = received.fd().unwrap().as_raw_fd();
     let null = std::fs::File::open("/dev/null").unwrap();
     // SAFETY: the descriptor is this test's.
     assert_eq!(unsafe { libc::dup2(null.as_raw_fd(), number) }, number);
-    assert!(!presence.is_gone());
+    assert!(!watch.is_dead_quick());
     assert!(received.fd().is_none());
     drop(received);
-    assert!(presence.is_gone());
+    assert!(watch.is_dead_quick());
     // SAFETY: as above.
     assert_eq!(unsafe { libc::close(number) }, 0, "it closed a number that was not its own");
 }
@@ -124,7 +124,7 @@ fn a_token_is_held_by_a_mapping() {
 fn a_token_is_held_by_forked_children_until_they_exec() {
     let _turn = common::turn();
     for closing in [false, true] {
-        let (presence, pass) = Presence::open().unwrap();
+        let (watch, pass) = HoldWatch::open().unwrap();
         pass.map().unwrap();
         let words = words();
         let mut child = Child::fork(|| {
@@ -139,9 +139,9 @@ fn a_token_is_held_by_forked_children_until_they_exec() {
         });
         until("the child is there", || words.get(1) == 1);
         drop(pass);
-        assert!(!presence.is_gone());
+        assert!(!watch.is_dead_quick());
         words.set(0, 1);
-        until("it execs", || presence.is_gone());
+        until("it execs", || watch.is_dead_quick());
         assert!(child.ended().is_none());
     }
 }
@@ -152,7 +152,7 @@ fn a_token_whose_opener_lost_its_descriptor_is_never_gone() {
     for leases in [true, false] {
         fault::deny_leases(!leases);
         let before: HashSet<_> = common_fds();
-        let (presence, pass) = Presence::open_for_forks().unwrap();
+        let (watch, pass) = HoldWatch::open_for_forks().unwrap();
         drop(pass);
         let mine: Vec<_> = common_fds().difference(&before).copied().collect();
         let other = memfd::create("other", 4096).unwrap();
@@ -160,8 +160,8 @@ fn a_token_whose_opener_lost_its_descriptor_is_never_gone() {
             // SAFETY: the descriptors are this test's.
             unsafe { libc::dup2(other.as_raw_fd(), number) };
         }
-        assert!(!presence.is_gone());
-        drop(presence);
+        assert!(!watch.is_dead_quick());
+        drop(watch);
         // SAFETY: as above.
         assert!(mine.iter().all(|&number| unsafe { libc::close(number) } == 0));
     }
@@ -179,12 +179,12 @@ fn common_fds() -> HashSet<i32> {
 #[test]
 fn what_is_no_pass_is_refused() {
     let _turn = common::turn();
-    let (presence, pass) = Presence::open().unwrap();
-    let (end, _other) = fdpass::pair().unwrap();
-    assert!(Pass::receive(end).is_err());
-    assert!(Pass::receive(std::fs::File::open("/dev/zero").unwrap().into()).is_err());
+    let (watch, pass) = HoldWatch::open().unwrap();
+    let (end, _other) = socket::pair().unwrap();
+    assert!(HoldToken::receive(end).is_err());
+    assert!(HoldToken::receive(std::fs::File::open("/dev/zero").unwrap().into()).is_err());
     drop(pass);
-    assert!(presence.is_gone());
+    assert!(watch.is_dead_quick());
 }
 
 // ---- blocks
@@ -194,7 +194,7 @@ fn an_exported_block_comes_back_when_its_handle_is_dropped() {
     let _turn = common::turn();
     let (held, places) = some();
     let handles: Vec<_> = held.iter().map(|b| b.export(None).unwrap()).collect();
-    assert!(handles.iter().all(has_token));
+    assert!(handles.iter().all(is_ready));
     assert!(!comes_back(held), "used again under a handle");
     drop(handles);
     assert!(are_used_again(&places));
@@ -203,7 +203,7 @@ fn an_exported_block_comes_back_when_its_handle_is_dropped() {
 #[test]
 fn a_message_unread_keeps_a_block_also_when_its_sender_is_dead() {
     let _turn = common::turn();
-    let (left, right) = fdpass::pair().unwrap();
+    let (left, right) = socket::pair().unwrap();
     let (held, places) = some();
     send_all(&left, &held);
     drop(left);
@@ -218,7 +218,7 @@ fn a_message_unread_keeps_a_block_also_when_its_sender_is_dead() {
 #[test]
 fn a_message_that_nobody_will_read_lets_go() {
     let _turn = common::turn();
-    let (left, right) = fdpass::pair().unwrap();
+    let (left, right) = socket::pair().unwrap();
     let (held, places) = some();
     send_all(&left, &held);
     drop((left, right, held));
@@ -243,7 +243,7 @@ fn a_receiver_keeps_a_block_until_it_ends_or_is_killed() {
     let _turn = common::turn();
     for (closing, killed) in [(false, true), (false, false), (true, false), (true, true)] {
         let words = words();
-        let (left, right) = fdpass::pair().unwrap();
+        let (left, right) = socket::pair().unwrap();
         let mut child = receiver(&words, &right, |_| {
             if closing {
                 close_all_descriptors();
@@ -271,7 +271,7 @@ fn a_receiver_keeps_a_block_until_it_ends_or_is_killed() {
 fn a_receivers_child_keeps_a_block_when_the_receiver_was_killed() {
     let _turn = common::turn();
     let words = words();
-    let (left, right) = fdpass::pair().unwrap();
+    let (left, right) = socket::pair().unwrap();
     let mut child = Child::fork(|| {
         until("the parent sends", || words.get(0) >= 1);
         let blocks = receive(&right);
@@ -301,8 +301,8 @@ fn a_receivers_child_keeps_a_block_when_the_receiver_was_killed() {
 fn a_receiver_sends_the_same_token_on() {
     let _turn = common::turn();
     let words = words();
-    let (left, right) = fdpass::pair().unwrap();
-    let (up, down) = fdpass::pair().unwrap();
+    let (left, right) = socket::pair().unwrap();
+    let (up, down) = socket::pair().unwrap();
     let mut child = receiver(&words, &right, |blocks| {
         send_all(&up, blocks);
         kill_myself();
@@ -322,7 +322,7 @@ fn a_receiver_sends_the_same_token_on() {
 fn what_a_forked_child_sends_is_kept_and_comes_back() {
     let _turn = common::turn();
     for depth in [1, 2] {
-        let (left, right) = fdpass::pair().unwrap();
+        let (left, right) = socket::pair().unwrap();
         let (held, places) = some();
         let words = words();
         let mut child = Child::fork(|| {
@@ -332,7 +332,7 @@ fn what_a_forked_child_sends_is_kept_and_comes_back() {
                 // With blocks of its own, and so with a token of its own.
                 let own = block();
                 assert_eq!(Child::fork(|| send_all(&left, &held)).wait(), OK);
-                assert!(has_token(&own.export(None).unwrap()));
+                assert!(is_ready(&own.export(None).unwrap()));
             }
             words.set(0, 1);
         });
@@ -356,7 +356,7 @@ fn a_child_without_the_tokens_descriptor_says_that_a_block_is_lost() {
         let keep = held[0].export(None).unwrap().segment().as_raw_fd();
         // SAFETY: as programs do.
         (3..512).filter(|&fd| fd != keep).for_each(|fd| assert!(unsafe { libc::close(fd) } <= 0));
-        let one = held.iter().find(|b| b.export(None).is_ok_and(|h| !has_token(&h))).unwrap();
+        let one = held.iter().find(|b| b.export(None).is_ok_and(|h| !is_ready(&h))).unwrap();
         assert!(one.header().unwrap().is_exported());
     });
     assert_eq!(child.wait(), OK);
@@ -439,7 +439,7 @@ fn ten_thousand_handles_take_few_descriptors() {
 #[test]
 fn send_receive_drop_stays_flat() {
     let _turn = common::turn();
-    let (left, right) = fdpass::pair().unwrap();
+    let (left, right) = socket::pair().unwrap();
     let mut forks = 0;
     let mut cycle = |n: usize| {
         let held: Vec<_> = (0..20).map(|_| block()).collect();
@@ -474,7 +474,7 @@ fn without_leases_forks_are_covered_and_handles_are_lost() {
     arena::sweep();
     let (held, _) = some();
     let handles: Vec<_> = held.iter().map(|b| b.export(None).unwrap()).collect();
-    assert!(!handles.iter().any(has_token));
+    assert!(!handles.iter().any(is_ready));
     drop(handles);
     assert!(!comes_back(held), "used again although nobody knows");
 
@@ -518,7 +518,7 @@ fn without_descriptors_nothing_is_used_again_too_early() {
             until("the parent tries", || words.get(0) == 1);
             assert!(are_mine(&held));
         });
-        assert!(!has_token(&held[0].export(None).unwrap()));
+        assert!(!is_ready(&held[0].export(None).unwrap()));
         // SAFETY: as above.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &old) };
         assert!(!comes_back(held), "used again under a child without a token");

@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Child, KILLED, OK, until, words};
-use fastmp_core::sys::liveness::{Owner, is_dead, is_gone, me, thread_id};
+use fastmp_core::sys::liveness::{Owner, is_dead, is_dead_quick, me, thread_id};
 
 fn sleeper(words: &common::Words) -> Child {
     let child = Child::fork(|| {
@@ -30,18 +30,18 @@ fn alive_stopped_zombie_gone() {
     let mut child = sleeper(&words);
     let owner = owner(&words);
     assert_eq!(owner.pid(), child.pid());
-    assert!(!is_dead(owner) && !is_gone(owner));
+    assert!(!is_dead(owner) && !is_dead_quick(owner));
     child.signal(libc::SIGSTOP);
     child.until_stopped();
-    assert!(!is_dead(owner) && !is_gone(owner), "stopped is not dead");
+    assert!(!is_dead(owner) && !is_dead_quick(owner), "stopped is not dead");
     child.kill();
     child.zombify();
     assert!(is_dead(owner), "a zombie is dead");
-    assert!(is_gone(owner), "the cheap look sees a child of one's own");
-    let mut other = Child::fork(|| assert!(is_dead(owner) && !is_gone(owner), "but nobody else's"));
+    assert!(is_dead_quick(owner), "the cheap look sees a child of one's own");
+    let mut other = Child::fork(|| assert!(is_dead(owner) && !is_dead_quick(owner), "but nobody else's"));
     assert_eq!(other.wait(), common::OK);
     assert_eq!(child.wait(), KILLED);
-    assert!(is_dead(owner) && is_gone(owner));
+    assert!(is_dead(owner) && is_dead_quick(owner));
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn another_user_is_not_dead() {
     let mut looker = Child::fork(|| {
         // SAFETY: plain system calls. Without the right to, nothing changes and the test is the ordinary one.
         unsafe { libc::setresuid(65534, 65534, 65534) };
-        assert!(!is_dead(live) && !is_gone(live), "EPERM is not ESRCH");
+        assert!(!is_dead(live) && !is_dead_quick(live), "EPERM is not ESRCH");
     });
     assert_eq!(looker.wait(), OK);
     drop(other);

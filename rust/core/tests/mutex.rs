@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use common::{Child, KILLED, OK, Words, until, words};
 use fastmp_core::arena::Block;
 use fastmp_core::layout::{Kind, Object};
+use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::mutex::{Acquired, Mutex};
-use fastmp_core::sync::rlock::LockState;
 use fastmp_core::sys::liveness::{me, thread_id};
 use fastmp_core::{Deadline, Error};
 
@@ -84,7 +84,7 @@ fn recursion_belongs_to_one_thread() {
     let lock = lock();
     let (me, thread) = (me(), thread_id());
     assert_eq!(take(&lock), Acquired::Clean);
-    assert!(lock.relock(me, thread).unwrap());
+    assert!(lock.try_reenter(me, thread).unwrap());
     assert_eq!(lock.depth(), 2);
     std::thread::scope(|s| {
         s.spawn(|| {
@@ -140,7 +140,7 @@ fn a_dead_holder_is_found_out_at_every_point() {
             let _ = take(lock);
             let _ = lock.unlock_once(me(), thread_id());
         };
-        dies_holding("rlock.releasing", release, reap);
+        dies_holding("lock.releasing", release, reap);
     }
 }
 

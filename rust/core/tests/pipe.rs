@@ -175,7 +175,7 @@ fn deadlines_are_kept() {
 const SENDING: [(&str, &[usize]); 8] = [
     ("ring.put.before_commit", &[SMALL, INLINED, LARGE]),
     ("ring.put.after_commit", &[SMALL, INLINED, LARGE]),
-    ("lane.token_sent", &[SMALL, LARGE]),
+    ("transport.ready_sent", &[SMALL, LARGE]),
     ("channel.woken", &[INLINED, LARGE]),
     ("extent.taken", &[LARGE]),
     ("extent.reserved", &[LARGE]),
@@ -185,7 +185,7 @@ const SENDING: [(&str, &[usize]); 8] = [
 const RECEIVING: [(&str, &[usize]); 5] = [
     ("ring.get.before_commit", &[SMALL, INLINED, LARGE]),
     ("ring.get.after_commit", &[SMALL, INLINED, LARGE]),
-    ("lane.token_clearing", &[SMALL, LARGE]),
+    ("transport.ready_clearing", &[SMALL, LARGE]),
     ("pipe.parking", &[SMALL]),
     ("extent.punched", &[LARGE]),
 ];
@@ -270,7 +270,7 @@ fn receivers_die_at_every_point() {
             let mut sender = Child::fork(|| {
                 for number in 0..40 {
                     put(&b, 1, number, len);
-                    if point == "pipe.parking" || point.starts_with("lane") {
+                    if point == "pipe.parking" || point.starts_with("transport") {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                 }
@@ -338,7 +338,7 @@ fn a_receiver_does_not_burn_after_a_death_at_the_token() {
     a.watch().unwrap();
     let mut receiver = Child::fork(|| assert_eq!(got(&a), (2, 0)));
     receiver.until_parked();
-    let mut doomed = Child::doomed("lane.token_sent", 1, || put(&b, 1, 0, SMALL));
+    let mut doomed = Child::doomed("transport.ready_sent", 1, || put(&b, 1, 0, SMALL));
     assert_eq!(doomed.wait(), KILLED);
     std::thread::sleep(Duration::from_millis(20));
     let before = receiver.cpu();
@@ -388,7 +388,7 @@ fn rustix_read(fd: &OwnedFd, to: &mut [u8]) {
 fn descriptors_of_a_message_that_never_was_are_skipped() {
     let _turn = common::turn();
     let (a, b) = pipe::create(false).unwrap();
-    for point in ["lane.fds_sent", "lane.token_sent", "ring.put.before_commit"] {
+    for point in ["transport.fds_sent", "transport.ready_sent", "ring.put.before_commit"] {
         for _ in 0..3 {
             let (dead, _) = fds(2);
             let mut doomed = Child::doomed(point, 1, || send(&b, &message(1, 0, SMALL), &dead, soon()).unwrap());
@@ -426,7 +426,8 @@ fn descriptors_of_a_send_that_gave_up_are_skipped() {
 #[test]
 fn a_receiver_that_dies_with_descriptors_leaves_none_for_the_next() {
     let _turn = common::turn();
-    for (point, lost) in [("ring.get.before_commit", false), ("ring.get.after_commit", true), ("lane.fds_taken", true)]
+    for (point, lost) in
+        [("ring.get.before_commit", false), ("ring.get.after_commit", true), ("transport.fds_taken", true)]
     {
         let (a, b) = pipe::create(false).unwrap();
         let sent: Vec<_> = (0..3)
@@ -456,7 +457,7 @@ fn a_receiver_that_stalls_with_descriptors_keeps_its_packet() {
     let (second, second_ids) = fds(2);
     send(&b, &message(1, 0, SMALL), &first, soon()).unwrap();
     let mut stalled = Child::fork(|| {
-        fastmp_core::fault::arm("lane.fds_taken", 1, fastmp_core::fault::Action::Stop);
+        fastmp_core::fault::arm("transport.fds_taken", 1, fastmp_core::fault::Action::Stop);
         let (bytes, fds) = recv(&a, soon()).unwrap();
         assert_eq!((read_message(&bytes), ids(&fds)), ((1, 0), first_ids));
     });

@@ -123,7 +123,7 @@ const PUTTING: [(&str, &[usize]); 8] = [
     ("ring.put.before_commit", &[SMALL, INLINED, LARGE]),
     ("ring.put.after_commit", &[SMALL, INLINED, LARGE]),
     ("queue.put.before_wake", &[SMALL, LARGE]),
-    ("lane.token_sent", &[SMALL, LARGE]),
+    ("transport.ready_sent", &[SMALL, LARGE]),
     ("extent.taken", &[INLINED, LARGE]),
     ("extent.reserved", &[INLINED, LARGE]),
     ("extent.grown", &[INLINED, LARGE]),
@@ -132,7 +132,7 @@ const PUTTING: [(&str, &[usize]); 8] = [
 const GETTING: [(&str, &[usize]); 5] = [
     ("ring.get.before_commit", &[SMALL, INLINED, LARGE]),
     ("ring.get.after_commit", &[SMALL, INLINED, LARGE]),
-    ("lane.token_clearing", &[SMALL, LARGE]),
+    ("transport.ready_clearing", &[SMALL, LARGE]),
     ("channel.woken", &[SMALL, LARGE]),
     ("extent.punched", &[INLINED, LARGE]),
 ];
@@ -209,7 +209,7 @@ fn consumers_die_at_every_point() {
                 doomed.until_parked();
             }
             put(&queue, 1, number, len);
-            if point == "lane.token_clearing" {
+            if point == "transport.ready_clearing" {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -395,8 +395,8 @@ fn readers_that_hold_every_slot_make_others_wait_quietly() {
     (0..SLOTS + 1).for_each(|number| put(&queue, 1, number, LARGE));
     let mut held = Vec::new();
     let (mut bytes, mut fds) = (Vec::new(), Vec::new());
-    while let Ok(taken) = queue.get(&mut bytes, &mut fds, Deadline::PASSED) {
-        held.push(taken);
+    while let Ok(received) = queue.get(&mut bytes, &mut fds, Deadline::PASSED) {
+        held.push(received);
     }
     assert_eq!(held.len(), SLOTS);
     let mut waiter = Child::fork(|| assert_eq!(got(&queue), (1, SLOTS)));
@@ -481,7 +481,11 @@ fn descriptors_come_with_their_message() {
     for number in 0..80 {
         let mut child = Child::fork(|| {
             if number % 4 == 3 {
-                arm(["lane.fds_sent", "lane.token_sent", "ring.put.before_commit"][number % 3], 1, Action::Kill);
+                arm(
+                    ["transport.fds_sent", "transport.ready_sent", "ring.put.before_commit"][number % 3],
+                    1,
+                    Action::Kill,
+                );
             }
             send(&queue, &message(1, number, SMALL), &lent[..1 + number % 2], soon()).unwrap();
         });

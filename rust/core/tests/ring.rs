@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 
 use common::channel::{Channel, recv, send};
 use common::{Dice, message, read_message, resident};
-use fastmp_core::channel::lane::Letter;
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
-use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, Body, INLINE, Ring, Tag, UNIT};
+use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, INLINE, MessageMeta, Payload, Ring, UNIT};
+use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::sys::memfd;
 use fastmp_core::{Deadline, Error};
 use proptest::prelude::*;
@@ -248,8 +248,8 @@ fn a_drained_ring_starts_its_file_over() {
     for number in 0..20 {
         let hold = q.extent(cap).unwrap();
         hold.map().unwrap().write(0, &message(1, number, 100)).unwrap();
-        let (tag, mut body) = (Tag::default(), Some(Body::Extent(hold, 100)));
-        q.put(&mut Letter { tag, body: &mut body, fds: &[] }, Deadline::PASSED).unwrap();
+        let (meta, mut payload) = (MessageMeta::default(), Some(Payload::Extent(hold, 100)));
+        q.put(&mut Outgoing { meta, payload: &mut payload, fds: &[] }, Deadline::PASSED).unwrap();
         assert_eq!(read_message(&recv(&q, Deadline::PASSED).unwrap().0), (1, number));
         most = most.max(memfd::size(q.handles()[0]).unwrap());
     }

@@ -4,9 +4,9 @@ use std::os::fd::{AsFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use fastmp_core::channel::lane::Letter;
 use fastmp_core::channel::pipe::{self, End, Flags};
-use fastmp_core::channel::ring::Taken;
+use fastmp_core::channel::ring::Received;
+use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
 use crate::errors::{raise, raise_receiving};
-use crate::{blocking, passing, pickling};
+use crate::{blocking, handles, message::pickler};
 
 const READABLE: u32 = 1;
 const WRITABLE: u32 = 2;
@@ -23,7 +23,7 @@ const SECOND: u32 = 4;
 /// One end of a pipe.
 #[pyclass(frozen, subclass, module = "fastmp.connection", weakref)]
 pub struct Connection {
-    /// Taken out by `close`; calls that are under way keep it until they end.
+    /// Received out by `close`; calls that are under way keep it until they end.
     end: RwLock<Option<Arc<End>>>,
     /// Cleared when a message was refused for its size, as in the stdlib.
     readable: AtomicBool,
@@ -70,17 +70,17 @@ impl Connection {
         Ok(end)
     }
 
-    fn transmit(py: Python<'_>, end: &End, encoded: &pickling::Encoded) -> PyResult<()> {
+    fn transmit(py: Python<'_>, end: &End, encoded: &pickler::Encoded) -> PyResult<()> {
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
-        encoded.with_body(
+        encoded.with_payload(
             py,
             Deadline::Never,
             |bytes| end.extent(bytes),
-            |body| {
-                let mut letter = Letter { tag: encoded.tag(), body, fds: &fds };
-                match end.try_send(&mut letter) {
+            |payload| {
+                let mut outgoing = Outgoing { meta: encoded.meta(), payload, fds: &fds };
+                match end.try_send(&mut outgoing) {
                     Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
-                        blocking::wait(py, || end.send(&mut letter, Deadline::Never))?.map_err(raise)
+                        blocking::wait(py, || end.send(&mut outgoing, Deadline::Never))?.map_err(raise)
                     }
                     done => done.map_err(raise),
                 }
@@ -92,18 +92,18 @@ impl Connection {
     fn receive<T>(
         &self,
         py: Python<'_>,
-        make: impl FnOnce(Taken, &[u8], Vec<std::os::fd::OwnedFd>) -> PyResult<T>,
+        make: impl FnOnce(Received, &[u8], Vec<std::os::fd::OwnedFd>) -> PyResult<T>,
     ) -> PyResult<T> {
         let end = self.receiver()?;
-        pickling::with_inbox(|inbox| {
+        pickler::with_inbox(|inbox| {
             let mut fds = Vec::new();
-            let taken = match end.try_recv(inbox, &mut fds) {
+            let received = match end.try_recv(inbox, &mut fds) {
                 Err(Error::Empty | Error::WouldBlock | Error::Interrupted) => {
                     blocking::wait(py, || end.recv(inbox, &mut fds, Deadline::Never))?
                 }
                 done => done,
             };
-            make(taken.map_err(raise_receiving)?, inbox, fds)
+            make(received.map_err(raise_receiving)?, inbox, fds)
         })
     }
 }
@@ -116,13 +116,13 @@ impl Connection {
         let (memfd, socket, flags) = _handle;
         let flags =
             Flags { readable: flags & READABLE != 0, writable: flags & WRITABLE != 0, second: flags & SECOND != 0 };
-        let (memfd, socket) = (passing::owned(memfd)?, passing::owned(socket)?);
+        let (memfd, socket) = (handles::owned(memfd)?, handles::owned(socket)?);
         Ok(Self::over(End::attach(memfd, socket, flags).map_err(raise)?))
     }
 
     #[classmethod]
     fn _attach<'py>(cls: &Bound<'py, PyType>, memfd: RawFd, socket: RawFd, flags: u32) -> PyResult<Bound<'py, PyAny>> {
-        passing::attached(cls, (memfd, socket, flags))
+        handles::attached(cls, (memfd, socket, flags))
     }
 
     fn _handle(&self) -> PyResult<(RawFd, RawFd, u32)> {
@@ -130,18 +130,18 @@ impl Connection {
         let (memfd, socket, flags) = end.handles();
         let bit = |set: bool, bit: u32| if set { bit } else { 0 };
         let flags = bit(flags.readable, READABLE) | bit(flags.writable, WRITABLE) | bit(flags.second, SECOND);
-        Ok((passing::raw(memfd), passing::raw(socket), flags))
+        Ok((handles::raw(memfd), handles::raw(socket), flags))
     }
 
     /// Send an object.
     fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let end = self.sender()?;
-        Self::transmit(obj.py(), &end, &pickling::encode(obj)?)
+        Self::transmit(obj.py(), &end, &pickler::encode(obj)?)
     }
 
     /// Receive an object.
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.receive(py, |taken, inbox, fds| pickling::decode(py, taken, inbox, fds))
+        self.receive(py, |received, inbox, fds| pickler::decode(py, received, inbox, fds))
     }
 
     /// Send `size` bytes (default: all) of a bytes-like object, from `offset` on.
@@ -161,7 +161,7 @@ impl Connection {
         if size > len - offset {
             return Err(PyValueError::new_err("buffer length < offset + size"));
         }
-        Self::transmit(buf.py(), &end, &pickling::raw(buffer, offset, size))
+        Self::transmit(buf.py(), &end, &pickler::raw(buffer, offset, size))
     }
 
     /// Receive the bytes of one message, of at most `maxlength`.
@@ -170,7 +170,7 @@ impl Connection {
         if maxlength.is_some_and(|n| n < 0) {
             return Err(PyValueError::new_err("negative maxlength"));
         }
-        let bytes = self.receive(py, |taken, inbox, fds| pickling::decode_bytes(py, taken, inbox, fds))?;
+        let bytes = self.receive(py, |received, inbox, fds| pickler::decode_bytes(py, received, inbox, fds))?;
         if maxlength.is_some_and(|n| bytes.as_bytes().len() > n as usize) {
             // As the stdlib's: this direction is of no more use.
             if self.writable {
@@ -195,13 +195,13 @@ impl Connection {
         if offset > target.len_bytes() {
             return Err(PyValueError::new_err("offset too large"));
         }
-        let bytes = self.receive(py, |taken, inbox, fds| pickling::decode_bytes(py, taken, inbox, fds))?;
+        let bytes = self.receive(py, |received, inbox, fds| pickler::decode_bytes(py, received, inbox, fds))?;
         let data = bytes.as_bytes();
         if data.len() > target.len_bytes() - offset {
             let class = py.import("multiprocessing.context")?.getattr("BufferTooShort")?;
             return Err(PyErr::from_value(class.call1((bytes,))?));
         }
-        pickling::fill(&target, offset, data);
+        pickler::fill(&target, offset, data);
         Ok(data.len())
     }
 
@@ -220,7 +220,7 @@ impl Connection {
     /// A descriptor that is readable when a message, or the end of the stream, is there.
     fn fileno(&self) -> PyResult<RawFd> {
         let end = self.end()?;
-        Ok(passing::raw(end.watch().map_err(raise)?))
+        Ok(handles::raw(end.watch().map_err(raise)?))
     }
 
     /// Close this end here; a `recv` that waits on it in another thread raises `EOFError`.

@@ -1,53 +1,43 @@
 //! Python bindings of `fastmp-core`: conversions and waiting, no logic of their own.
 
-mod array;
-mod barrier;
 mod blocking;
-mod bound;
-mod codec;
-mod condition;
+mod capi;
 mod connection;
-mod descriptors;
 mod errors;
-mod event;
-mod guarded;
-mod hot;
-mod lock;
-mod memory;
-mod passing;
-mod pickling;
+mod handles;
+mod message;
 mod queue;
-mod scalar;
-mod semaphore;
-mod value;
+mod sharedctypes;
+mod specialize;
+mod synchronize;
 
 /// The native half of fastmp.
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
-    use crate::barrier::Barrier;
-    #[pymodule_export]
-    use crate::condition::Condvar;
-    #[pymodule_export]
     use crate::connection::{Connection, new_pipe};
-    #[pymodule_export]
-    use crate::descriptors::own_descriptors;
     #[pymodule_export]
     use crate::errors::{CorruptedError, OwnerDiedWarning};
     #[pymodule_export]
-    use crate::event::Event;
-    #[pymodule_export]
-    use crate::guarded::Guarded;
-    #[pymodule_export]
-    use crate::lock::{Lock, RLock};
-    #[pymodule_export]
-    use crate::memory::Block;
-    #[pymodule_export]
-    use crate::passing::{Token, channel_fd, in_channel, received_fd};
+    use crate::message::channel_fds::{Token, channel_fd, in_channel, received_fd};
     #[pymodule_export]
     use crate::queue::Queue;
     #[pymodule_export]
-    use crate::semaphore::{BoundedSemaphore, Semaphore};
+    use crate::sharedctypes::guarded::Guarded;
+    #[pymodule_export]
+    use crate::sharedctypes::memory::Block;
+    #[pymodule_export]
+    use crate::specialize::own_descriptors;
+    #[pymodule_export]
+    use crate::synchronize::barrier::Barrier;
+    #[pymodule_export]
+    use crate::synchronize::condition::Condvar;
+    #[pymodule_export]
+    use crate::synchronize::event::Event;
+    #[pymodule_export]
+    use crate::synchronize::lock::{Lock, RLock};
+    #[pymodule_export]
+    use crate::synchronize::semaphore::{BoundedSemaphore, Semaphore};
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
@@ -57,13 +47,13 @@ mod _native {
             let text = format!("fastmp needs {missing}, which this system does not have or does not allow");
             return Err(pyo3::exceptions::PyImportError::new_err(text));
         }
-        fastmp_core::facade::let_waits_come_up();
-        crate::hot::install::<Lock>(py)?;
-        crate::hot::install::<RLock>(py)?;
-        crate::hot::install::<Semaphore>(py)?;
-        crate::hot::install::<BoundedSemaphore>(py)?;
-        crate::guarded::install(&py.get_type::<Guarded>())?;
-        module.add("GuardedValue", crate::value::class(py)?)?;
-        module.add("GuardedArray", crate::array::class(py)?)
+        fastmp_core::facade::return_for_signals();
+        crate::capi::fast_methods::install::<Lock>(py)?;
+        crate::capi::fast_methods::install::<RLock>(py)?;
+        crate::capi::fast_methods::install::<Semaphore>(py)?;
+        crate::capi::fast_methods::install::<BoundedSemaphore>(py)?;
+        crate::sharedctypes::guarded::install(&py.get_type::<Guarded>())?;
+        module.add("GuardedValue", crate::sharedctypes::value::class(py)?)?;
+        module.add("GuardedArray", crate::sharedctypes::array::class(py)?)
     }
 }

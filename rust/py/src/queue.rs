@@ -4,14 +4,14 @@ use std::os::fd::{AsFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core::Error;
-use fastmp_core::channel::lane::Letter;
 use fastmp_core::channel::queue::Queue as Core;
+use fastmp_core::channel::transport::Outgoing;
 use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
-use crate::{blocking, passing, pickling};
+use crate::{blocking, handles, message::pickler};
 
 /// A queue of objects that many processes put into and get from.
 ///
@@ -43,7 +43,7 @@ impl Queue {
         let _ = ctx;
         let queue = match _handle {
             Some((memfd, reader, writer, _)) => {
-                Core::attach(passing::owned(memfd)?, passing::owned(reader)?, passing::owned(writer)?)
+                Core::attach(handles::owned(memfd)?, handles::owned(reader)?, handles::owned(writer)?)
             }
             None => Core::create(maxsize.max(0) as u64),
         };
@@ -58,11 +58,11 @@ impl Queue {
         writer: RawFd,
         maxsize: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
-        passing::attached(cls, (memfd, reader, writer, maxsize))
+        handles::attached(cls, (memfd, reader, writer, maxsize))
     }
 
     fn _handle(&self) -> (RawFd, RawFd, RawFd, u64) {
-        let [memfd, reader, writer] = self.queue.handles().map(passing::raw);
+        let [memfd, reader, writer] = self.queue.handles().map(handles::raw);
         (memfd, reader, writer, self.queue.ring().maxsize())
     }
 
@@ -72,18 +72,18 @@ impl Queue {
         Self::check_open(slf)?;
         let (py, queue) = (slf.py(), &slf.get().queue);
         let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-        let encoded = pickling::encode(obj)?;
+        let encoded = pickler::encode(obj)?;
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
-        encoded.with_body(
+        encoded.with_payload(
             py,
             deadline,
             |bytes| queue.extent(bytes),
-            |body| {
-                let mut letter = Letter { tag: encoded.tag(), body, fds: &fds };
-                match queue.try_put(&mut letter) {
+            |payload| {
+                let mut outgoing = Outgoing { meta: encoded.meta(), payload, fds: &fds };
+                match queue.try_put(&mut outgoing) {
                     Err(Error::Full) if !block => Err(raise(Error::Full)),
                     Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
-                        blocking::wait(py, || queue.put(&mut letter, deadline))?.map_err(raise)
+                        blocking::wait(py, || queue.put(&mut outgoing, deadline))?.map_err(raise)
                     }
                     done => done.map_err(raise),
                 }
@@ -101,10 +101,10 @@ impl Queue {
     fn get<'py>(slf: &Bound<'py, Self>, block: bool, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         Self::check_open(slf)?;
         let (py, queue) = (slf.py(), &slf.get().queue);
-        pickling::with_inbox(|inbox| {
+        pickler::with_inbox(|inbox| {
             let mut fds = Vec::new();
-            let taken = match queue.try_get(inbox, &mut fds) {
-                Ok(taken) => taken,
+            let received = match queue.try_get(inbox, &mut fds) {
+                Ok(received) => received,
                 Err(Error::Empty) if !block => return Err(raise(Error::Empty)),
                 Err(Error::Empty | Error::WouldBlock | Error::Interrupted) => {
                     let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
@@ -112,7 +112,7 @@ impl Queue {
                 }
                 Err(other) => return Err(raise(other)),
             };
-            pickling::decode(py, taken, inbox, fds)
+            pickler::decode(py, received, inbox, fds)
         })
     }
 

@@ -7,16 +7,16 @@ use std::sync::{Arc, Weak};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::layout::{self, Header, Keeper, Kind};
-use crate::sys::identified::IdentifiedFd;
+use crate::layout::{self, Backing, Header, Kind};
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
+use crate::sys::verified_fd::VerifiedFd;
 
 /// A mapped segment with its descriptor.
 #[derive(Debug)]
 pub struct Segment {
     mapping: Arc<Mapping>,
-    fd: IdentifiedFd,
+    fd: VerifiedFd,
 }
 
 impl Segment {
@@ -33,7 +33,7 @@ impl Segment {
         }
         let mapping = Arc::new(Mapping::new(&fd, 0, bytes)?);
         layout::view::<Header>(&mapping, 0)?.write(kind, (bytes - Header::BYTES) as u64);
-        Ok(Segment { mapping, fd: IdentifiedFd::new(fd)? })
+        Ok(Segment { mapping, fd: VerifiedFd::new(fd)? })
     }
 
     /// Map the first `bytes` (0: all) of a segment that another process made, if it is a `kind`.
@@ -45,7 +45,7 @@ impl Segment {
         }
         let mapping = Arc::new(Mapping::new(&fd, 0, if bytes == 0 { size } else { bytes })?);
         layout::view::<Header>(&mapping, 0)?.check(kind)?;
-        Ok(Segment { mapping, fd: IdentifiedFd::new(fd)? })
+        Ok(Segment { mapping, fd: VerifiedFd::new(fd)? })
     }
 
     /// The mapping.
@@ -79,7 +79,7 @@ impl AsFd for Segment {
     }
 }
 
-impl Keeper for Arc<Segment> {
+impl Backing for Arc<Segment> {
     fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
     }

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::sys::presence::{Pass, Presence};
+use crate::sys::hold_token::{HoldToken, HoldWatch};
 
 /// Ask after tokens when so many are there.
 const ASK_AT: usize = 16;
@@ -12,7 +12,7 @@ const ASK_AT: usize = 16;
 struct Token {
     /// It stands for these, more than one where no other could be opened.
     numbers: RangeInclusive<u64>,
-    presence: Presence,
+    watch: HoldWatch,
 }
 
 /// Tokens by number, oldest first. Numbers start at 1 and only grow; those of tokens found gone are left out.
@@ -21,7 +21,7 @@ pub(super) struct Tokens {
     tokens: Vec<Token>,
     newest: u64,
     /// The newest token's other side, while it admits holders.
-    open: Option<Arc<Pass>>,
+    open: Option<Arc<HoldToken>>,
     /// How many were left when last asked after.
     left: usize,
 }
@@ -38,20 +38,20 @@ impl Tokens {
     }
 
     /// What a new holder gets.
-    pub fn open(&self) -> Option<&Arc<Pass>> {
+    pub fn open(&self) -> Option<&Arc<HoldToken>> {
         self.open.as_ref()
     }
 
     /// Another token, open; the one that was open is closed.
-    pub fn add(&mut self, (presence, pass): (Presence, Pass)) {
+    pub fn add(&mut self, (watch, token): (HoldWatch, HoldToken)) {
         self.close();
         // As many questions as tokens have come since: a few for each.
         if self.tokens.len() >= ASK_AT.max(2 * self.left) {
             self.drop_gone();
         }
         self.newest += 1;
-        self.tokens.push(Token { numbers: self.newest..=self.newest, presence });
-        self.open = Some(Arc::new(pass));
+        self.tokens.push(Token { numbers: self.newest..=self.newest, watch });
+        self.open = Some(Arc::new(token));
     }
 
     /// The next number without a token of its own: the open one, if there is one, stands for it too.
@@ -74,7 +74,7 @@ impl Tokens {
     /// Forget those that nobody holds.
     pub fn drop_gone(&mut self) {
         let open = self.open.as_ref().map(|_| self.newest);
-        self.tokens.retain(|token| Some(*token.numbers.end()) == open || !token.presence.is_gone());
+        self.tokens.retain(|token| Some(*token.numbers.end()) == open || !token.watch.is_dead_quick());
         self.left = self.tokens.len();
     }
 
@@ -85,7 +85,7 @@ impl Tokens {
     }
 
     /// In a forked child: what it has inherited of the opener's. The opener's own side is closed.
-    pub fn inherit(self) -> Option<Arc<Pass>> {
+    pub fn inherit(self) -> Option<Arc<HoldToken>> {
         self.open
     }
 }

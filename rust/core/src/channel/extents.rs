@@ -28,7 +28,7 @@
 use std::sync::Arc;
 
 use crate::arena::Segment;
-use crate::channel::maps::Maps;
+use crate::channel::mapping_cache::MappingCache;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU32, AtomicU64, Ordering};
@@ -37,7 +37,7 @@ use crate::layout;
 use crate::sync::mutex::{Acquired, Mutex};
 use crate::sys::liveness::{self, Owner};
 use crate::sys::mapping::Mapping;
-use crate::sys::{forked, memfd};
+use crate::sys::{fork, memfd};
 
 /// Bytes of a ring's overflow chunk, and its alignment in the segment.
 pub const CHUNK: u64 = 1 << 20;
@@ -105,13 +105,13 @@ pub struct Range {
 #[derive(Debug)]
 pub struct Extents {
     state: layout::Object<ExtentState, Arc<Segment>>,
-    maps: Maps,
+    maps: MappingCache,
 }
 
 impl Extents {
     /// Those whose table is at `table` of `segment`.
     pub fn new(segment: Arc<Segment>, table: usize) -> Result<Extents> {
-        Ok(Extents { state: layout::Object::new(segment, table)?, maps: Maps::default() })
+        Ok(Extents { state: layout::Object::new(segment, table)?, maps: MappingCache::default() })
     }
 
     /// Make the table, in a new segment: ranges start at `start`.
@@ -121,7 +121,7 @@ impl Extents {
     }
 
     fn segment(&self) -> &Arc<Segment> {
-        self.state.keeper()
+        self.state.backing()
     }
 
     /// A range of the segment, mapped.
@@ -140,7 +140,7 @@ impl Extents {
         bytes: u64,
         chunk: bool,
         drained: impl Fn() -> Option<T>,
-    ) -> Result<Hold> {
+    ) -> Result<OwnedExtent> {
         let need = if chunk { CHUNK } else { bytes.checked_next_multiple_of(PAGE).ok_or(Error::OutOfMemory)? };
         let fits = |offset: u64, cap: u64| {
             if chunk { cap == CHUNK && offset.is_multiple_of(CHUNK) } else { cap >= need && cap / 4 <= need.max(CHUNK) }
@@ -168,7 +168,7 @@ impl Extents {
     /// Under the growth lock.
     fn grow<T: PartialEq>(
         self: &Arc<Self>,
-        hold: &Hold,
+        hold: &OwnedExtent,
         acquired: Acquired,
         need: u64,
         chunk: bool,
@@ -222,7 +222,7 @@ impl Extents {
     }
 
     /// Take a free one of the first `slots` that `suits`, both before and after it is ours.
-    fn take(self: &Arc<Self>, slots: usize, suits: impl Fn(&Slot) -> bool) -> Option<Hold> {
+    fn take(self: &Arc<Self>, slots: usize, suits: impl Fn(&Slot) -> bool) -> Option<OwnedExtent> {
         let me = liveness::me().word();
         for (index, slot) in self.state.slots.iter().enumerate().take(slots) {
             if slot.owner.load(Ordering::Relaxed) == 0
@@ -231,7 +231,7 @@ impl Extents {
                 && slot.owner.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
                 if suits(slot) {
-                    return Some(Hold { extents: self.clone(), index, generation: forked::generation() });
+                    return Some(OwnedExtent { extents: self.clone(), index, generation: fork::generation() });
                 }
                 slot.owner.store(0, Ordering::Release);
             }
@@ -240,7 +240,7 @@ impl Extents {
     }
 
     /// An owned slot without an extent.
-    fn take_empty(self: &Arc<Self>, slots: usize) -> Result<Hold> {
+    fn take_empty(self: &Arc<Self>, slots: usize) -> Result<OwnedExtent> {
         let empty = |slot: &Slot| slot.cap.load(Ordering::Relaxed) == 0;
         if let Some(hold) = self.take(slots, empty) {
             return Ok(hold);
@@ -266,7 +266,7 @@ impl Extents {
 
     /// Under a get lock: the extent that the message at the head refers to becomes this process's, if the head is
     /// committed as `intent`.
-    pub fn receive(self: &Arc<Self>, range: Range, side: Side, intent: u64) -> Result<Hold> {
+    pub fn receive(self: &Arc<Self>, range: Range, side: Side, intent: u64) -> Result<OwnedExtent> {
         let hold = self.take_empty(SLOTS)?;
         let slot = hold.slot();
         slot.role.store(side.role(), Ordering::Relaxed);
@@ -334,13 +334,13 @@ impl Extents {
 
 /// An extent that this process owns; freed on drop unless published.
 #[derive(Debug)]
-pub struct Hold {
+pub struct OwnedExtent {
     extents: Arc<Extents>,
     index: usize,
     generation: u64,
 }
 
-impl Hold {
+impl OwnedExtent {
     fn slot(&self) -> &Slot {
         &self.extents.state.slots[self.index]
     }
@@ -358,7 +358,7 @@ impl Hold {
 
     /// Does it belong to this process, and not to the one that this was forked from?
     pub fn is_ours(&self) -> bool {
-        self.generation == forked::generation()
+        self.generation == fork::generation()
     }
 
     /// It is of no use to anybody: give its pages back.
@@ -394,7 +394,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for OwnedExtent {
     fn drop(&mut self) {
         // A forked child's copy is not the owner; nor is one whose extent went to a ring.
         if self.is_ours() {

@@ -1,9 +1,9 @@
 //! A pipe: two ends, a ring for each direction, and a socket between them.
 //!
-//! Messages go through the rings. The socket carries readiness and descriptors (see [`lane`](super::lane)), and tells of hang-up: an end
+//! Messages go through the rings. The socket carries readiness and descriptors (see [`transport`](super::transport)), and tells of hang-up: an end
 //! notices when every copy of the other is closed, however its holders ended.
 //!
-//! A receiver with nothing to receive clears its lane's token and sleeps in `poll` on the socket, where a token and a hang-up both wake it.
+//! A receiver with nothing to receive clears the ready packet and sleeps in `poll` on the socket, where a ready packet and a hang-up both wake it.
 //!
 //! A sender asks the socket whether the other end is there at most once a millisecond, and again whenever a copy of that end
 //! has been closed; a process that died in between is noticed by the next send after that.
@@ -14,18 +14,18 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use crate::arena::Segment;
-use crate::channel::extents::{CHUNK, Extents, Hold};
-use crate::channel::lane::{Lane, Letter};
+use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
 use crate::channel::queue::{BASES, RINGS, TABLE, wait_for};
-use crate::channel::ring::{BASE_MOST, Ring, RingState, Shape, Taken};
+use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig, RingState};
+use crate::channel::transport::{Outgoing, Transport};
 use crate::deadline::{Deadline, now};
 use crate::error::{Error, Result};
 use crate::facade::{self, Ordering};
 use crate::kill_point;
 use crate::layout::{self, Kind};
 use crate::sync::spin::Spin;
-use crate::sys::fdpass;
 use crate::sys::liveness;
+use crate::sys::socket;
 
 const EXTENTS: u64 = (BASES + 2 * BASE_MOST).next_multiple_of(CHUNK);
 /// Large messages that may be unread at a time.
@@ -52,8 +52,8 @@ pub struct Flags {
 /// One end of a pipe.
 #[derive(Debug)]
 pub struct End {
-    incoming: Lane,
-    outgoing: Lane,
+    incoming: Transport,
+    outgoing: Transport,
     extents: Arc<Extents>,
     segment: Arc<Segment>,
     /// Dropped before `_farewell`.
@@ -68,17 +68,17 @@ pub struct End {
 /// A new pipe's ends. Not duplex: the first receives, the second sends.
 pub fn create(duplex: bool) -> Result<(End, End)> {
     liveness::me();
-    let (a, b) = fdpass::pair()?;
+    let (a, b) = socket::pair()?;
     let segment = Arc::new(Segment::sparse("fastmp-pipe", Kind::Pipe, EXTENTS as usize, BASES as usize)?);
     let first = Flags { readable: true, writable: duplex, second: true };
     let second = Flags { readable: duplex, writable: true, second: false };
     let (first, second) = (End::over(segment.clone(), a, first)?, End::over(segment, b, second)?);
     first.extents.set_up(EXTENTS);
     first.incoming.ring().set_up(0)?;
-    fdpass::send_token(&second.socket)?;
+    socket::send_ready(&second.socket)?;
     if duplex {
         first.outgoing.ring().set_up(0)?;
-        fdpass::send_token(&first.socket)?;
+        socket::send_ready(&first.socket)?;
     }
     Ok((first, second))
 }
@@ -93,10 +93,14 @@ impl End {
     fn over(segment: Arc<Segment>, socket: OwnedFd, flags: Flags) -> Result<End> {
         let extents = Arc::new(Extents::new(segment.clone(), TABLE)?);
         let ring = |index: u32| {
-            let shape =
-                Shape { index, base: BASES + u64::from(index) * BASE_MOST, overflows: false, extents: LARGE_UNREAD };
+            let config = RingConfig {
+                index,
+                base: BASES + u64::from(index) * BASE_MOST,
+                overflows: false,
+                extents: LARGE_UNREAD,
+            };
             let words = RINGS + index as usize * size_of::<RingState>();
-            Ring::new(segment.clone(), words, extents.clone(), shape).map(Lane::new)
+            Ring::new(segment.clone(), words, extents.clone(), config).map(Transport::new)
         };
         let (incoming, outgoing) = (ring(u32::from(!flags.second))?, ring(u32::from(flags.second))?);
         let farewell =
@@ -126,7 +130,7 @@ impl End {
     }
 
     /// An extent for a message of `bytes`, to be filled before it is sent.
-    pub fn extent(&self, bytes: u64) -> Result<Hold> {
+    pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
         let drained = || Some((self.incoming.ring().drained_at()?, self.outgoing.ring().drained_at()?));
         self.extents.allocate(bytes, false, drained)
     }
@@ -140,7 +144,7 @@ impl End {
         {
             return false;
         }
-        let gone = fdpass::hung_up(&self.socket);
+        let gone = socket::hung_up(&self.socket);
         if !gone {
             self.asked.store(now, Ordering::Relaxed);
             self.closings_seen.store(closings, Ordering::Relaxed);
@@ -153,25 +157,25 @@ impl End {
     /// # Errors
     /// `Full`; `WouldBlock` if another is sending just now; those of [`send`](Self::send).
     #[inline]
-    pub fn try_send(&self, letter: &mut Letter<'_, '_>) -> Result<()> {
-        self.send_once(letter, None)
+    pub fn try_send(&self, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
+        self.send_once(outgoing, None)
     }
 
-    fn send_once(&self, letter: &mut Letter<'_, '_>, deadline: Option<Deadline>) -> Result<()> {
+    fn send_once(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Option<Deadline>) -> Result<()> {
         if self.closing.load(Ordering::Relaxed) {
             return Err(Error::Closed);
         }
         if self.peer_is_gone() {
             return Err(Error::PeerGone);
         }
-        self.outgoing.send(self.socket.as_fd(), letter, deadline)
+        self.outgoing.send(self.socket.as_fd(), outgoing, deadline)
     }
 
     /// Send, waiting until `deadline` for room.
     ///
     /// # Errors
     /// `PeerGone` if nobody could ever receive it; `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been sent then.
-    pub fn send(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()> {
+    pub fn send(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
         let ring = self.outgoing.ring();
         wait_for(
             &ring.state().not_full,
@@ -179,7 +183,7 @@ impl End {
             Error::Full,
             deadline,
             || {
-                let sent = self.send_once(letter, Some(deadline));
+                let sent = self.send_once(outgoing, Some(deadline));
                 if sent == Err(Error::Full) {
                     // About to wait: is it worth while?
                     self.asked.store(0, Ordering::Relaxed);
@@ -195,17 +199,17 @@ impl End {
     /// # Errors
     /// `Empty`; `WouldBlock` if another is receiving just now; those of [`recv`](Self::recv).
     #[inline]
-    pub fn try_recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Taken> {
+    pub fn try_recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Received> {
         self.recv_once(scratch, fds, None)
     }
 
-    fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Taken> {
-        let taken = self.incoming.recv(self.socket.as_fd(), scratch, fds, deadline)?;
+    fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Received> {
+        let received = self.incoming.recv(self.socket.as_fd(), scratch, fds, deadline)?;
         let ring = self.incoming.ring();
         if ring.state().not_full.is_waited_on() && ring.has_room_again() {
             ring.state().not_full.notify();
         }
-        Ok(taken)
+        Ok(received)
     }
 
     /// Receive, waiting until `deadline` for a message.
@@ -213,7 +217,7 @@ impl End {
     /// # Errors
     /// `PeerGone` if no message is left and none can come; `Closed` when this end is closed meanwhile; `Empty` at the
     /// deadline; `Interrupted`; `Corrupted`.
-    pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken> {
+    pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
         let mut late = false;
         loop {
             match self.recv_once(scratch, fds, Some(deadline)) {
@@ -223,7 +227,7 @@ impl End {
                 Err(Error::WouldBlock) => {
                     let waiters = &self.incoming.ring().state().not_empty;
                     waiters.park(waiters.register(), Deadline::At(deadline.slice(SLOT)))?;
-                    facade::slice_over()?;
+                    facade::end_slice()?;
                 }
                 Err(Error::TimedOut) => return Err(Error::Empty),
                 done => return done,
@@ -251,24 +255,24 @@ impl End {
                 return Err(Error::Closed);
             }
             if deadline.passed() {
-                let seen = fdpass::wait(&self.socket, 0)?;
+                let seen = socket::wait(&self.socket, 0)?;
                 return match ring.is_empty() {
                     false => Ok(()),
                     true if seen.hung_up => Err(Error::PeerGone),
                     true => {
-                        // As in `Lane::recv`: a kill has left it readable.
+                        // As in `Transport::recv`: a kill has left it readable.
                         if seen.readable && ring.state().watched.load(Ordering::Relaxed) != 0 {
-                            let _ = self.incoming.quieten(self.socket.as_fd(), true);
+                            let _ = self.incoming.clear_ready(self.socket.as_fd(), true);
                         }
                         Err(Error::Empty)
                     }
                 };
             }
-            if !self.incoming.quieten(self.socket.as_fd(), readable)? {
+            if !self.incoming.clear_ready(self.socket.as_fd(), readable)? {
                 return Ok(());
             }
             kill_point!("pipe.parking");
-            let seen = fdpass::wait(&self.socket, deadline.slice(facade::SLICE))?;
+            let seen = socket::wait(&self.socket, deadline.slice(facade::SLICE))?;
             if !ring.is_empty() {
                 return Ok(());
             }
@@ -278,7 +282,7 @@ impl End {
             readable = seen.readable;
             // Also when something came that was no message: that may go on for as long as a stopped sender holds the lock.
             if !deadline.passed() {
-                facade::slice_over()?;
+                facade::end_slice()?;
             }
         }
     }

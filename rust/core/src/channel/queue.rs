@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::arena::Segment;
-use crate::channel::extents::{CHUNK, ExtentState, Extents, Hold};
-use crate::channel::lane::{Lane, Letter};
-use crate::channel::ring::{self, BASE_MOST, Ring, RingState, Shape, Taken};
+use crate::channel::extents::{CHUNK, ExtentState, Extents, OwnedExtent};
+use crate::channel::ring::{self, BASE_MOST, Received, Ring, RingConfig, RingState};
+use crate::channel::transport::{Outgoing, Transport};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade;
@@ -17,7 +17,7 @@ use crate::kill_point;
 use crate::layout::Kind;
 use crate::sync::spin::Spin;
 use crate::sync::waitset::WaitSet;
-use crate::sys::{fdpass, liveness};
+use crate::sys::{liveness, socket};
 
 /// Offsets in a channel's segment: the ring's words, the extents' table, the base.
 pub(super) const RINGS: usize = 64;
@@ -27,7 +27,7 @@ const _: () = assert!(TABLE + size_of::<ExtentState>() <= BASES as usize);
 const _: () = assert!(RINGS + 2 * size_of::<RingState>() <= TABLE);
 const EXTENTS: u64 = (BASES + BASE_MOST).next_multiple_of(CHUNK);
 
-const SHAPE: Shape = Shape { index: 0, base: BASES, overflows: true, extents: ring::COUNT_MOST };
+const CONFIG: RingConfig = RingConfig { index: 0, base: BASES, overflows: true, extents: ring::COUNT_MOST };
 
 /// Times that a wait spins before it sleeps.
 const SPINS: u32 = 16;
@@ -37,7 +37,7 @@ static PUT_SPIN: Spin = Spin::new(40_000);
 /// See the module. Every process that has the queue has both ends of its socket.
 #[derive(Debug)]
 pub struct Queue {
-    lane: Lane,
+    transport: Transport,
     extents: Arc<Extents>,
     segment: Arc<Segment>,
     reader: OwnedFd,
@@ -49,11 +49,11 @@ impl Queue {
     pub fn create(maxsize: u64) -> Result<Queue> {
         liveness::me();
         let segment = Segment::sparse("fastmp-queue", Kind::Queue, EXTENTS as usize, BASES as usize)?;
-        let (reader, writer) = fdpass::pair()?;
+        let (reader, writer) = socket::pair()?;
         let queue = Self::over(segment, reader, writer)?;
         queue.extents.set_up(EXTENTS);
         queue.ring().set_up(maxsize)?;
-        fdpass::send_token(&queue.writer)?;
+        socket::send_ready(&queue.writer)?;
         Ok(queue)
     }
 
@@ -66,8 +66,8 @@ impl Queue {
     fn over(segment: Segment, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
         let segment = Arc::new(segment);
         let extents = Arc::new(Extents::new(segment.clone(), TABLE)?);
-        let lane = Lane::new(Ring::new(segment.clone(), RINGS, extents.clone(), SHAPE)?);
-        Ok(Queue { lane, extents, segment, reader, writer })
+        let transport = Transport::new(Ring::new(segment.clone(), RINGS, extents.clone(), CONFIG)?);
+        Ok(Queue { transport, extents, segment, reader, writer })
     }
 
     /// The descriptors that another process needs to attach, in the order of `attach`.
@@ -77,11 +77,11 @@ impl Queue {
 
     /// The ring, to ask how full it is.
     pub fn ring(&self) -> &Ring {
-        self.lane.ring()
+        self.transport.ring()
     }
 
     /// An extent for a message of `bytes`, to be filled before it is put.
-    pub fn extent(&self, bytes: u64) -> Result<Hold> {
+    pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
         self.extents.allocate(bytes, false, || self.ring().drained_at())
     }
 
@@ -90,12 +90,12 @@ impl Queue {
     /// # Errors
     /// `Full`; `WouldBlock` if another is putting just now; those of [`put`](Self::put).
     #[inline]
-    pub fn try_put(&self, letter: &mut Letter<'_, '_>) -> Result<()> {
-        self.put_once(letter, None)
+    pub fn try_put(&self, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
+        self.put_once(outgoing, None)
     }
 
-    fn put_once(&self, letter: &mut Letter<'_, '_>, deadline: Option<Deadline>) -> Result<()> {
-        self.lane.send(self.writer.as_fd(), letter, deadline)?;
+    fn put_once(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Option<Deadline>) -> Result<()> {
+        self.transport.send(self.writer.as_fd(), outgoing, deadline)?;
         kill_point!("queue.put.before_wake");
         self.ring().state().not_empty.notify();
         Ok(())
@@ -104,38 +104,38 @@ impl Queue {
     /// Put, waiting until `deadline` for room.
     ///
     /// # Errors
-    /// `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been put then, and the letter is as it was.
-    pub fn put(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()> {
+    /// `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been put then, and `outgoing` is as it was.
+    pub fn put(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
         wait_for(
             &self.ring().state().not_full,
             &PUT_SPIN,
             Error::Full,
             deadline,
-            || self.put_once(letter, Some(deadline)),
+            || self.put_once(outgoing, Some(deadline)),
             || !self.ring().is_full(),
         )
     }
 
-    /// Get without sleeping; see [`ring::Getting::get`] for `scratch`. `fds` gets the descriptors that came along.
+    /// Get without sleeping; see [`ring::GetGuard::get`] for `scratch`. `fds` gets the descriptors that came along.
     ///
     /// # Errors
     /// `Empty`; `WouldBlock` if another is getting just now; those of [`get`](Self::get).
     #[inline]
-    pub fn try_get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Taken> {
+    pub fn try_get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Received> {
         self.get_once(scratch, fds, None)
     }
 
-    fn get_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Taken> {
-        let taken = self.lane.recv(self.reader.as_fd(), scratch, fds, deadline)?;
+    fn get_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Received> {
+        let received = self.transport.recv(self.reader.as_fd(), scratch, fds, deadline)?;
         self.ring().state().not_full.notify();
-        Ok(taken)
+        Ok(received)
     }
 
     /// Get, waiting until `deadline` for a message.
     ///
     /// # Errors
     /// `Empty` at the deadline; `Interrupted`; `Corrupted`.
-    pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken> {
+    pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
         wait_for(
             &self.ring().state().not_empty,
             &GET_SPIN,
@@ -148,7 +148,7 @@ impl Queue {
 
     /// A descriptor that is readable while a message is there, from now on.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
-        self.lane.watch(self.reader.as_fd())?;
+        self.transport.watch(self.reader.as_fd())?;
         Ok(self.reader.as_fd())
     }
 }
@@ -192,7 +192,7 @@ pub(super) fn wait_for<T>(
                 let parked = waiters.park(t, deadline)?;
                 kill_point!("channel.woken");
                 if parked == facade::Parked::TimedOut && !more() && !deadline.passed() {
-                    facade::slice_over()?;
+                    facade::end_slice()?;
                 }
                 ticket = Some(waiters.register());
             }

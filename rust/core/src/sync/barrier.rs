@@ -8,24 +8,24 @@
 //! | 0 | `BROKEN`, until a reset |
 //! | 1 | `ACTING`: all have come, the last one runs the action |
 //! | 2 | `PARKED`: somebody may be asleep |
-//! | 3 | `RESET`: the last round ended by a reset |
-//! | 4-31 | the round |
+//! | 3 | `RESET`: the last generation ended by a reset |
+//! | 4-31 | the generation |
 //! | 32-63 | how many have come |
 //!
 //! Behind it is a place for each party, in which one who has come leaves its name, so that the others can see it die. Places are written
 //! under `gate`; who dies between its name and the count has not come: the next one writes over it.
 //!
-//! - come: name, then CAS count + 1, the commit point. The last one makes this the next round's word instead, count 0, or sets `ACTING`.
-//! - wait: until the round is another one, or broken.
-//! - act: after its action the last one CASes to the next round, the commit point of the release.
+//! - come: name, then CAS count + 1, the commit point. The last one makes this the next generation's word instead, count 0, or sets `ACTING`.
+//! - wait: until the generation is another one, or broken.
+//! - act: after its action the last one CASes to the next generation, the commit point of the release.
 //! - break (a time-out, an abort, a failed action, a death): CAS in `BROKEN`, the commit point.
-//! - reset: CAS to the next round with `RESET`, not broken, count 0.
+//! - reset: CAS to the next generation with `RESET`, not broken, count 0.
 //! - time-outs break it only while somebody is missing; when all have come, the action may take its time.
 //! - leave (a signal handler raised): CAS count - 1, the commit point, then the last name goes to the leaver's place; who dies in between leaves
 //!   its own name, and the barrier breaks: one of its parties died.
 //!
-//! `past` remembers how the last 32 rounds ended, for parties so slow that the word has left their round behind by more than one: before any
-//! step out of a round what `RESET` says of the one before is entered there, with its number, so that it is entered once.
+//! `past` remembers how the last 32 generations ended, for parties so slow that the word has left their generation behind by more than one: before any
+//! step out of a generation what `RESET` says of the one before is entered there, with its number, so that it is entered once.
 //!
 //! Each transition is a CAS of the whole word against what was seen, so that of two the second finds that there is nothing left for it to do.
 //!
@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::facade::{self, AtomicU64, Life, Ordering, Owner, Parked, Word64};
+use crate::facade::{self, AtomicU64, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::sync::mutex::Mutex;
 use crate::sync::probe::{may_probe, turn};
@@ -48,9 +48,9 @@ const BROKEN: u64 = 1;
 const ACTING: u64 = 2;
 const PARKED: u64 = 4;
 const RESET: u64 = 8;
-const ROUND: u64 = 16;
-/// The low half's bits that number rounds.
-const ROUNDS: u64 = LOW & !(ROUND - 1);
+const GENERATION: u64 = 16;
+/// The low half's bits that number generations.
+const GENERATIONS: u64 = LOW & !(GENERATION - 1);
 const LOW: u64 = u32::MAX as u64;
 const ONE: u64 = 1 << 32;
 
@@ -62,7 +62,7 @@ static SPIN: Spin = Spin::new(20_000);
 pub struct BarrierState {
     gate: Mutex,
     word: Word64,
-    /// High half: how many rounds are entered here (as in the word). Low half: a bit for each, the last one the lowest: ended by a reset?
+    /// High half: how many generations are entered here (as in the word). Low half: a bit for each, the last one the lowest: ended by a reset?
     past: AtomicU64,
 }
 
@@ -87,25 +87,25 @@ impl Place {
     }
 }
 
-/// One party's stay, from `come` to its end.
+/// One party's arrival, from `come` to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stay {
+pub struct Arrival {
     /// How many came before.
     pub index: u32,
-    round: u64,
+    generation: u64,
     me: Owner,
 }
 
 /// What is there to do for one who has come?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Came {
+pub enum Arrived {
     /// Nothing: it was the last, and all go on.
-    Released(Stay),
+    Released(Arrival),
     /// It was the last: run the action, then `release`, or `break_off` if that fails.
-    Act(Stay),
+    Act(Arrival),
     /// Wait for the others.
-    Wait(Stay),
+    Wait(Arrival),
 }
 
 /// See the module.
@@ -127,7 +127,7 @@ impl<'a> Barrier<'a> {
 
     /// Make `to` of `from`, and wake those who sleep on what that ends; false if it is no longer `from`.
     fn change(&self, from: u64, to: u64) -> bool {
-        if from & ROUNDS != to & ROUNDS {
+        if from & GENERATIONS != to & GENERATIONS {
             self.remember(from);
         }
         let changed = self.state.word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
@@ -139,28 +139,33 @@ impl<'a> Barrier<'a> {
         changed
     }
 
-    /// The word that follows `word` when its round is over.
+    /// The word that follows `word` when its generation is over.
     fn next(word: u64, how: u64) -> u64 {
-        (word & ROUNDS).wrapping_add(ROUND) & ROUNDS | how
+        (word & GENERATIONS).wrapping_add(GENERATION) & GENERATIONS | how
     }
 
-    /// Enter in `past` how the round before that of `word` ended.
+    /// Enter in `past` how the generation before that of `word` ended.
     fn remember(&self, word: u64) {
-        let (entered, round) = (self.state.past.load(Ordering::Relaxed), word & ROUNDS);
-        if (entered >> 32).wrapping_add(ROUND) & ROUNDS == round {
+        let (entered, generation) = (self.state.past.load(Ordering::Relaxed), word & GENERATIONS);
+        if (entered >> 32).wrapping_add(GENERATION) & GENERATIONS == generation {
             let ends = (entered << 1 | u64::from(word & RESET != 0)) & LOW;
-            // Failure: another has entered the same. Release on success of what follows orders it before the round's end.
-            let _ = self.state.past.compare_exchange(entered, round << 32 | ends, Ordering::Relaxed, Ordering::Relaxed);
+            // Failure: another has entered the same. Release on success of what follows orders it before the generation's end.
+            let _ = self.state.past.compare_exchange(
+                entered,
+                generation << 32 | ends,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
         }
     }
 
-    /// Did the round end by a reset, as `word` and `past` have it? Of a round long ago: no.
-    fn was_reset(&self, round: u64, word: u64) -> bool {
-        if (round + ROUND) & ROUNDS == word & ROUNDS {
+    /// Did the generation end by a reset, as `word` and `past` have it? Of a generation long ago: no.
+    fn was_reset(&self, generation: u64, word: u64) -> bool {
+        if (generation + GENERATION) & GENERATIONS == word & GENERATIONS {
             return word & RESET != 0;
         }
         let past = self.state.past.load(Ordering::Relaxed);
-        let ago = ((past >> 32).wrapping_sub(round + ROUND) & ROUNDS) / ROUND;
+        let ago = ((past >> 32).wrapping_sub(generation + GENERATION) & GENERATIONS) / GENERATION;
         ago < 32 && past >> ago & 1 == 1
     }
 
@@ -168,7 +173,7 @@ impl<'a> Barrier<'a> {
     ///
     /// # Errors
     /// `Broken`; `TimedOut` if the gate was not free by the deadline, `Interrupted`: not come, in both cases.
-    pub fn come(&self, me: Owner, acts: bool, deadline: Deadline) -> Result<Came> {
+    pub fn arrive(&self, me: Owner, acts: bool, deadline: Deadline) -> Result<Arrived> {
         let _ = self.state.gate.lock_with_grace(me, deadline)?;
         let came = loop {
             let word = self.load();
@@ -180,7 +185,7 @@ impl<'a> Barrier<'a> {
                 break Err(Error::Corrupted("a barrier counts more parties than it has"));
             }
             let Some(place) = self.places.get(count as usize) else {
-                // All have come and one of them acts. This one is early for the next round, and has to wait for it.
+                // All have come and one of them acts. This one is early for the next generation, and has to wait for it.
                 self.state.gate.unlock();
                 self.until_over(word, deadline)?;
                 let _ = self.state.gate.lock_with_grace(me, deadline)?;
@@ -188,23 +193,23 @@ impl<'a> Barrier<'a> {
             };
             place.0.store(me.word(), Ordering::Relaxed);
             kill_point!("barrier.named");
-            let stay = Stay { index: count as u32, round: word & ROUNDS, me };
+            let arrival = Arrival { index: count as u32, generation: word & GENERATIONS, me };
             let last = count + 1 == self.places.len() as u64;
             let (to, came) = match (last, acts) {
-                (true, false) => (Self::next(word, 0), Came::Released(stay)),
-                (true, true) => ((word + ONE) | ACTING, Came::Act(stay)),
-                (false, _) => (word + ONE, Came::Wait(stay)),
+                (true, false) => (Self::next(word, 0), Arrived::Released(arrival)),
+                (true, true) => ((word + ONE) | ACTING, Arrived::Act(arrival)),
+                (false, _) => (word + ONE, Arrived::Wait(arrival)),
             };
             if self.change(word, to) {
                 break Ok(came);
             }
         };
-        kill_point!("barrier.came");
+        kill_point!("barrier.arrived");
         self.state.gate.unlock();
         came
     }
 
-    /// All have come if and only if somebody acts, or the round is over.
+    /// All have come if and only if somebody acts, or the generation is over.
     fn makes_sense(&self, word: u64) -> bool {
         let (count, all) = (word >> 32, self.places.len() as u64);
         if word & ACTING != 0 { count == all } else { count < all }
@@ -224,7 +229,7 @@ impl<'a> Barrier<'a> {
         let mut slice = facade::SLICE;
         loop {
             let now = self.load();
-            if (now ^ word) & (ROUNDS | BROKEN) != 0 {
+            if (now ^ word) & (GENERATIONS | BROKEN) != 0 {
                 return Ok(());
             }
             let deadline = if self.is_acted_on(now)? { Deadline::Never } else { deadline };
@@ -236,16 +241,16 @@ impl<'a> Barrier<'a> {
             if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
                 // The last place is that of the one who acts.
                 let now = self.load();
-                if (now ^ word) & (ROUNDS | BROKEN) == 0 {
+                if (now ^ word) & (GENERATIONS | BROKEN) == 0 {
                     match self.look_at(now, self.places.len().saturating_sub(1)) {
-                        Life::Dead => continue,
-                        Life::Dying => slice = facade::DYING,
-                        Life::Unknown => (),
+                        Liveness::Dead => continue,
+                        Liveness::Dying => slice = facade::DYING,
+                        Liveness::Unknown => (),
                     }
                 }
             }
             if parked? == Parked::TimedOut && slice == facade::SLICE {
-                facade::slice_over()?;
+                facade::end_slice()?;
             }
         }
     }
@@ -263,13 +268,13 @@ impl<'a> Barrier<'a> {
         self.state.word.park(parked, deadline.slice(slice))
     }
 
-    /// How the round of `stay` ended, if it has.
-    fn outcome(&self, stay: Stay) -> Option<Result<()>> {
+    /// How the generation of `arrival` ended, if it has.
+    fn outcome(&self, arrival: Arrival) -> Option<Result<()>> {
         let word = self.load();
-        let broken = if word & ROUNDS == stay.round {
+        let broken = if word & GENERATIONS == arrival.generation {
             (word & BROKEN != 0).then_some(true)?
         } else {
-            self.was_reset(stay.round, word)
+            self.was_reset(arrival.generation, word)
         };
         Some(if broken { Err(Error::Broken) } else { Ok(()) })
     }
@@ -279,22 +284,22 @@ impl<'a> Barrier<'a> {
     ///
     /// # Errors
     /// `Broken`; `Interrupted`: still there.
-    pub fn wait(&self, stay: Stay, me: Owner, deadline: Deadline) -> Result<()> {
+    pub fn wait(&self, arrival: Arrival, me: Owner, deadline: Deadline) -> Result<()> {
         if deadline != Deadline::PASSED
-            && let Some(outcome) = SPIN.until(|| self.outcome(stay))
+            && let Some(outcome) = SPIN.until(|| self.outcome(arrival))
         {
             return outcome;
         }
         let mut slice = facade::SLICE;
         loop {
-            if let Some(outcome) = self.outcome(stay) {
+            if let Some(outcome) = self.outcome(arrival) {
                 return outcome;
             }
-            if me != stay.me {
+            if me != arrival.me {
                 return Err(Error::Broken);
             }
             let word = self.load();
-            if word & ROUNDS != stay.round || word & BROKEN != 0 {
+            if word & GENERATIONS != arrival.generation || word & BROKEN != 0 {
                 continue;
             }
             if !self.makes_sense(word) {
@@ -309,56 +314,58 @@ impl<'a> Barrier<'a> {
             let parked = self.park(word, deadline, slice);
             slice = facade::SLICE;
             if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
-                match self.watch(stay) {
-                    Life::Dead => continue,
-                    Life::Dying => slice = facade::DYING,
-                    Life::Unknown => (),
+                match self.watch(arrival) {
+                    Liveness::Dead => continue,
+                    Liveness::Dying => slice = facade::DYING,
+                    Liveness::Unknown => (),
                 }
             }
             if parked? == Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
-                facade::slice_over()?;
+                facade::end_slice()?;
             }
         }
     }
 
     /// Look at the party after this one, and at another one each time; break the barrier for the dead.
-    fn watch(&self, stay: Stay) -> Life {
+    fn watch(&self, arrival: Arrival) -> Liveness {
         let word = self.load();
         let count = ((word >> 32) as usize).min(self.places.len());
-        if word & ROUNDS != stay.round || word & BROKEN != 0 || count == 0 {
-            return Life::Unknown;
+        if word & GENERATIONS != arrival.generation || word & BROKEN != 0 || count == 0 {
+            return Liveness::Unknown;
         }
-        let own = |&at: &usize| self.places.get(at).is_some_and(|p| p.0.load(Ordering::Relaxed) == stay.me.word());
+        let own = |&at: &usize| self.places.get(at).is_some_and(|p| p.0.load(Ordering::Relaxed) == arrival.me.word());
         // Who left may have moved this party's name.
-        let mine =
-            Some(stay.index as usize).filter(|at| *at < count && own(at)).or_else(|| (0..count).find(own)).unwrap_or(0);
+        let mine = Some(arrival.index as usize)
+            .filter(|at| *at < count && own(at))
+            .or_else(|| (0..count).find(own))
+            .unwrap_or(0);
         match self.look_at(word, (mine + 1) % count) {
-            Life::Unknown => self.look_at(word, mine.wrapping_add(2 + turn()) % count),
-            life => life,
+            Liveness::Unknown => self.look_at(word, mine.wrapping_add(2 + turn()) % count),
+            seen => seen,
         }
     }
 
     /// Look at the party in a place; if it is dead, the barrier breaks, unless it is no longer as it was in `word`.
-    fn look_at(&self, word: u64, place: usize) -> Life {
+    fn look_at(&self, word: u64, place: usize) -> Liveness {
         let named = || self.places.get(place).and_then(|place| Owner::in_word(place.0.load(Ordering::Relaxed)));
         let owner = named();
-        let life = owner.map_or(Life::Unknown, facade::look);
+        let seen = owner.map_or(Liveness::Unknown, facade::probe);
         // Still there: who left meanwhile is none of the parties, although the word may be the same again.
-        if life == Life::Dead && named() == owner {
+        if seen == Liveness::Dead && named() == owner {
             self.change(word, word | BROKEN);
         }
-        life
+        seen
     }
 
-    /// Break the barrier, if it is still in the round of `stay`.
-    pub fn break_off(&self, stay: Stay, me: Owner) {
+    /// Break the barrier, if it is still in the generation of `arrival`.
+    pub fn break_off(&self, arrival: Arrival, me: Owner) {
         // Not by a child that the action has forked.
-        if me != stay.me {
+        if me != arrival.me {
             return;
         }
         loop {
             let word = self.load();
-            if word & ROUNDS != stay.round || word & BROKEN != 0 || self.change(word, word | BROKEN) {
+            if word & GENERATIONS != arrival.generation || word & BROKEN != 0 || self.change(word, word | BROKEN) {
                 return;
             }
         }
@@ -368,11 +375,11 @@ impl<'a> Barrier<'a> {
     ///
     /// # Errors
     /// `Broken`: somebody has broken or reset it meanwhile.
-    pub fn release(&self, stay: Stay, me: Owner) -> Result<()> {
+    pub fn release(&self, arrival: Arrival, me: Owner) -> Result<()> {
         kill_point!("barrier.acted");
         loop {
             let word = self.load();
-            if word & ROUNDS != stay.round || word & BROKEN != 0 || me != stay.me {
+            if word & GENERATIONS != arrival.generation || word & BROKEN != 0 || me != arrival.me {
                 return Err(Error::Broken);
             }
             if self.change(word, Self::next(word, 0)) {
@@ -381,20 +388,20 @@ impl<'a> Barrier<'a> {
         }
     }
 
-    /// Go before the round is over, without breaking the barrier: another one may take the place. False: it is over, or about to be.
-    pub fn leave(&self, stay: Stay, me: Owner) -> bool {
-        if me != stay.me {
+    /// Go before the generation is over, without breaking the barrier: another one may take the place. False: it is over, or about to be.
+    pub fn leave(&self, arrival: Arrival, me: Owner) -> bool {
+        if me != arrival.me {
             return false;
         }
         // Held for a few words, and given back if its holder dies; if it is stopped, nothing else is left to do.
         if self.state.gate.lock_with_grace(me, Deadline::PASSED).is_err() {
-            self.break_off(stay, me);
+            self.break_off(arrival, me);
             return false;
         }
         let left = loop {
             let word = self.load();
             let count = (word >> 32) as usize;
-            if word & ROUNDS != stay.round || word & (BROKEN | ACTING) != 0 || count == 0 {
+            if word & GENERATIONS != arrival.generation || word & (BROKEN | ACTING) != 0 || count == 0 {
                 break false;
             }
             if self.change(word, word - ONE) {

@@ -10,7 +10,7 @@
 //! | 0-1 | 1 `WAITING`, awake; 3 `PARKED`; 2 `GRANTED`; 0: being filled in, or free if the whole word is 0 |
 //! | 2-63 | the waiter ([`Owner`]) |
 //!
-//! - enrol: CAS 0 -> me, ticket, bound 0, store me `WAITING`: the commit point.
+//! - prepare_wait: CAS 0 -> me, ticket, bound 0, store me `WAITING`: the commit point.
 //! - notify: `bound` = the next ticket to be issued, CAS `WAITING` or `PARKED` -> `GRANTED`, the commit point; wake this one alone, if it is parked.
 //! - take the grant: when the waiter has the user's lock again it stores 0, the commit point. Before it the grant is the dead's to leave
 //!   behind, after it it is used.
@@ -23,7 +23,7 @@
 //!   own word -> `GRANTED`. If it has been granted itself meanwhile, it hands the grant that reaches further on. If none of those who waited then is left, the grant
 //!   is void, as it is in a notify that finds nobody.
 //! - of a notifier, after the CAS and before the wake-up: the waiter finds the grant at the end of its slice.
-//! - while enrolling: a slot that is nobody's, until it is cleared.
+//! - while preparing: a slot that is nobody's, until it is cleared.
 //!
 //! Slots of the dead are cleared when a grant of the dead was found, and when no slot is free.
 //!
@@ -31,12 +31,12 @@
 //! They wait for a slot, tickets in hand, on a [`WaitSet`]. A notify with more wake-ups than slots that wait sets `granted_below`: each of
 //! those without a slot whose ticket is lower goes on. Beyond the number of slots a waiter may so be woken that need not have been; none is left out.
 //!
-//! Orders: the user's lock orders enrolling and notifying. Release on a grant and Acquire on taking it, so that what a
+//! Orders: the user's lock orders preparing and notifying. Release on a grant and Acquire on taking it, so that what a
 //! notifier did before is seen also by one who does not care for the lock.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::facade::{self, AtomicU32, AtomicU64, Life, Ordering, Owner, Parked, Word64};
+use crate::facade::{self, AtomicU32, AtomicU64, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::sync::probe::may_probe;
 use crate::sync::spin::Spin;
@@ -97,7 +97,7 @@ impl Slot {
 
     /// If its owner waits, the word that says so.
     fn waiting(&self) -> Option<u64> {
-        // Acquire: pairs with the store that ends enrolling, for the ticket's sake.
+        // Acquire: pairs with the store that ends preparing, for the ticket's sake.
         Some(self.word.load(Ordering::Acquire)).filter(|word| word & 1 == WAITING)
     }
 
@@ -130,7 +130,7 @@ impl Slot {
     }
 }
 
-/// One wait, from `enrol` to its end: a `wait` that timed out, `taken`, or `withdraw`.
+/// One wait, from `prepare_wait` to its end: a `wait` that timed out, `consume`, or `cancel`.
 #[derive(Debug)]
 #[must_use]
 pub struct Waiting {
@@ -153,12 +153,12 @@ impl<'a> Condvar<'a> {
     }
 
     /// Begin to wait. The user's lock is held.
-    pub fn enrol(&self, me: Owner) -> Waiting {
+    pub fn prepare_wait(&self, me: Owner) -> Waiting {
         let ticket = self.state.next.fetch_add(1, Ordering::Relaxed);
         let mut slot = self.claim(me, ticket);
         if slot.is_none() && may_probe() {
             // With the interpreter held, as a rule: the cheap proof.
-            self.clear_up(facade::is_gone);
+            self.clear_up(facade::is_dead_quick);
             slot = self.claim(me, ticket);
         }
         Waiting { me, ticket, slot }
@@ -178,7 +178,7 @@ impl<'a> Condvar<'a> {
                 slot.bound.store(0, Ordering::Relaxed);
                 slot.ticket.store(ticket, Ordering::Relaxed);
                 slot.word.store(me.word() | WAITING, Ordering::Release);
-                kill_point!("condvar.enrolled");
+                kill_point!("condvar.prepared");
                 return Some(at);
             }
         }
@@ -190,11 +190,11 @@ impl<'a> Condvar<'a> {
         &self.slots[..used.min(self.slots.len())]
     }
 
-    /// Wait for a grant until `deadline`, the user's lock not being held; with the lock in hand again it is to be `taken`. Who was forked in the middle, by a signal handler, has no slot
+    /// Wait for a grant until `deadline`, the user's lock not being held; with the lock in hand again it is to be `consume`. Who was forked in the middle, by a signal handler, has no slot
     /// of its own: it goes on as if woken.
     ///
     /// # Errors
-    /// `TimedOut`: over, without a grant. `Interrupted` by a signal: still waiting, call again or `withdraw`.
+    /// `TimedOut`: over, without a grant. `Interrupted` by a signal: still waiting, call again or `cancel`.
     pub fn wait(&self, waiting: &mut Waiting, me: Owner, deadline: Deadline) -> Result<()> {
         if me != waiting.me {
             return Ok(());
@@ -243,13 +243,13 @@ impl<'a> Condvar<'a> {
             // Signals that come more often than slices end must not keep a death from being noticed.
             if how == Ok(Parked::TimedOut) || (how.is_err() && may_probe()) {
                 match self.inherit(waiting, slot) {
-                    Life::Dead => return Ok(()),
-                    Life::Dying => slice = facade::DYING,
-                    Life::Unknown => (),
+                    Liveness::Dead => return Ok(()),
+                    Liveness::Dying => slice = facade::DYING,
+                    Liveness::Unknown => (),
                 }
             }
             if how? == Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
-                facade::slice_over()?;
+                facade::end_slice()?;
             }
         }
     }
@@ -272,7 +272,7 @@ impl<'a> Condvar<'a> {
                     return Ok(waiting.slot);
                 }
                 let slotted = Waiting { slot: waiting.slot.take(), ..*waiting };
-                self.withdraw(slotted, waiting.me);
+                self.cancel(slotted, waiting.me);
                 return Ok(None);
             }
             if deadline.passed() {
@@ -283,15 +283,15 @@ impl<'a> Condvar<'a> {
                     self.clear_up(facade::is_dead);
                 }
                 if !deadline.passed() {
-                    facade::slice_over()?;
+                    facade::end_slice()?;
                 }
             }
         }
     }
 
     /// Take a grant that was given to one who is dead by now, if there is one for this waiter: `Dead` if so.
-    fn inherit(&self, waiting: &Waiting, mine: &Slot) -> Life {
-        let mut life = Life::Unknown;
+    fn inherit(&self, waiting: &Waiting, mine: &Slot) -> Liveness {
+        let mut seen = Liveness::Unknown;
         for slot in self.used() {
             let word = slot.word.load(Ordering::Acquire);
             let Some(owner) = Owner::in_word(word).filter(|&owner| owner != waiting.me) else { continue };
@@ -299,30 +299,30 @@ impl<'a> Condvar<'a> {
             if word & STATE != GRANTED || bound <= waiting.ticket {
                 continue;
             }
-            match facade::look(owner) {
-                Life::Dead if slot.clear(word) => {
+            match facade::probe(owner) {
+                Liveness::Dead if slot.clear(word) => {
                     kill_point!("condvar.inherited");
                     let word = mine.word.load(Ordering::Acquire);
                     if word & STATE == GRANTED || !mine.grant(word, bound) {
                         // Two grants: the one that reaches further is more likely to find somebody.
-                        self.hand_on(bound.max(mine.bound.load(Ordering::Relaxed)));
+                        self.pass_on(bound.max(mine.bound.load(Ordering::Relaxed)));
                     }
                     self.clear_waiting();
                     self.state.no_slot.notify();
-                    return Life::Dead;
+                    return Liveness::Dead;
                 }
-                Life::Dying => life = Life::Dying,
+                Liveness::Dying => seen = Liveness::Dying,
                 _ => (),
             }
         }
-        life
+        seen
     }
 
     /// Free the slots of those who died waiting: of each the cheap proof only.
     fn clear_waiting(&self) {
         for slot in self.used() {
             if let Some(word) = slot.waiting()
-                && Owner::in_word(word).is_some_and(facade::is_gone)
+                && Owner::in_word(word).is_some_and(facade::is_dead_quick)
             {
                 slot.clear(word);
             }
@@ -359,12 +359,12 @@ impl<'a> Condvar<'a> {
     }
 
     /// Grant another of those who waited when this grant was given. The user's lock is not held.
-    fn hand_on(&self, bound: u64) {
+    fn pass_on(&self, bound: u64) {
         while let Some((slot, word)) = self.first(bound) {
             let granted = slot.grant(word, bound);
             // If not, a late-comer of the same process has the slot by now: one too many is woken, not one too few.
             if granted && slot.ticket.load(Ordering::Relaxed) < bound {
-                kill_point!("condvar.handed_on");
+                kill_point!("condvar.passed_on");
                 return;
             }
         }
@@ -383,17 +383,17 @@ impl<'a> Condvar<'a> {
     }
 
     /// The lock is held again after a `wait` that was granted: the end of it.
-    pub fn taken(&self, waiting: Waiting, me: Owner) {
+    pub fn consume(&self, waiting: Waiting, me: Owner) {
         if let Some(at) = waiting.slot
             && me == waiting.me
         {
             self.leave(&self.slots[at]);
-            kill_point!("condvar.taken");
+            kill_point!("condvar.consumed");
         }
     }
 
     /// End a wait without having been woken: a grant that has come all the same goes to another.
-    pub fn withdraw(&self, waiting: Waiting, me: Owner) {
+    pub fn cancel(&self, waiting: Waiting, me: Owner) {
         let Some(slot) = waiting.slot.map(|at| &self.slots[at]).filter(|_| me == waiting.me) else { return };
         loop {
             let word = slot.word.load(Ordering::Acquire);
@@ -402,7 +402,7 @@ impl<'a> Condvar<'a> {
             }
             if word & STATE == GRANTED {
                 // In this order: who dies in between has woken one too many, not one too few.
-                self.hand_on(slot.bound.load(Ordering::Relaxed));
+                self.pass_on(slot.bound.load(Ordering::Relaxed));
                 return self.leave(slot);
             }
             if slot.clear(word) {

@@ -92,7 +92,7 @@ impl EventState {
             }
             let parked = self.word.park(waited, deadline.slice(facade::SLICE))?;
             if parked == facade::Parked::TimedOut && !deadline.passed() {
-                facade::slice_over()?;
+                facade::end_slice()?;
             }
         }
     }

@@ -3,10 +3,11 @@
 pub mod barrier;
 pub mod condvar;
 pub mod event;
+pub mod lock;
 pub mod mutex;
-pub mod permits;
 pub mod probe;
-pub mod rlock;
+
+pub mod robust_semaphore;
 pub mod semaphore;
 pub mod spin;
 pub mod waitset;

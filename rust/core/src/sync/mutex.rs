@@ -23,7 +23,7 @@
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::facade::{self, AtomicU32, Life, Ordering, Owner, Word64};
+use crate::facade::{self, AtomicU32, Liveness, Ordering, Owner, Word64};
 use crate::kill_point;
 use crate::sync::probe::may_probe;
 use crate::sync::spin::Spin;
@@ -71,7 +71,7 @@ impl Mutex {
             return Some(Acquired::Clean);
         }
         let word = self.word.load(Ordering::Relaxed);
-        let dead = Owner::in_word(word).filter(|&o| facade::is_gone(o) || (may_probe() && facade::is_dead(o)))?;
+        let dead = Owner::in_word(word).filter(|&o| facade::is_dead_quick(o) || (may_probe() && facade::is_dead(o)))?;
         self.take_over(word, dead, me)
     }
 
@@ -121,12 +121,12 @@ impl Mutex {
 
     #[cold]
     fn lock_slow(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
-        let goes_on = facade::goes_on();
-        if deadline != Deadline::PASSED && !goes_on && self.spin(me.word()) {
+        let resumed = facade::resumed();
+        if deadline != Deadline::PASSED && !resumed && self.spin(me.word()) {
             return Ok(Acquired::Clean);
         }
         let mut mine = me.word();
-        let mut looked = goes_on;
+        let mut looked = resumed;
         let mut slice = facade::SLICE;
         let mut due = Deadline::At(Deadline::Never.slice(slice));
         loop {
@@ -140,7 +140,7 @@ impl Mutex {
             }
             // One cheap look before the first sleep: it may have been dead for long.
             if !looked
-                && let Some(owner) = Owner::in_word(word).filter(|&o| facade::is_gone(o))
+                && let Some(owner) = Owner::in_word(word).filter(|&o| facade::is_dead_quick(o))
                 && let Some(taken) = self.take_over(word, owner, me)
             {
                 return Ok(taken);
@@ -161,7 +161,7 @@ impl Mutex {
             // Woken again and again in vain: signals must be looked at all the same. The flag stands for those who sleep on.
             if mine & WAITERS != 0 && !cfg!(loom) && due.passed() {
                 due = Deadline::At(Deadline::Never.slice(slice));
-                facade::slice_over()?;
+                facade::end_slice()?;
             }
             kill_point!("mutex.parking");
             let parked = self.word.park(waited, deadline.slice(slice));
@@ -172,21 +172,21 @@ impl Mutex {
             if parked == Ok(facade::Parked::TimedOut) || (parked.is_err() && may_probe()) {
                 let word = self.word.load(Ordering::Relaxed);
                 if let Some(owner) = Owner::in_word(word) {
-                    match facade::look(owner) {
-                        Life::Dead => {
+                    match facade::probe(owner) {
+                        Liveness::Dead => {
                             if let Some(taken) = self.take_over(word, owner, me) {
                                 return Ok(taken);
                             }
                         }
-                        Life::Dying => slice = facade::DYING,
-                        Life::Unknown => (),
+                        Liveness::Dying => slice = facade::DYING,
+                        Liveness::Unknown => (),
                     }
                 }
             }
             match parked? {
                 // Somebody has just released it, and may have taken it again for a moment: as at first.
                 facade::Parked::Woken if self.spin(mine) => return Ok(Acquired::Clean),
-                facade::Parked::TimedOut if slice == facade::SLICE && !deadline.passed() => facade::slice_over()?,
+                facade::Parked::TimedOut if slice == facade::SLICE && !deadline.passed() => facade::end_slice()?,
                 _ => (),
             }
         }

@@ -103,7 +103,7 @@ impl Semaphore {
             kill_point!("semaphore.woken");
             flag = WAITERS;
             if parked == facade::Parked::TimedOut && self.permits() == 0 && !deadline.passed() {
-                facade::slice_over()?;
+                facade::end_slice()?;
             }
         }
     }
@@ -140,7 +140,7 @@ impl Semaphore {
         self.word.unpark(1);
     }
 
-    /// Permits left, at this instant.
+    /// RobustSemaphore left, at this instant.
     pub fn permits(&self) -> u32 {
         self.word.load(Ordering::Relaxed) & MAX
     }

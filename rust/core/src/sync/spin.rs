@@ -31,7 +31,7 @@ impl Spin {
 
     /// Spin until `ready` gives something, or until it no longer pays. Relaxed orders: the budget is a guess.
     pub fn until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-        if cfg!(loom) || alone() || facade::goes_on() {
+        if cfg!(loom) || alone() || facade::resumed() {
             return ready();
         }
         let mut look = |times: u32| {

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, test_kill_process, waitid};
 
-use super::forked;
+use super::fork;
 
 /// The identity of a process, or nobody. Bits of the word, from the lowest:
 ///
@@ -95,7 +95,7 @@ pub fn me() -> Owner {
 
 #[cold]
 fn identify() -> Owner {
-    forked::watch();
+    fork::watch();
     let pid = getpid().as_raw_nonzero().get() as u32;
     // Of ourselves `/proc/self` tells the truth whatever namespace `/proc` shows.
     let start = fs::read("/proc/self/stat").ok().and_then(|s| parse_stat(&s)).map_or(0, |s| s.start);
@@ -134,7 +134,7 @@ fn proc_is_ours() -> bool {
 }
 
 /// Is `owner` proved dead by cheap system calls? False proves nothing: another process's zombie looks alive to them.
-pub fn is_gone(owner: Owner) -> bool {
+pub fn is_dead_quick(owner: Owner) -> bool {
     let me = me();
     if owner == me || owner.space() == 0 || owner.space() != me.space() {
         return false;
@@ -156,7 +156,7 @@ pub fn is_local(owner: Owner) -> bool {
 
 /// What a look at an owner shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Life {
+pub enum Liveness {
     /// Proved dead.
     Dead,
     /// On its way out: worth another look soon.
@@ -167,33 +167,33 @@ pub enum Life {
 
 /// Is `owner` proved dead? A few system calls.
 pub fn is_dead(owner: Owner) -> bool {
-    look(owner) == Life::Dead
+    probe(owner) == Liveness::Dead
 }
 
 /// How is `owner`? A few system calls.
-pub fn look(owner: Owner) -> Life {
-    let dead = |proved| if proved { Life::Dead } else { Life::Unknown };
+pub fn probe(owner: Owner) -> Liveness {
+    let dead = |proved| if proved { Liveness::Dead } else { Liveness::Unknown };
     let me = me();
     // A pid means something only in the namespace where it was given.
     if owner == me || owner.space() == 0 || owner.space() != me.space() {
-        return Life::Unknown;
+        return Liveness::Unknown;
     }
     if !proc_is_ours() {
-        return dead(is_gone(owner));
+        return dead(is_dead_quick(owner));
     }
     match read_stat(owner.pid()) {
-        Ok(None) => dead(is_gone(owner)),
+        Ok(None) => dead(is_dead_quick(owner)),
         Ok(Some(stat)) => {
             let reused = owner.start() != 0 && stat.start & START_MASK != owner.start();
             // A group leader that has ended is shown as a zombie while its threads run on.
             let ended = matches!(stat.state, b'Z' | b'X') && stat.threads <= 1;
             match dead(reused || ended) {
-                Life::Unknown if stat.exiting => Life::Dying,
-                life => life,
+                Liveness::Unknown if stat.exiting => Liveness::Dying,
+                seen => seen,
             }
         }
         // Gone, hidden, or no descriptor left to look with: the other question needs none.
-        Err(_) => dead(is_gone(owner)),
+        Err(_) => dead(is_dead_quick(owner)),
     }
 }
 
@@ -239,7 +239,7 @@ pub fn thread_id() -> u32 {
     thread_local! {
         static ID: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
     }
-    let generation = forked::generation();
+    let generation = fork::generation();
     ID.with(|id| match id.get() {
         (g, tid) if g == generation => tid,
         _ => {

@@ -1,14 +1,14 @@
 //! The only layer that calls the kernel. It knows nothing of locks or channels.
 
-pub mod fdpass;
-pub mod forked;
+pub mod fork;
 pub mod futex;
-pub mod identified;
+pub mod hold_token;
 pub mod lease;
 pub mod liveness;
 pub mod mapping;
 pub mod memfd;
-pub mod presence;
+pub mod socket;
+pub mod verified_fd;
 
 /// What of the two things that fastmp cannot do without is missing here, if anything.
 pub fn missing() -> Option<&'static str> {

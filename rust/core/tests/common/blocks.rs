@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use fastmp_core::arena::{self, Block};
-use fastmp_core::layout::{Keeper, Kind};
+use fastmp_core::layout::{Backing, Kind};
 
 pub fn block() -> Block {
     Block::alloc(Kind::Memory, 200).unwrap()

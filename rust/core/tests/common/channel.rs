@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use fastmp_core::channel::extents::Hold;
-use fastmp_core::channel::lane::Letter;
+use fastmp_core::channel::extents::OwnedExtent;
 use fastmp_core::channel::pipe::End;
 use fastmp_core::channel::queue::Queue;
-use fastmp_core::channel::ring::{Body, INLINE, Tag, Taken};
+use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
+use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::sys::memfd;
 use fastmp_core::{Deadline, Error, Result};
 
@@ -26,20 +26,20 @@ pub fn soon() -> Deadline {
 }
 
 pub trait Channel {
-    fn put_letter(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()>;
-    fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken>;
-    fn room(&self, bytes: u64) -> Result<Hold>;
+    fn put_outgoing(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()>;
+    fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received>;
+    fn room(&self, bytes: u64) -> Result<OwnedExtent>;
     fn reader(&self) -> BorrowedFd<'_>;
 }
 
 impl Channel for Queue {
-    fn put_letter(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()> {
-        self.put(letter, deadline)
+    fn put_outgoing(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
+        self.put(outgoing, deadline)
     }
-    fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken> {
+    fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
         self.get(bytes, fds, deadline)
     }
-    fn room(&self, bytes: u64) -> Result<Hold> {
+    fn room(&self, bytes: u64) -> Result<OwnedExtent> {
         self.extent(bytes)
     }
     fn reader(&self) -> BorrowedFd<'_> {
@@ -48,13 +48,13 @@ impl Channel for Queue {
 }
 
 impl Channel for End {
-    fn put_letter(&self, letter: &mut Letter<'_, '_>, deadline: Deadline) -> Result<()> {
-        self.send(letter, deadline)
+    fn put_outgoing(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
+        self.send(outgoing, deadline)
     }
-    fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Taken> {
+    fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
         self.recv(bytes, fds, deadline)
     }
-    fn room(&self, bytes: u64) -> Result<Hold> {
+    fn room(&self, bytes: u64) -> Result<OwnedExtent> {
         self.extent(bytes)
     }
     fn reader(&self) -> BorrowedFd<'_> {
@@ -64,9 +64,9 @@ impl Channel for End {
 
 pub fn send(channel: &impl Channel, bytes: &[u8], fds: &[OwnedFd], deadline: Deadline) -> Result<()> {
     let lent: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    let tag = Tag { format: FORMAT, fds: fds.len() as u8 };
-    let mut body = if bytes.len() <= INLINE {
-        Some(Body::Inline(bytes))
+    let meta = MessageMeta { format: FORMAT, fds: fds.len() as u8 };
+    let mut payload = if bytes.len() <= INLINE {
+        Some(Payload::Inline(bytes))
     } else {
         let hold = loop {
             match channel.room(bytes.len() as u64) {
@@ -75,15 +75,15 @@ pub fn send(channel: &impl Channel, bytes: &[u8], fds: &[OwnedFd], deadline: Dea
             }
         };
         hold.map()?.write(0, bytes)?;
-        Some(Body::Extent(hold, bytes.len() as u64))
+        Some(Payload::Extent(hold, bytes.len() as u64))
     };
-    channel.put_letter(&mut Letter { tag, body: &mut body, fds: &lent }, deadline)
+    channel.put_outgoing(&mut Outgoing { meta, payload: &mut payload, fds: &lent }, deadline)
 }
 
 pub fn recv(channel: &impl Channel, deadline: Deadline) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let (mut bytes, mut fds) = (Vec::new(), Vec::new());
-    let taken = channel.get_letter(&mut bytes, &mut fds, deadline)?;
-    if let Some((hold, len)) = taken.extent {
+    let received = channel.get_letter(&mut bytes, &mut fds, deadline)?;
+    if let Some((hold, len)) = received.extent {
         bytes.clear();
         hold.map()?.append_to(0, len, &mut bytes)?;
     }

@@ -1,22 +1,22 @@
 //! A lock with a condition, in memory that children share.
 
 use fastmp_core::arena::Block;
-use fastmp_core::layout::{Kind, Object, Shared, WithRow};
+use fastmp_core::layout::{Kind, Object, Shared, WithSlice};
 use fastmp_core::sync::condvar::{Condvar, CondvarState, SLOTS, Slot};
+use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::mutex::Acquired;
-use fastmp_core::sync::rlock::LockState;
 use fastmp_core::sys::liveness::{me, thread_id};
 use fastmp_core::{Deadline, Error};
 
 /// A `T` and a row of so many `U`s, all zero.
-pub fn with_row<T: Shared, U: Shared>(kind: Kind, len: usize) -> WithRow<T, U, Block> {
-    let bytes = WithRow::<T, U, Block>::bytes(len).expect("few");
-    Block::alloc(kind, bytes).and_then(Block::with_row).expect("memory")
+pub fn with_slice<T: Shared, U: Shared>(kind: Kind, len: usize) -> WithSlice<T, U, Block> {
+    let bytes = WithSlice::<T, U, Block>::bytes(len).expect("few");
+    Block::alloc(kind, bytes).and_then(Block::with_slice).expect("memory")
 }
 
 pub struct Watched {
     pub lock: Object<LockState, Block>,
-    row: WithRow<CondvarState, Slot, Block>,
+    row: WithSlice<CondvarState, Slot, Block>,
 }
 
 impl Watched {
@@ -25,11 +25,11 @@ impl Watched {
     }
 
     pub fn with_slots(slots: usize) -> Self {
-        Watched { lock: super::shared(Kind::Lock), row: with_row(Kind::Condition, slots) }
+        Watched { lock: super::shared(Kind::Lock), row: with_slice(Kind::Condition, slots) }
     }
 
     pub fn condvar(&self) -> Condvar<'_> {
-        Condvar::new(self.row.head(), self.row.row())
+        Condvar::new(self.row.head(), self.row.slice())
     }
 
     pub fn enter(&self) -> Acquired {
@@ -42,13 +42,13 @@ impl Watched {
 
     /// Under the lock: give it up until notified; was it in time?
     pub fn wait(&self, deadline: Deadline) -> bool {
-        let mut waiting = self.condvar().enrol(me());
+        let mut waiting = self.condvar().prepare_wait(me());
         let depth = self.lock.unlock_all(me(), thread_id()).expect("it is held");
         let woken = self.condvar().wait(&mut waiting, me(), deadline);
-        let _ = self.lock.lock_again(me(), thread_id(), depth, Deadline::Never).expect("no signals");
+        let _ = self.lock.lock_with_depth(me(), thread_id(), depth, Deadline::Never).expect("no signals");
         assert!(matches!(woken, Ok(()) | Err(Error::TimedOut)), "{woken:?}");
         if woken.is_ok() {
-            self.condvar().taken(waiting, me());
+            self.condvar().consume(waiting, me());
         }
         woken.is_ok()
     }

@@ -1,7 +1,7 @@
 //! The barrier, with the death of a party.
 
 use fastmp_core::facade::{Owner, die};
-use fastmp_core::sync::barrier::{Barrier, BarrierState, Came, Place};
+use fastmp_core::sync::barrier::{Arrived, Barrier, BarrierState, Place};
 use fastmp_core::{Deadline, Error, Result};
 use loom::sync::Arc;
 
@@ -24,10 +24,10 @@ impl Owned {
     /// Come and wait, or act; gives how many came before.
     fn meet(&self, me: Owner, acts: bool) -> Result<u32> {
         let core = self.core();
-        match core.come(me, acts, Deadline::Never)? {
-            Came::Released(stay) => Ok(stay.index),
-            Came::Act(stay) => core.release(stay, me).map(|()| stay.index),
-            Came::Wait(stay) => core.wait(stay, me, Deadline::Never).map(|()| stay.index),
+        match core.arrive(me, acts, Deadline::Never)? {
+            Arrived::Released(arrival) => Ok(arrival.index),
+            Arrived::Act(arrival) => core.release(arrival, me).map(|()| arrival.index),
+            Arrived::Wait(arrival) => core.wait(arrival, me, Deadline::Never).map(|()| arrival.index),
         }
     }
 }
@@ -69,7 +69,7 @@ fn an_action_comes_before_all_go_on() {
 fn the_dead_break_it_for_all() {
     model(2, || {
         let shared = Owned::new(4);
-        let Ok(Came::Wait(_)) = shared.core().come(owner(1), false, Deadline::Never) else { panic!("it waits") };
+        let Ok(Arrived::Wait(_)) = shared.core().arrive(owner(1), false, Deadline::Never) else { panic!("it waits") };
         let others = [2, 3].map(|pid| on(&shared, move |shared| shared.meet(owner(pid), false)));
         die(1);
         shared.core().ring();
@@ -83,12 +83,12 @@ fn the_dead_actor_breaks_it() {
     model(2, || {
         let shared = Owned::new(2);
         let other = on(&shared, |shared| shared.meet(owner(2), true));
-        let came = shared.core().come(owner(1), true, Deadline::Never).unwrap();
+        let came = shared.core().arrive(owner(1), true, Deadline::Never).unwrap();
         die(1);
         shared.core().ring();
         match came {
             // It died before its action was over, or while it waited for the other's.
-            Came::Act(_) => assert_eq!(other.join().unwrap(), Err(Error::Broken)),
+            Arrived::Act(_) => assert_eq!(other.join().unwrap(), Err(Error::Broken)),
             _ => assert!(matches!(other.join().unwrap(), Ok(1) | Err(Error::Broken))),
         }
     });
@@ -98,14 +98,16 @@ fn the_dead_actor_breaks_it() {
 fn a_reset_or_the_last_party() {
     model(2, || {
         let shared = Owned::new(2);
-        let Ok(Came::Wait(first)) = shared.core().come(owner(1), false, Deadline::Never) else { panic!("it waits") };
-        let second = on(&shared, |shared| shared.core().come(owner(2), false, Deadline::Never).unwrap());
+        let Ok(Arrived::Wait(first)) = shared.core().arrive(owner(1), false, Deadline::Never) else {
+            panic!("it waits")
+        };
+        let second = on(&shared, |shared| shared.core().arrive(owner(2), false, Deadline::Never).unwrap());
         shared.core().reset();
         let got = shared.core().wait(first, owner(1), Deadline::Never);
         match second.join().unwrap() {
-            Came::Released(_) => assert_eq!(got, Ok(())),
-            Came::Wait(_) => assert_eq!(got, Err(Error::Broken)),
-            Came::Act(_) => panic!("no action"),
+            Arrived::Released(_) => assert_eq!(got, Ok(())),
+            Arrived::Wait(_) => assert_eq!(got, Err(Error::Broken)),
+            Arrived::Act(_) => panic!("no action"),
         }
     });
 }
@@ -114,8 +116,8 @@ fn a_reset_or_the_last_party() {
 fn a_time_out_or_the_last_party() {
     model(2, || {
         let shared = Owned::new(2);
-        let hasty = on(&shared, |shared| match shared.core().come(owner(1), false, Deadline::Never) {
-            Ok(Came::Wait(stay)) => shared.core().wait(stay, owner(1), Deadline::PASSED),
+        let hasty = on(&shared, |shared| match shared.core().arrive(owner(1), false, Deadline::Never) {
+            Ok(Arrived::Wait(arrival)) => shared.core().wait(arrival, owner(1), Deadline::PASSED),
             Ok(_) => Ok(()),
             Err(e) => Err(e),
         });
@@ -128,12 +130,14 @@ fn a_time_out_or_the_last_party() {
 fn who_leaves_makes_room() {
     model(2, || {
         let shared = Owned::new(2);
-        let Ok(Came::Wait(stay)) = shared.core().come(owner(1), false, Deadline::Never) else { panic!("it waits") };
+        let Ok(Arrived::Wait(arrival)) = shared.core().arrive(owner(1), false, Deadline::Never) else {
+            panic!("it waits")
+        };
         let other = on(&shared, |shared| shared.meet(owner(2), false));
-        if shared.core().leave(stay, owner(1)) {
+        if shared.core().leave(arrival, owner(1)) {
             assert!(matches!(shared.meet(owner(3), false), Ok(0 | 1)));
         } else {
-            shared.core().wait(stay, owner(1), Deadline::PASSED).unwrap();
+            shared.core().wait(arrival, owner(1), Deadline::PASSED).unwrap();
         }
         assert!(matches!(other.join().unwrap(), Ok(0 | 1)));
     });

@@ -2,7 +2,7 @@
 
 use fastmp_core::facade::{Owner, die};
 use fastmp_core::sync::condvar::{Condvar, CondvarState, Slot, Waiting};
-use fastmp_core::sync::rlock::LockState;
+use fastmp_core::sync::lock::LockState;
 use fastmp_core::{Deadline, Error, Result};
 
 use crate::{Guarded, model, on, owner};
@@ -30,13 +30,13 @@ impl Owned {
         result
     }
 
-    fn enrol(&self, me: Owner) -> Waiting {
-        self.locked(me, |condvar| condvar.enrol(me))
+    fn prepare_wait(&self, me: Owner) -> Waiting {
+        self.locked(me, |condvar| condvar.prepare_wait(me))
     }
 
     fn wait(&self, me: Owner, mut waiting: Waiting, deadline: Deadline) -> Result<()> {
         self.core().wait(&mut waiting, me, deadline)?;
-        self.core().taken(waiting, me);
+        self.core().consume(waiting, me);
         Ok(())
     }
 
@@ -52,10 +52,10 @@ fn await_count(shared: &Shared, pid: u32, least: u32) {
     let (me, own) = (owner(pid), &shared.lock);
     let _ = own.lock.lock(me, 1, Deadline::Never).unwrap();
     while shared.counted() < least {
-        let waiting = own.core().enrol(me);
+        let waiting = own.core().prepare_wait(me);
         let depth = own.lock.unlock_all(me, 1).unwrap();
         own.wait(me, waiting, Deadline::Never).unwrap();
-        let _ = own.lock.lock_again(me, 1, depth, Deadline::Never).unwrap();
+        let _ = own.lock.lock_with_depth(me, 1, depth, Deadline::Never).unwrap();
     }
     own.lock.unlock_once(me, 1).unwrap();
 }
@@ -92,7 +92,7 @@ fn two_notifies_wake_two_who_waited() {
     model(2, || {
         let shared = Guarded::new(Owned::new(2));
         let waiters = [2, 3].map(|pid| {
-            let waiting = shared.lock.enrol(owner(pid));
+            let waiting = shared.lock.prepare_wait(owner(pid));
             on(&shared, move |shared| shared.lock.wait(owner(pid), waiting, Deadline::Never).unwrap())
         });
         (0..2).for_each(|_| shared.lock.notify(owner(1), 1));
@@ -104,10 +104,10 @@ fn two_notifies_wake_two_who_waited() {
 fn a_late_comer_takes_nobodys_grant() {
     model(2, || {
         let shared = Guarded::new(Owned::new(2));
-        let waiting = shared.lock.enrol(owner(2));
+        let waiting = shared.lock.prepare_wait(owner(2));
         let early = on(&shared, |shared| shared.lock.wait(owner(2), waiting, Deadline::Never).unwrap());
         shared.lock.notify(owner(1), 1);
-        let waiting = shared.lock.enrol(owner(3));
+        let waiting = shared.lock.prepare_wait(owner(3));
         assert_eq!(shared.lock.wait(owner(3), waiting, Deadline::PASSED), Err(Error::TimedOut));
         early.join().unwrap();
     });
@@ -117,8 +117,8 @@ fn a_late_comer_takes_nobodys_grant() {
 fn a_grant_of_the_dead_passes_on() {
     model(2, || {
         let shared = Guarded::new(Owned::new(2));
-        let _dead = shared.lock.enrol(owner(2));
-        let waiting = shared.lock.enrol(owner(3));
+        let _dead = shared.lock.prepare_wait(owner(2));
+        let waiting = shared.lock.prepare_wait(owner(3));
         let heir = on(&shared, |shared| shared.lock.wait(owner(3), waiting, Deadline::Never).unwrap());
         // The first, who has the first claim, dies before or after the grant.
         shared.lock.notify(owner(1), 1);
@@ -133,9 +133,9 @@ fn a_grant_of_the_dead_passes_on() {
 fn a_grant_of_the_dead_goes_to_one_of_two() {
     model(2, || {
         let shared = Guarded::new(Owned::new(3));
-        let _dead = shared.lock.enrol(owner(2));
+        let _dead = shared.lock.prepare_wait(owner(2));
         let heirs = [3, 4].map(|pid| {
-            let waiting = shared.lock.enrol(owner(pid));
+            let waiting = shared.lock.prepare_wait(owner(pid));
             on(&shared, move |shared| shared.lock.wait(owner(pid), waiting, Deadline::Never).unwrap())
         });
         shared.lock.notify(owner(1), 1);
@@ -151,10 +151,10 @@ fn a_grant_of_the_dead_goes_to_one_of_two() {
 fn who_withdraws_hands_the_grant_on() {
     model(2, || {
         let shared = Guarded::new(Owned::new(2));
-        let leaving = shared.lock.enrol(owner(2));
-        let waiting = shared.lock.enrol(owner(3));
+        let leaving = shared.lock.prepare_wait(owner(2));
+        let waiting = shared.lock.prepare_wait(owner(3));
         let other = on(&shared, |shared| shared.lock.wait(owner(3), waiting, Deadline::Never).unwrap());
-        let quitter = on(&shared, |shared| shared.lock.core().withdraw(leaving, owner(2)));
+        let quitter = on(&shared, |shared| shared.lock.core().cancel(leaving, owner(2)));
         shared.lock.notify(owner(1), 1);
         quitter.join().unwrap();
         other.join().unwrap();
@@ -165,8 +165,8 @@ fn who_withdraws_hands_the_grant_on() {
 fn a_grant_is_taken_or_left_to_the_next() {
     model(2, || {
         let shared = Guarded::new(Owned::new(2));
-        let hasty = shared.lock.enrol(owner(2));
-        let waiting = shared.lock.enrol(owner(3));
+        let hasty = shared.lock.prepare_wait(owner(2));
+        let waiting = shared.lock.prepare_wait(owner(3));
         let hasty = on(&shared, |shared| shared.lock.wait(owner(2), hasty, Deadline::PASSED));
         shared.lock.notify(owner(1), 1);
         if hasty.join().unwrap().is_err() {
@@ -183,7 +183,7 @@ fn who_has_no_slot_is_woken_too() {
     model(2, || {
         let shared = Guarded::new(Owned::new(1));
         let waiters = [2, 3].map(|pid| {
-            let waiting = shared.lock.enrol(owner(pid));
+            let waiting = shared.lock.prepare_wait(owner(pid));
             on(&shared, move |shared| shared.lock.wait(owner(pid), waiting, Deadline::Never).unwrap())
         });
         shared.lock.notify(owner(1), u64::MAX);
@@ -196,7 +196,7 @@ fn who_has_no_slot_gets_the_next_one() {
     model(2, || {
         let shared = Guarded::new(Owned::new(1));
         let waiters = [2, 3].map(|pid| {
-            let waiting = shared.lock.enrol(owner(pid));
+            let waiting = shared.lock.prepare_wait(owner(pid));
             on(&shared, move |shared| shared.lock.wait(owner(pid), waiting, Deadline::Never).unwrap())
         });
         (0..2).for_each(|_| shared.lock.notify(owner(1), 1));

@@ -10,7 +10,7 @@ mod barrier;
 mod condvar;
 mod event;
 mod mutex;
-mod permits;
+mod robust_semaphore;
 mod semaphore;
 mod waitset;
 

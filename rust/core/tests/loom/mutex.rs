@@ -1,8 +1,8 @@
 //! The mutex, recursive or not, with the death of a holder.
 
 use fastmp_core::facade::die;
+use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::mutex::{Acquired, Mutex};
-use fastmp_core::sync::rlock::LockState;
 use fastmp_core::{Deadline, Error};
 use loom::sync::Arc;
 use loom::thread;
@@ -130,7 +130,7 @@ fn recursion_keeps_others_out() {
             let me = owner(1);
             assert!(!shared.lock.is_mine(me, thread));
             assert_eq!(shared.lock.lock(me, thread, Deadline::Never), Ok(Acquired::Clean));
-            assert!(shared.lock.relock(me, thread).unwrap());
+            assert!(shared.lock.try_reenter(me, thread).unwrap());
             shared.lock.unlock_once(me, thread).unwrap();
             shared.count();
             shared.lock.unlock_once(me, thread).unwrap();

@@ -31,7 +31,7 @@ impl Store {
         false
     }
 
-    /// The waiting shape of queues.
+    /// The waiting config of queues.
     fn get(&self) {
         let mut ticket = None;
         while !self.take() {

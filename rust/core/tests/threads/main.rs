@@ -24,10 +24,10 @@ use common::{Dice, until};
 use fastmp_core::arena::Block;
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
-use fastmp_core::layout::{Keeper, Kind};
+use fastmp_core::layout::{Backing, Kind};
 use fastmp_core::sync::event::EventState;
+use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::mutex::{Acquired, Mutex};
-use fastmp_core::sync::rlock::LockState;
 use fastmp_core::sync::semaphore::{MAX, Semaphore};
 use fastmp_core::sync::waitset::WaitSet;
 use fastmp_core::sys::liveness::{Owner, me, thread_id};
@@ -183,13 +183,13 @@ fn lock_held_again_and_again() {
     together(THREADS, |who| {
         let thread = thread_id();
         for round in 0..rounds {
-            if !(round % 2 == 0 && lock.try_lock_first(me(), thread)) {
+            if !(round % 2 == 0 && lock.try_lock_once(me(), thread)) {
                 let _ = lock.lock(me(), thread, soon()).unwrap();
             }
             let depth = 1 + (round + who as u64) % 3;
             for _ in 1..depth {
                 count(&plain);
-                assert!(lock.relock(me(), thread).unwrap());
+                assert!(lock.try_reenter(me(), thread).unwrap());
             }
             for left in (1..=depth).rev() {
                 assert_eq!(u64::from(lock.depth()), left);
@@ -198,7 +198,7 @@ fn lock_held_again_and_again() {
             }
             // Another thread may hold it: this one does not.
             assert_eq!(lock.unlock_once(me(), thread), Err(Error::NotOwner));
-            assert!(!lock.relock(me(), thread).unwrap());
+            assert!(!lock.try_reenter(me(), thread).unwrap());
         }
     });
     assert_eq!((lock.owner(), lock.depth(), lock.recoveries()), (None, 0, 0));
@@ -213,7 +213,7 @@ fn lock_not_recursive() {
         1 => lock.try_lock_or_recover(me(), thread_id()).is_some(),
         _ => in_time(lock.lock(me(), thread_id(), soon())).is_some(),
     };
-    exclude(2000, enter, |round| if round % 8 == 0 { lock.abandon(me()) } else { lock.unlock_any().unwrap() });
+    exclude(2000, enter, |round| if round % 8 == 0 { lock.unlock_if_mine(me()) } else { lock.unlock_any().unwrap() });
 }
 
 #[test]
@@ -432,8 +432,8 @@ fn blocks_attached_by_many_are_one_mapping() {
 
 /// A message of at least `len` bytes that says where something lies which only its receiver may touch.
 fn send_parcel(channel: &impl Channel, from: usize, number: u64, len: usize) {
-    let parcel = Box::new([from as u64, number, len as u64]);
-    let mut bytes = (Box::into_raw(parcel) as u64).to_le_bytes().to_vec();
+    let fds_id = Box::new([from as u64, number, len as u64]);
+    let mut bytes = (Box::into_raw(fds_id) as u64).to_le_bytes().to_vec();
     bytes.resize(len.max(8), number as u8);
     send(channel, &bytes, &[], soon()).unwrap();
 }
@@ -442,8 +442,8 @@ fn send_parcel(channel: &impl Channel, from: usize, number: u64, len: usize) {
 fn open_parcel(bytes: &[u8]) -> (usize, u64) {
     let at = u64::from_le_bytes(bytes[..8].try_into().unwrap());
     // SAFETY: each parcel comes once, which is what is tested.
-    let parcel = unsafe { Box::from_raw(at as *mut [u64; 3]) };
-    let [from, number, len] = *parcel;
+    let fds_id = unsafe { Box::from_raw(at as *mut [u64; 3]) };
+    let [from, number, len] = *fds_id;
     assert_eq!(bytes.len(), len.max(8) as usize, "message {number} of {from}");
     assert!(bytes[8..].iter().all(|&byte| byte == number as u8), "message {number} of {from} came damaged");
     (from as usize, number)

@@ -1,9 +1,9 @@
 //! Conditions, barriers, and permits that know their holders.
 
-use fastmp_core::sync::barrier::{Barrier, BarrierState, Came, Place};
+use fastmp_core::sync::barrier::{Arrived, Barrier, BarrierState, Place};
 use fastmp_core::sync::condvar::{Condvar, CondvarState, SLOTS, Slot};
-use fastmp_core::sync::permits::{Permit, Permits, PermitsState};
-use fastmp_core::sync::rlock::LockState;
+use fastmp_core::sync::lock::LockState;
+use fastmp_core::sync::robust_semaphore::{Permit, RobustSemaphore, RobustSemaphoreState};
 use fastmp_core::sys::liveness::{me, thread_id};
 use fastmp_core::{Deadline, Error};
 
@@ -35,19 +35,19 @@ impl Watched {
 
     /// Under the lock: give it up until notified.
     fn wait(&self, deadline: Deadline) -> bool {
-        let mut waiting = self.condvar().enrol(me());
+        let mut waiting = self.condvar().prepare_wait(me());
         let depth = self.lock.unlock_all(me(), thread_id()).unwrap();
         let woken = in_time(self.condvar().wait(&mut waiting, me(), deadline)).is_some();
-        let _ = self.lock.lock_again(me(), thread_id(), depth, soon()).unwrap();
+        let _ = self.lock.lock_with_depth(me(), thread_id(), depth, soon()).unwrap();
         if woken {
-            self.condvar().taken(waiting, me());
+            self.condvar().consume(waiting, me());
         }
         woken
     }
 }
 
 /// A buffer of one, between as many who fill it as empty it.
-fn hand_over(slots: usize, patience: impl Fn() -> Deadline + Sync) {
+fn call_python(slots: usize, patience: impl Fn() -> Deadline + Sync) {
     let (watched, place, rounds) = (Watched::new(slots), Plain::<Option<u64>>::default(), times(2000));
     together(THREADS, |who| {
         for round in 0..rounds {
@@ -67,19 +67,19 @@ fn hand_over(slots: usize, patience: impl Fn() -> Deadline + Sync) {
 #[test]
 fn condition() {
     let _turn = common::turn();
-    hand_over(SLOTS, soon);
+    call_python(SLOTS, soon);
 }
 
 #[test]
 fn condition_with_time_outs() {
     let _turn = common::turn();
-    hand_over(SLOTS, shortly);
+    call_python(SLOTS, shortly);
 }
 
 #[test]
 fn condition_with_fewer_slots_than_waiters() {
     let _turn = common::turn();
-    hand_over(1, soon);
+    call_python(1, soon);
 }
 
 #[test]
@@ -117,19 +117,19 @@ fn barrier() {
             // Two sets in turn: what is written for the next round is not what is still read of this one.
             let set = &written[(round % 2) as usize * THREADS..][..THREADS];
             set[who].alone(|n| *n = round);
-            let stay = match barrier.come(me(), round % 3 == 0, soon()).unwrap() {
-                Came::Released(stay) => stay,
-                Came::Act(stay) => {
+            let arrival = match barrier.arrive(me(), round % 3 == 0, soon()).unwrap() {
+                Arrived::Released(arrival) => arrival,
+                Arrived::Act(arrival) => {
                     set.iter().for_each(|plain| plain.alone(|n| *n += 1));
-                    barrier.release(stay, me()).unwrap();
-                    stay
+                    barrier.release(arrival, me()).unwrap();
+                    arrival
                 }
-                Came::Wait(stay) => {
-                    barrier.wait(stay, me(), soon()).unwrap();
-                    stay
+                Arrived::Wait(arrival) => {
+                    barrier.wait(arrival, me(), soon()).unwrap();
+                    arrival
                 }
             };
-            assert!((stay.index as usize) < THREADS);
+            assert!((arrival.index as usize) < THREADS);
             let all = round + u64::from(round % 3 == 0);
             assert!(set.iter().all(|plain| plain.read(|n| *n) == all));
         }
@@ -137,15 +137,15 @@ fn barrier() {
     assert_eq!((barrier.waiting(), barrier.is_broken()), (0, false));
 }
 
-fn permits(permits: usize) -> (PermitsState, Vec<Permit>) {
-    (PermitsState::new(), (0..permits).map(|_| Permit::new()).collect())
+fn permits(permits: usize) -> (RobustSemaphoreState, Vec<Permit>) {
+    (RobustSemaphoreState::new(), (0..permits).map(|_| Permit::new()).collect())
 }
 
 #[test]
 fn one_permit_by_name() {
     let _turn = common::turn();
     let (state, row) = permits(1);
-    let permits = Permits::new(&state, &row);
+    let permits = RobustSemaphore::new(&state, &row);
     let enter = |round| match round % 3 {
         0 => permits.try_acquire(me()),
         1 => in_time(permits.acquire(me(), shortly())).is_some(),
@@ -159,7 +159,7 @@ fn one_permit_by_name() {
 fn several_permits_by_name() {
     let _turn = common::turn();
     let (state, row) = permits(3);
-    let (permits, inside) = (Permits::new(&state, &row), std::sync::atomic::AtomicU64::new(0));
+    let (permits, inside) = (RobustSemaphore::new(&state, &row), std::sync::atomic::AtomicU64::new(0));
     together(THREADS + 2, |_| {
         for _ in 0..times(1000) {
             let _ = permits.acquire(me(), soon()).unwrap();

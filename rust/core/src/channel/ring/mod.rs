@@ -1,0 +1,337 @@
+//! A ring of messages, many producers and many consumers. It never waits for room or for messages: queue and pipe do.
+//!
+//! # Layout
+//! Messages are records in units of 16 bytes: a header, then the payload. A *position* is an offset in the segment, in units. The *base*
+//! is a circle that starts with 16 KiB and doubles up to 1 MiB while it stays unwrapped; a ring that may overflow goes on in *chunks*,
+//! extents of 1 MiB that are filled once from start to end, and comes back to the base when it is empty. Wherever the next record does not follow
+//! the last one a link says where it is; room for one link always stays behind the last record.
+//!
+//! # Protocol
+//! `tail` and `head` each hold a count of messages (28 bits) and a position (36 bits) in one word.
+//!
+//! - put, under the put lock: write the record, after a link where one is needed, behind `tail`, then store the new `tail`: the commit point, for link, record and count at once.
+//! - get, under the get lock: follow a link, copy the record out, store the new `head`: the commit point.
+//!
+//! As every commit adds or takes exactly one message with its link, the ring is empty exactly when head equals tail. Whoever dies before a
+//! commit has done nothing: what it wrote lies behind `tail` and is overwritten, what it read stays. Whoever takes the lock over then
+//! settles the extents that the dead one was moving (see [`extents`](super::extents)).
+//!
+//! `head_seen` and `tail_seen` are each side's last look at the other side's word, kept with its own: stale means too careful, never wrong, for
+//! the other side only makes room, or messages.
+//!
+//! # Readiness
+//! `ready` says that the ring's descriptor (whatever it is) has been made readable. Writers make it readable *before* the commit if it is
+//! not; it is cleared under the put lock when the ring is seen empty, and so never while a message is there. `ready` is stored 0 before the clearing
+//! and 1 after the setting: a death in between can only leave the descriptor readable without a message. A new ring's starts set.
+
+mod get;
+mod put;
+
+use std::sync::Arc;
+
+use crate::arena::Segment;
+use crate::channel::extents::{CHUNK, Extents, OwnedExtent, Range, Side};
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::facade::{AtomicU32, AtomicU64, Ordering};
+use crate::layout::{self, Backing};
+use crate::sync::mutex::{Acquired, Mutex};
+use crate::sync::waitset::WaitSet;
+use crate::sys::mapping::Mapping;
+use crate::sys::{liveness, memfd};
+
+pub use get::GetGuard;
+pub use put::PutGuard;
+
+/// Bytes of a unit, and of a record's header.
+pub const UNIT: u64 = 16;
+/// The base's bytes at first.
+pub const BASE_FIRST: u64 = 16 << 10;
+/// The base's bytes at most; this much of the segment is set aside for it.
+pub const BASE_MOST: u64 = 1 << 20;
+/// The largest payload that is copied under the lock; what is larger goes into an extent before.
+pub const INLINE: usize = 64 << 10;
+
+const POS_BITS: u32 = 36;
+const POS_MASK: u64 = (1 << POS_BITS) - 1;
+const COUNT_MASK: u64 = (1 << (64 - POS_BITS)) - 1;
+/// Messages that a ring can hold.
+pub const COUNT_MOST: u64 = COUNT_MASK - 1;
+
+const DATA: u8 = 1;
+const EXTENT: u8 = 2;
+const LINK: u8 = 3;
+/// Payload of an extent's record: offset, cap, length.
+const EXTENT_BYTES: usize = 24;
+
+/// The shared words, by who writes them: a cache line for waiting, one for each side.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct RingState {
+    /// Those who wait for a message.
+    pub not_empty: WaitSet,
+    /// Those who wait for room.
+    pub not_full: WaitSet,
+    /// Does anybody watch the descriptor? Then it is cleared as soon as the ring is empty.
+    pub watched: AtomicU32,
+    /// How often a copy of the reading end was closed.
+    pub reader_closings: AtomicU32,
+    maxsize: AtomicU64,
+    _reserved: [AtomicU64; 5],
+
+    put_lock: Mutex,
+    tail: AtomicU64,
+    head_seen: AtomicU64,
+    base_cap: AtomicU64,
+    ready: AtomicU32,
+    _reserved2: AtomicU32,
+    last_fds_id: AtomicU64,
+    /// The count of messages up to the last one that had to do with an extent.
+    last_extent: AtomicU64,
+
+    get_lock: Mutex,
+    head: AtomicU64,
+    tail_seen: AtomicU64,
+    _reserved4: [AtomicU64; 4],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cursor(u64);
+
+impl Cursor {
+    fn new(count: u64, pos: u64) -> Cursor {
+        Cursor((count & COUNT_MASK) << POS_BITS | pos & POS_MASK)
+    }
+    fn count(self) -> u64 {
+        self.0 >> POS_BITS
+    }
+    /// Byte offset in the segment.
+    fn at(self) -> u64 {
+        (self.0 & POS_MASK) * UNIT
+    }
+    fn since(self, head: Cursor) -> u64 {
+        self.count().wrapping_sub(head.count()) & COUNT_MASK
+    }
+}
+
+/// What a message carries besides its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MessageMeta {
+    /// How the bytes are to be read: the caller's business.
+    pub format: u8,
+    /// Descriptors that travel beside it.
+    pub fds: u8,
+}
+
+/// A message to put.
+#[derive(Debug)]
+pub enum Payload<'a> {
+    /// At most [`INLINE`] bytes.
+    Inline(&'a [u8]),
+    /// An extent of which the first bytes are filled.
+    Extent(OwnedExtent, u64),
+}
+
+/// A message that was got.
+#[derive(Debug)]
+pub struct Received {
+    /// See [`MessageMeta`].
+    pub meta: MessageMeta,
+    /// Its number among the ring's messages, modulo 2^28.
+    pub number: u64,
+    /// Where the bytes are: None: in the scratch given to `get`; else in the extent, so many.
+    pub extent: Option<(OwnedExtent, usize)>,
+}
+
+/// What a ring does not share.
+#[derive(Debug, Clone, Copy)]
+pub struct RingConfig {
+    /// Number of the ring in its segment.
+    pub index: u32,
+    /// Where the base is.
+    pub base: u64,
+    /// May it go on in chunks?
+    pub overflows: bool,
+    /// Messages in extents that may be unread at a time.
+    pub extents: u64,
+}
+
+/// A ring, as this process sees it.
+#[derive(Debug)]
+pub struct Ring {
+    state: layout::Object<RingState, Arc<Segment>>,
+    extents: Arc<Extents>,
+    config: RingConfig,
+}
+
+impl Ring {
+    /// The ring whose words are at `offset`.
+    pub fn new(segment: Arc<Segment>, offset: usize, extents: Arc<Extents>, config: RingConfig) -> Result<Ring> {
+        Ok(Ring { state: layout::Object::new(segment, offset)?, extents, config })
+    }
+
+    /// Make the words, in a new segment, and reserve the base. `maxsize` 0: no bound on messages.
+    pub fn set_up(&self, maxsize: u64) -> Result<()> {
+        memfd::reserve(self.state.backing(), self.config.base, BASE_FIRST)?;
+        let start = Cursor::new(0, self.config.base / UNIT).0;
+        let state = &*self.state;
+        state.maxsize.store(maxsize.min(COUNT_MOST), Ordering::Relaxed);
+        for word in [&state.tail, &state.head_seen, &state.head, &state.tail_seen] {
+            word.store(start, Ordering::Relaxed);
+        }
+        state.ready.store(1, Ordering::Relaxed);
+        state.base_cap.store(BASE_FIRST, Ordering::Release);
+        Ok(())
+    }
+
+    /// The shared words.
+    pub fn state(&self) -> &RingState {
+        &self.state
+    }
+
+    /// The bound on messages; 0: none.
+    pub fn maxsize(&self) -> u64 {
+        self.state.maxsize.load(Ordering::Relaxed)
+    }
+
+    /// Messages in it: exact at an instant between call and return.
+    pub fn len(&self) -> u64 {
+        let mut head = self.head();
+        loop {
+            let tail = self.tail();
+            let again = self.head();
+            if again == head {
+                return tail.since(head);
+            }
+            head = again;
+        }
+    }
+
+    /// No message in it?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// As many messages as allowed?
+    pub fn is_full(&self) -> bool {
+        let maxsize = self.maxsize();
+        maxsize > 0 && self.len() >= maxsize
+    }
+
+    /// May there be a message? Cheap, for a spinner.
+    pub fn looks_ready(&self) -> bool {
+        self.state.tail.load(Ordering::Relaxed) != self.state.head.load(Ordering::Relaxed)
+    }
+
+    // SeqCst: one half of the agreement with waiters, see `waitset`.
+    fn tail(&self) -> Cursor {
+        Cursor(self.state.tail.load(Ordering::SeqCst))
+    }
+
+    fn head(&self) -> Cursor {
+        Cursor(self.state.head.load(Ordering::SeqCst))
+    }
+
+    /// If no message and no link refers to an extent: since which message. The same again later: no extent has passed through meanwhile.
+    pub fn drained_at(&self) -> Option<u64> {
+        let last = self.state.last_extent.load(Ordering::SeqCst);
+        let (tail, head) = (self.tail(), self.head());
+        let since = head.count().wrapping_sub(last) & COUNT_MASK;
+        (since <= COUNT_MASK / 2 && self.in_base(tail.at())).then_some(last)
+    }
+
+    /// The right to put. `deadline` None: do not sleep for it (`WouldBlock`).
+    pub fn put_guard(&self, deadline: Option<Deadline>) -> Result<PutGuard<'_>> {
+        if self.take(&self.state.put_lock, deadline)? != Acquired::Clean {
+            self.extents.settle(Side::Put(self.config.index), self.state.tail.load(Ordering::Relaxed));
+            // The dead holder may have been between the two steps of clearing the descriptor.
+            self.state.ready.store(0, Ordering::Relaxed);
+        }
+        Ok(PutGuard::new(self))
+    }
+
+    /// The right to get, likewise.
+    pub fn get_guard(&self, deadline: Option<Deadline>) -> Result<GetGuard<'_>> {
+        if self.take(&self.state.get_lock, deadline)? != Acquired::Clean {
+            self.extents.settle(Side::Get(self.config.index), self.state.head.load(Ordering::Relaxed));
+        }
+        Ok(GetGuard::new(self))
+    }
+
+    #[inline]
+    fn take(&self, lock: &Mutex, deadline: Option<Deadline>) -> Result<Acquired> {
+        let me = liveness::me();
+        match deadline {
+            _ if lock.try_lock(me) => Ok(Acquired::Clean),
+            // Held for well under a microsecond as a rule.
+            None if lock.brief_spin(me) => Ok(Acquired::Clean),
+            None => lock.try_lock_or_recover(me).ok_or(Error::WouldBlock),
+            Some(deadline) => lock.lock_with_grace(me, deadline),
+        }
+    }
+
+    /// Has a ring that was full become worth waking a writer for? At once where messages are counted; where room is
+    /// short, when half is free, lest every message cost a wake-up.
+    pub fn has_room_again(&self) -> bool {
+        if self.maxsize() > 0 {
+            return true;
+        }
+        let (tail, head) = (self.tail(), self.head());
+        let cap = self.state.base_cap.load(Ordering::Relaxed).min(BASE_MOST);
+        let used = tail.at().wrapping_sub(head.at()).wrapping_add(if tail.at() < head.at() { cap } else { 0 });
+        // Extents are counted by messages: a large one may be what a writer waits with, or waits behind.
+        used <= cap / 2 && (self.drained_at().is_some() || tail.since(head) <= self.config.extents / 2)
+    }
+
+    fn in_base(&self, at: u64) -> bool {
+        (self.config.base..self.config.base + BASE_MOST).contains(&at)
+    }
+
+    /// The mapping that has the record at byte `at`, the place in it, and the bytes from there to the end of its region.
+    fn locate(&self, at: u64) -> Result<(Where<'_>, usize, u64)> {
+        if self.in_base(at) {
+            let end = self.config.base + BASE_MOST;
+            return Ok((Where::Base(self.state.backing().mapping()), at as usize, end - at));
+        }
+        let start = at & !(CHUNK - 1);
+        if !self.config.overflows || start < self.config.base + BASE_MOST {
+            return Err(Error::Corrupted("a position outside its ring"));
+        }
+        let chunk = self.extents.map(Range { offset: start, cap: CHUNK })?;
+        Ok((Where::Chunk(chunk), (at - start) as usize, start + CHUNK - at))
+    }
+}
+
+enum Where<'a> {
+    Base(&'a Mapping),
+    Chunk(Arc<Mapping>),
+}
+
+impl std::ops::Deref for Where<'_> {
+    type Target = Mapping;
+    fn deref(&self) -> &Mapping {
+        match self {
+            Where::Base(mapping) => mapping,
+            Where::Chunk(mapping) => mapping,
+        }
+    }
+}
+
+/// `more`: a link's target; the fds_id of a message with descriptors.
+fn header(kind: u8, meta: MessageMeta, len: usize, more: u64) -> [u8; UNIT as usize] {
+    let word = len as u64 | u64::from(kind) << 32 | u64::from(meta.format) << 40 | u64::from(meta.fds) << 48;
+    let mut bytes = [0; UNIT as usize];
+    bytes[..8].copy_from_slice(&word.to_le_bytes());
+    bytes[8..].copy_from_slice(&more.to_le_bytes());
+    bytes
+}
+
+fn word(bytes: &[u8], index: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[8 * index..8 * index + 8]);
+    u64::from_le_bytes(word)
+}
+
+fn record_bytes(len: usize) -> u64 {
+    UNIT + (len as u64).next_multiple_of(UNIT)
+}

@@ -1,0 +1,215 @@
+//! The writers' side of a ring: where a record goes, and its commit.
+
+use super::{
+    BASE_FIRST, BASE_MOST, COUNT_MOST, Cursor, DATA, EXTENT, EXTENT_BYTES, LINK, MessageMeta, POS_MASK, Payload, Ring,
+    UNIT, header, record_bytes,
+};
+use crate::channel::extents::{CHUNK, OwnedExtent, Side};
+use crate::error::{Error, Result};
+use crate::facade::Ordering;
+use crate::kill_point;
+use crate::sys::memfd;
+
+/// The put lock, held.
+#[derive(Debug)]
+pub struct PutGuard<'a> {
+    ring: &'a Ring,
+}
+
+impl<'a> PutGuard<'a> {
+    pub(super) fn new(ring: &'a Ring) -> Self {
+        PutGuard { ring }
+    }
+
+    /// No message in the ring? Consumers may be emptying it meanwhile, nobody is filling it.
+    pub fn is_empty(&self) -> bool {
+        self.ring.head() == self.ring.tail()
+    }
+
+    /// A number for the descriptors of the message that is put next. None is given twice, whoever dies: descriptors
+    /// whose message was never committed are nobody's.
+    pub fn new_fds_id(&self) -> u64 {
+        let last_fds_id = &self.ring.state.last_fds_id;
+        let fds_id = last_fds_id.load(Ordering::Relaxed).wrapping_add(1);
+        last_fds_id.store(fds_id, Ordering::Relaxed);
+        fds_id
+    }
+
+    /// Is the descriptor readable, so far as is known?
+    pub fn is_ready(&self) -> bool {
+        self.ring.state.ready.load(Ordering::Relaxed) != 0
+    }
+
+    /// The descriptor has just been made readable, or is about to be cleared.
+    pub fn set_ready(&self, readable: bool) {
+        self.ring.state.ready.store(u32::from(readable), Ordering::Relaxed);
+    }
+
+    /// Would `put` find room for this? What it needs is made, so that `put` then does.
+    ///
+    /// # Errors
+    /// Those of `put`.
+    pub fn make_room(&self, payload: &Option<Payload<'_>>) -> Result<()> {
+        let (len, is_extent) = match payload {
+            Some(Payload::Inline(bytes)) => (bytes.len(), false),
+            Some(Payload::Extent(..)) => (EXTENT_BYTES, true),
+            None => return Ok(()),
+        };
+        let tail = Cursor(self.ring.state.tail.load(Ordering::Relaxed));
+        self.place(tail, len, is_extent).map(drop)
+    }
+
+    /// Put one message. On error nothing has happened, and an extent is given back with it.
+    ///
+    /// # Errors
+    /// `Full`; `OutOfMemory`; `WouldBlock` if no slot is free for a chunk; `Interrupted`.
+    pub fn put(&self, meta: MessageMeta, payload: &mut Option<Payload<'_>>) -> Result<()> {
+        let mut described = [0; EXTENT_BYTES];
+        let (kind, bytes) = match payload {
+            Some(Payload::Inline(bytes)) => (DATA, *bytes),
+            Some(Payload::Extent(hold, _)) if !hold.is_ours() => {
+                return Err(Error::Corrupted("the message was prepared before this process was forked"));
+            }
+            Some(Payload::Extent(hold, len)) => {
+                let range = hold.range();
+                described[..8].copy_from_slice(&range.offset.to_le_bytes());
+                described[8..16].copy_from_slice(&range.cap.to_le_bytes());
+                described[16..].copy_from_slice(&len.to_le_bytes());
+                (EXTENT, &described[..])
+            }
+            None => return Ok(()),
+        };
+        let ring = self.ring;
+        let state = &*ring.state;
+        let tail = Cursor(state.tail.load(Ordering::Relaxed));
+        let place = self.place(tail, bytes.len(), kind == EXTENT)?;
+        let (mapping, offset, _) = ring.locate(place.at)?;
+        let fds_id = if meta.fds > 0 { state.last_fds_id.load(Ordering::Relaxed) } else { 0 };
+        mapping.write(offset, &header(kind, meta, bytes.len(), fds_id))?;
+        mapping.write(offset + UNIT as usize, bytes)?;
+        if place.at != tail.at() {
+            let (mapping, offset, _) = ring.locate(tail.at())?;
+            mapping.write(offset, &header(LINK, MessageMeta::default(), 0, place.at))?;
+        }
+        let new = Cursor::new(tail.count() + 1, (place.at + record_bytes(bytes.len())) / UNIT);
+        let side = Side::Put(ring.config.index);
+        let message = match payload.take() {
+            Some(Payload::Extent(hold, _)) => Some(hold),
+            _ => None,
+        };
+        if place.chunk.is_some() || message.is_some() || !ring.in_base(tail.at()) {
+            // Before the commit, so that nobody takes the ring for drained after it. SeqCst: see `Extents::grow`.
+            state.last_extent.store(new.count(), Ordering::SeqCst);
+        }
+        for hold in [&place.chunk, &message].into_iter().flatten() {
+            hold.intend(side, new.0);
+        }
+        kill_point!("ring.put.before_commit");
+        // Commit point. SeqCst: release for the record, and one half of the agreement with waiters.
+        state.tail.store(new.0, Ordering::SeqCst);
+        kill_point!("ring.put.after_commit");
+        for hold in [place.chunk, message].into_iter().flatten() {
+            hold.published();
+        }
+        Ok(())
+    }
+
+    /// Where a record with `len` bytes of payload goes.
+    fn place(&self, tail: Cursor, len: usize, is_extent: bool) -> Result<Place> {
+        let ring = self.ring;
+        let state = &*ring.state;
+        let mut head = Cursor(state.head_seen.load(Ordering::Relaxed));
+        let maxsize = match ring.maxsize() {
+            0 => COUNT_MOST,
+            n => n,
+        };
+        let most = if is_extent { maxsize.min(ring.config.extents) } else { maxsize };
+        let need = record_bytes(len);
+        let room = |head: Cursor| (tail.since(head) < most).then(|| self.room(tail, head, need)).flatten();
+        if let Some(at) = room(head) {
+            return Ok(Place { at, chunk: None });
+        }
+        head = self.look_at_head();
+        if let Some(at) = room(head) {
+            return Ok(Place { at, chunk: None });
+        }
+        if tail.since(head) >= most {
+            return Err(Error::Full);
+        }
+        if let Some(at) = self.widen(tail, head, need)? {
+            return Ok(Place { at, chunk: None });
+        }
+        if !ring.config.overflows {
+            return Err(Error::Full);
+        }
+        let chunk = ring.extents.allocate(CHUNK, true, || ring.drained_at())?;
+        let at = chunk.range().offset;
+        if at / UNIT + CHUNK / UNIT > POS_MASK {
+            chunk.discard();
+            return Err(Error::OutOfMemory);
+        }
+        Ok(Place { at, chunk: Some(chunk) })
+    }
+
+    fn look_at_head(&self) -> Cursor {
+        // Acquire (SeqCst): the consumer has copied out what it gave free.
+        let head = self.ring.head();
+        self.ring.state.head_seen.store(head.0, Ordering::Relaxed);
+        head
+    }
+
+    /// Where `need` bytes, with room for a link behind, fit without growing.
+    fn room(&self, tail: Cursor, head: Cursor, need: u64) -> Option<u64> {
+        let ring = self.ring;
+        let (base, cap) = (ring.config.base, ring.state.base_cap.load(Ordering::Relaxed).min(BASE_MOST));
+        let need = need + UNIT;
+        let at = tail.at();
+        if !ring.in_base(at) {
+            let left = CHUNK - (at & (CHUNK - 1));
+            // Empty: back to the base, whose pages are warm.
+            let empty = tail == head;
+            return if empty && need <= cap { Some(base) } else { (need <= left).then_some(at) };
+        }
+        if !ring.in_base(head.at()) {
+            // The base was entered at its start, when all was empty.
+            return (at + need <= base + cap).then_some(at);
+        }
+        if at >= head.at() {
+            if at + need <= base + cap { Some(at) } else { (base + need <= head.at()).then_some(base) }
+        } else {
+            (at + need <= head.at()).then_some(at)
+        }
+    }
+
+    /// Double the base, if that makes room and the ring is not wrapped.
+    fn widen(&self, tail: Cursor, head: Cursor, need: u64) -> Result<Option<u64>> {
+        let ring = self.ring;
+        let (base, at) = (ring.config.base, tail.at());
+        let cap = ring.state.base_cap.load(Ordering::Relaxed).clamp(BASE_FIRST, BASE_MOST);
+        if !ring.in_base(at) || (ring.in_base(head.at()) && head.at() > at) {
+            return Ok(None);
+        }
+        let mut wider = cap;
+        while at + need + UNIT > base + wider {
+            wider *= 2;
+            if wider > BASE_MOST {
+                return Ok(None);
+            }
+        }
+        memfd::reserve(ring.state.backing(), base + cap, wider - cap)?;
+        // Consumers do not use it: they follow links.
+        ring.state.base_cap.store(wider, Ordering::Relaxed);
+        Ok(Some(at))
+    }
+}
+
+struct Place {
+    at: u64,
+    chunk: Option<OwnedExtent>,
+}
+
+impl Drop for PutGuard<'_> {
+    fn drop(&mut self) {
+        self.ring.state.put_lock.unlock();
+    }
+}

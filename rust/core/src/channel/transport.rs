@@ -1,0 +1,177 @@
+//! A ring with a socket beside it, which carries what only the kernel can: readiness for `poll`, and descriptors.
+//!
+//! Readiness: a one-byte packet, the *ready packet*, says that the ring has messages (see `ready` in [`ring`](super::ring)). It is there from the start, and nobody cares, until somebody asks
+//! for the descriptor or sleeps on it: then it is cleared, under the put lock and with the ring seen empty, and the next sender finds it gone and
+//! sends one, before its commit.
+//!
+//! Descriptors: a packet tagged with a number of its own, the message's `fds_id`, goes before the commit, and a ready packet follows it, so that taking the packet leaves
+//! the socket readable. The receiver looks at the packet under the get lock without taking it, commits, then takes it. A packet whose
+//! message was never committed, or already taken, is stale: it is skipped.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::channel::ring::{MessageMeta, Payload, Received, Ring};
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::facade::Ordering;
+use crate::kill_point;
+use crate::sys::socket::{self, Packet};
+
+/// What to send: bytes, what goes with them, and descriptors.
+#[derive(Debug)]
+pub struct Outgoing<'a, 'b> {
+    /// See [`MessageMeta`]; its `fds` is the number of `fds`.
+    pub meta: MessageMeta,
+    /// The bytes; taken once they are sent.
+    pub payload: &'a mut Option<Payload<'b>>,
+    /// The descriptors.
+    pub fds: &'a [BorrowedFd<'a>],
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Transport {
+    ring: Ring,
+}
+
+impl Transport {
+    /// A lane along `ring`.
+    pub fn new(ring: Ring) -> Transport {
+        Transport { ring }
+    }
+
+    /// The ring.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Put one message; `socket` leads to the receivers'. `deadline` None: without sleeping for the lock.
+    ///
+    /// # Errors
+    /// `Full`, also when too many descriptors are on their way; those of `PutGuard::put`.
+    #[inline]
+    pub fn send(
+        &self,
+        socket: BorrowedFd<'_>,
+        outgoing: &mut Outgoing<'_, '_>,
+        deadline: Option<Deadline>,
+    ) -> Result<()> {
+        let putting = self.ring.put_guard(deadline)?;
+        let was_ready = putting.is_ready();
+        if !outgoing.fds.is_empty() {
+            putting.make_room(outgoing.payload)?;
+            if !socket::send_fds(socket, putting.new_fds_id(), outgoing.fds)? {
+                return Err(Error::Full);
+            }
+            kill_point!("transport.fds_sent");
+            putting.set_ready(false);
+        }
+        if !putting.is_ready() {
+            // No room: descriptors that nobody has taken fill it. One that was just sent is stale then.
+            if !socket::send_ready(socket)? {
+                putting.set_ready(was_ready);
+                return Err(Error::Full);
+            }
+            kill_point!("transport.ready_sent");
+            putting.set_ready(true);
+        }
+        putting.put(outgoing.meta, outgoing.payload)
+    }
+
+    /// Get one message, and the descriptors that came along.
+    ///
+    /// # Errors
+    /// `Empty`; those of `GetGuard::get`.
+    #[inline]
+    pub fn recv(
+        &self,
+        socket: BorrowedFd<'_>,
+        scratch: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+        deadline: Option<Deadline>,
+    ) -> Result<Received> {
+        scratch.clear();
+        let getting = self.ring.get_guard(deadline)?;
+        let mut missing = false;
+        let mut received = getting.get(scratch, |meta, fds_id, _| {
+            missing = meta.fds > 0 && !look_for(socket, fds_id, fds)?;
+            // The kernel leaves out those for which this process has no number left.
+            if meta.fds > 0 && !missing && fds.len() != usize::from(meta.fds) {
+                return Err(Error::Os(Errno::MFILE));
+            }
+            Ok(())
+        });
+        if received.as_ref().is_ok_and(|received| received.meta.fds > 0 && !missing) {
+            kill_point!("transport.fds_taken");
+            socket::pop(socket);
+        }
+        drop(getting);
+        if missing && received.is_ok() {
+            // Nobody could make anything of the message: those behind it must not wait for ever.
+            received = Err(Error::Corrupted("a message's descriptors are missing"));
+        }
+        // SeqCst: whoever begins to watch either sees the ring empty, or is seen here.
+        if self.ring.state().watched.load(Ordering::SeqCst) != 0 && self.ring.is_empty() {
+            // A watcher who finds nothing was called for nothing: a kill has left the socket readable. Failing at this costs a
+            // needless call, and must not cost the message.
+            let _ = self.clear_ready(socket, matches!(received, Err(Error::Empty)));
+        }
+        received
+    }
+
+    /// Take the ready packet away if the ring is empty; is it? `force`: the socket was readable although no ready packet is known of: a sender was
+    /// killed between sending something and saying so.
+    #[cold]
+    pub fn clear_ready(&self, socket: BorrowedFd<'_>, force: bool) -> Result<bool> {
+        loop {
+            // The get lock first: a receiver may have taken the last message and not yet its packet.
+            let both = self.ring.get_guard(Some(Deadline::PASSED));
+            match both.and_then(|getting| Ok((self.ring.put_guard(Some(Deadline::PASSED))?, getting))) {
+                // The loop that called this sleeps next, and sees to signals there.
+                Err(Error::Interrupted) => continue,
+                Err(Error::TimedOut) => return Ok(true),
+                Err(e) => return Err(e),
+                Ok((putting, _getting)) => {
+                    if !putting.is_empty() {
+                        return Ok(false);
+                    }
+                    if force || putting.is_ready() {
+                        putting.set_ready(false);
+                        kill_point!("transport.ready_clearing");
+                        socket::drain(socket);
+                    }
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// From now on the socket is readable only while a message is there.
+    pub fn watch(&self, socket: BorrowedFd<'_>) -> Result<()> {
+        if self.ring.state().watched.swap(1, Ordering::SeqCst) == 0 {
+            self.clear_ready(socket, false)?;
+        }
+        Ok(())
+    }
+}
+
+/// The descriptors in `fds_id`, which stay in the socket for now; are they there?
+#[cold]
+fn look_for(socket: BorrowedFd<'_>, fds_id: u64, fds: &mut Vec<OwnedFd>) -> Result<bool> {
+    fds.clear();
+    loop {
+        match socket::peek(socket)? {
+            Packet::Fds(id, found) if id == fds_id => {
+                *fds = found;
+                return Ok(true);
+            }
+            Packet::None => return Ok(false),
+            // A later message's.
+            Packet::Fds(id, _) if id.wrapping_sub(fds_id) < u64::MAX / 2 => return Ok(false),
+            // A ready packet (one follows the packet that is looked for), or stale.
+            _ => socket::pop(socket),
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! A semaphore that knows who holds its permits, so that those of the dead come back.
+//!
+//! # Protocol
+//! One word for each permit: 0, or the process that holds it ([`Owner`]). There is no count beside them that could disagree.
+//!
+//! - acquire: CAS a free word 0 -> me: the commit point, which says in the same word by whom.
+//! - wait: register on the [`WaitSet`], try once more, park.
+//! - release: CAS one of this process's words me -> 0: the commit point; then notify. A process that holds none cannot release.
+//!
+//! Death of a holder: waiters look at the holders at the end of each slice, and who does not wait looks once in a while: a
+//! word that names one proved dead is taken over by CAS dead -> me. Of a releaser before its wake-up, or of a woken waiter: slices end.
+//! Of a waiter: one needless wake-up.
+//!
+//! Acquire on taking, release on giving back: from one holder of a permit to the next.
+
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::facade::{self, AtomicU32, AtomicU64, Liveness, Ordering, Owner, Parked};
+use crate::kill_point;
+use crate::sync::mutex::Acquired;
+use crate::sync::probe::{may_probe, turn};
+use crate::sync::spin::Spin;
+use crate::sync::waitset::WaitSet;
+
+/// The most permits that are kept by name: what is looked through at each call.
+pub const MAX: usize = 1 << 12;
+/// Holders that get a thorough look at the end of a slice; the others get a cheap one, and a thorough one in turn.
+const LOOKS: usize = 6;
+/// Rows up to this long are looked through again and again while spinning.
+const SHORT: usize = 64;
+
+static SPIN: Spin = Spin::new(20_000);
+
+/// What such a semaphore needs besides its permits. All zero is at rest.
+#[repr(C)]
+#[derive(Debug)]
+pub struct RobustSemaphoreState {
+    waiting: WaitSet,
+    recoveries: AtomicU32,
+    /// Where a free one was last seen: a guess.
+    hint: AtomicU32,
+    _reserved: AtomicU32,
+}
+
+impl RobustSemaphoreState {
+    /// At rest.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        RobustSemaphoreState {
+            waiting: WaitSet::new(),
+            recoveries: AtomicU32::new(0),
+            hint: AtomicU32::new(0),
+            _reserved: AtomicU32::new(0),
+        }
+    }
+}
+
+/// A permit: its holder, or nobody.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Permit(AtomicU64);
+
+impl Permit {
+    /// Free.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Permit(AtomicU64::new(0))
+    }
+
+    fn take(&self, from: u64, me: Owner) -> bool {
+        // Acquire: pairs with the release of the last holder.
+        self.0.compare_exchange(from, me.word(), Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn holder(&self) -> Option<Owner> {
+        // SeqCst: with the waitset, for one who looks once more after registering. Loom makes less of it than the memory model does.
+        let word = if cfg!(loom) { self.0.fetch_or(0, Ordering::SeqCst) } else { self.0.load(Ordering::SeqCst) };
+        Owner::in_word(word)
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy)]
+pub struct RobustSemaphore<'a> {
+    state: &'a RobustSemaphoreState,
+    permits: &'a [Permit],
+}
+
+impl<'a> RobustSemaphore<'a> {
+    /// The semaphore that these make up.
+    pub fn new(state: &'a RobustSemaphoreState, permits: &'a [Permit]) -> Self {
+        RobustSemaphore { state, permits }
+    }
+
+    /// All permits with their numbers, from `first` on and round.
+    fn from(&self, first: usize) -> impl Iterator<Item = (usize, &'a Permit)> {
+        let first = first.min(self.permits.len());
+        let (before, after) = self.permits.split_at(first);
+        let wrapped = before.iter().enumerate();
+        after.iter().enumerate().map(move |(at, permit)| (first + at, permit)).chain(wrapped)
+    }
+
+    /// Take a permit if one is free.
+    pub fn try_acquire(&self, me: Owner) -> bool {
+        let hint = self.state.hint.load(Ordering::Relaxed) as usize;
+        let taken = self.from(hint).find(|(_, permit)| permit.holder().is_none() && permit.take(0, me));
+        if let Some((at, _)) = taken
+            && at != hint
+        {
+            self.state.hint.store(at as u32, Ordering::Relaxed);
+        }
+        taken.is_some()
+    }
+
+    /// Take a permit if one is free, or if its holder is proved dead.
+    pub fn try_acquire_or_recover(&self, me: Owner) -> Option<Acquired> {
+        if self.try_acquire(me) {
+            return Some(Acquired::Clean);
+        }
+        if may_probe() { self.recover(me, turn(), LOOKS).ok() } else { None }
+    }
+
+    /// Take a permit from the dead: `Err` tells whether somebody is dying. Thorough looks for `looks` of the holders, from the `turn`th on.
+    fn recover(&self, me: Owner, turn: usize, looks: usize) -> std::result::Result<Acquired, Liveness> {
+        let mut found = Liveness::Unknown;
+        // Those already looked at, the last ones at least: a process may hold many.
+        let (mut seen, mut next) = ([None; 16], 0);
+        let first = turn.wrapping_mul(looks.min(self.permits.len())) % self.permits.len().max(1);
+        let mut looks = looks;
+        for (_, permit) in self.from(first) {
+            let Some(owner) = permit.holder().filter(|&owner| !seen.contains(&Some(owner))) else { continue };
+            seen[next % seen.len()] = Some(owner);
+            next += 1;
+            let now = match looks {
+                0 if facade::is_dead_quick(owner) => Liveness::Dead,
+                0 => Liveness::Unknown,
+                _ => {
+                    looks -= 1;
+                    facade::probe(owner)
+                }
+            };
+            match now {
+                Liveness::Dead => {
+                    if permit.take(owner.word(), me) {
+                        kill_point!("robust_semaphore.recovered");
+                        self.state.recoveries.fetch_add(1, Ordering::Relaxed);
+                        // It may have held more than this one.
+                        self.state.waiting.notify();
+                        return Ok(Acquired::Recovered(owner));
+                    }
+                    seen = [None; 16];
+                }
+                Liveness::Dying => found = now,
+                Liveness::Unknown => (),
+            }
+        }
+        Err(found)
+    }
+
+    /// Take a permit, waiting until `deadline`.
+    ///
+    /// # Errors
+    /// `TimedOut`, or `Interrupted` by a signal.
+    pub fn acquire(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
+        let resumed = facade::resumed();
+        let spins = deadline != Deadline::PASSED && !resumed && self.permits.len() <= SHORT;
+        if spins && SPIN.until(|| self.try_acquire(me).then_some(())).is_some() {
+            return Ok(Acquired::Clean);
+        }
+        if deadline.passed() {
+            return self.try_acquire_or_recover(me).ok_or(Error::TimedOut);
+        }
+        let mut slice = facade::SLICE;
+        let mut looked = resumed;
+        loop {
+            let seen = self.state.waiting.register();
+            if self.try_acquire(me) {
+                kill_point!("robust_semaphore.taken");
+                self.pass_on();
+                return Ok(Acquired::Clean);
+            }
+            // Before the first sleep, too: it may have been dead for long.
+            match if looked { Err(Liveness::Unknown) } else { self.recover(me, 0, 0) } {
+                Ok(recovered) => return Ok(recovered),
+                Err(_) if deadline.passed() => {
+                    self.pass_on();
+                    return Err(Error::TimedOut);
+                }
+                Err(_) => looked = true,
+            }
+            kill_point!("robust_semaphore.parking");
+            let parked = self.state.waiting.park_for(seen, deadline, slice);
+            kill_point!("robust_semaphore.woken");
+            slice = facade::SLICE;
+            // Signals and wake-ups that come more often than slices end must not keep a death from being noticed; and whoever took over
+            // from the dead wakes others, for there may be more.
+            if parked == Ok(Parked::TimedOut) || may_probe() {
+                match self.recover(me, turn(), LOOKS) {
+                    Ok(recovered) => return Ok(recovered),
+                    Err(Liveness::Dying) => slice = facade::DYING,
+                    Err(_) => (),
+                }
+            }
+            if parked? == Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
+                facade::end_slice()?;
+            }
+        }
+    }
+
+    /// One who leaves the waitset may have been woken for a permit that others wait for as well.
+    fn pass_on(&self) {
+        if self.free() > 0 {
+            self.state.waiting.notify();
+        }
+    }
+
+    /// Give a permit of this process's back.
+    ///
+    /// # Errors
+    /// `NotOwner` if it holds none.
+    pub fn release(&self, me: Owner) -> Result<()> {
+        let hint = self.state.hint.load(Ordering::Relaxed) as usize;
+        let mut mine = self.from(hint).filter(|(_, permit)| permit.holder() == Some(me));
+        // SeqCst: with the waitset's registration; and release: pairs with the acquire of whoever takes it.
+        let given =
+            |permit: &Permit| permit.0.compare_exchange(me.word(), 0, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        let Some((at, _)) = mine.find(|(_, permit)| given(permit)) else { return Err(Error::NotOwner) };
+        if at != hint {
+            self.state.hint.store(at as u32, Ordering::Relaxed);
+        }
+        kill_point!("robust_semaphore.released");
+        self.state.waiting.notify();
+        Ok(())
+    }
+
+    /// RobustSemaphore that are free, at this instant.
+    pub fn free(&self) -> u32 {
+        self.permits.iter().filter(|permit| permit.holder().is_none()).count() as u32
+    }
+
+    /// All permits.
+    pub fn most(&self) -> u32 {
+        self.permits.len() as u32
+    }
+
+    /// How often one was taken over from a dead holder.
+    pub fn recoveries(&self) -> u32 {
+        self.state.recoveries.load(Ordering::Relaxed)
+    }
+
+    /// Test aid: as if a holder's death had just ended a waiter's slice.
+    #[cfg(loom)]
+    pub fn ring(&self) {
+        self.state.waiting.ring();
+    }
+}

@@ -1,0 +1,135 @@
+//! A pair of connected sockets: hang-up, tokens and descriptors travel on it.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
+};
+
+use crate::deadline::{now, span};
+use crate::error::{Error, Result};
+
+/// Descriptors that one message may carry (the kernel's limit is 253).
+pub const MAX_FDS: usize = 64;
+
+/// Two connected ends. Packets keep their borders, and an end notices when every copy of the other is closed.
+pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// Send a one-byte packet; false if the socket is full (the other end is readable then, all the same).
+pub fn send_ready(fd: impl AsFd) -> Result<bool> {
+    match send(fd, b"t", SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Ok(_) => Ok(true),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(Errno::PIPE | Errno::CONNRESET) => Err(Error::PeerGone),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Throw away every packet that has arrived, descriptors included.
+pub fn drain(fd: impl AsFd) {
+    let mut byte = [0u8; 1];
+    // 0 is a hang-up (packets are never empty); an error means nothing is left. A signal may cut in.
+    loop {
+        match rustix::net::recv(&fd, &mut byte, RecvFlags::DONTWAIT) {
+            Ok((n, _)) if n > 0 => (),
+            Err(Errno::INTR | Errno::CONNRESET) => (),
+            _ => break,
+        }
+    }
+}
+
+/// Send `fds` under the number `tag`; false if the socket is full.
+pub fn send_fds(fd: impl AsFd, tag: u64, fds: &[BorrowedFd<'_>]) -> Result<bool> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Error::TooLarge);
+    }
+    let bytes = tag.to_ne_bytes();
+    match sendmsg(fd, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Ok(_) => Ok(true),
+        // ETOOMANYREFS: this user has too many descriptors in flight.
+        Err(Errno::AGAIN | Errno::TOOMANYREFS) => Ok(false),
+        Err(Errno::PIPE | Errno::CONNRESET) => Err(Error::PeerGone),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The first packet, which stays where it is.
+pub enum Packet {
+    /// There is none.
+    None,
+    /// A token.
+    Token,
+    /// Descriptors under their tag: copies, for the packet still has its own.
+    Fds(u64, Vec<OwnedFd>),
+}
+
+/// Look at the first packet.
+pub fn peek(fd: impl AsFd) -> Result<Packet> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0u8; 8];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = loop {
+        match recvmsg(&fd, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            Ok(got) => break got,
+            // Told once, ahead of the packets, when the other end was closed with something unread.
+            Err(Errno::CONNRESET) => (),
+            Err(Errno::AGAIN) => return Ok(Packet::None),
+            Err(e) => return Err(e.into()),
+        }
+    };
+    match got.bytes {
+        0 => Ok(Packet::None),
+        8 => {
+            let fds = control.drain().filter_map(|m| match m {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            });
+            Ok(Packet::Fds(u64::from_ne_bytes(bytes), fds.flatten().collect()))
+        }
+        _ => Ok(Packet::Token),
+    }
+}
+
+/// Throw away the first packet.
+pub fn pop(fd: impl AsFd) {
+    let mut byte = [0u8; 1];
+    while matches!(rustix::net::recv(&fd, &mut byte, RecvFlags::DONTWAIT), Err(Errno::INTR | Errno::CONNRESET)) {}
+}
+
+/// What a look at an end shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// A packet waits.
+    pub readable: bool,
+    /// Every copy of the other end is closed.
+    pub hung_up: bool,
+}
+
+/// Wait until a packet or a hang-up comes, or until `until` (monotonic, nanoseconds; 0: just look).
+pub fn wait(fd: impl AsFd, until: u64) -> Result<Seen> {
+    wait_for(fd, PollFlags::IN, until)
+}
+
+/// Wait for a hang-up alone.
+pub fn hung_up(fd: impl AsFd) -> bool {
+    wait_for(fd, PollFlags::empty(), 0).is_ok_and(|seen| seen.hung_up)
+}
+
+fn wait_for(fd: impl AsFd, events: PollFlags, until: u64) -> Result<Seen> {
+    let left = if until == 0 { 0 } else { until.saturating_sub(now()) };
+    let mut fds = [PollFd::new(&fd, events)];
+    poll(&mut fds, Some(&span(left)))?;
+    let seen = fds[0].revents();
+    Ok(Seen { readable: seen.contains(PollFlags::IN), hung_up: seen.intersects(PollFlags::HUP | PollFlags::ERR) })
+}

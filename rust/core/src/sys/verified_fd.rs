@@ -1,0 +1,68 @@
+//! A descriptor that knows its file, so that a number closed behind our back is not taken for ours.
+//!
+//! Programs close descriptors wholesale (`os.closerange`, daemons); the number is then somebody else's. Such a number
+//! is neither lent nor closed. Between the look and the use another thread may still close it: that cannot be told
+//! apart from a program that closes the descriptors of others.
+#![allow(unsafe_code)]
+
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+use crate::error::Result;
+use crate::sys::memfd;
+
+/// A descriptor and its file's (device, inode).
+#[derive(Debug)]
+pub struct VerifiedFd {
+    fd: ManuallyDrop<OwnedFd>,
+    id: (u64, u64),
+}
+
+impl VerifiedFd {
+    /// Take `fd`.
+    pub fn new(fd: OwnedFd) -> Result<VerifiedFd> {
+        let id = memfd::identity(&fd)?;
+        Ok(VerifiedFd { fd: ManuallyDrop::new(fd), id })
+    }
+
+    /// (device, inode).
+    pub fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
+    /// The descriptor, if it is still that of the file.
+    pub fn get(&self) -> Option<BorrowedFd<'_>> {
+        memfd::identity(&*self.fd).is_ok_and(|id| id == self.id).then(|| self.fd.as_fd())
+    }
+
+    /// The descriptor alone.
+    pub fn into_fd(self) -> OwnedFd {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: taken once, for `this` is never dropped.
+        unsafe { ManuallyDrop::take(&mut this.fd) }
+    }
+
+    /// Close `other`, a second descriptor of the same file, unless it is the very same number (a spawned child is
+    /// given each number once, however many objects name it).
+    pub fn absorb(&self, other: OwnedFd) {
+        if other.as_raw_fd() == self.fd.as_raw_fd() {
+            let _ = other.into_raw_fd();
+        }
+    }
+}
+
+/// The number, whosever it is by now.
+impl AsFd for VerifiedFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for VerifiedFd {
+    fn drop(&mut self) {
+        if self.get().is_some() {
+            // SAFETY: dropped here alone, and nothing touches the field afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.fd) };
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The fast path of the hottest methods, straight on the interpreter's C API.
+
+pub mod bound_method;
+pub mod fast_methods;

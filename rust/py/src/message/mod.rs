@@ -1,0 +1,5 @@
+//! Python objects to messages and back.
+
+pub mod channel_fds;
+pub mod codec;
+pub mod pickler;

@@ -1,0 +1,7 @@
+//! The classes of `fastmp.sharedctypes`.
+
+pub mod array;
+pub mod guarded;
+pub mod memory;
+pub mod scalar;
+pub mod value;

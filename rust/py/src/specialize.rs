@@ -1,0 +1,36 @@
+//! Descriptors of a subclass's own.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::sharedctypes::guarded::Guarded;
+use crate::synchronize::lock::{Lock, RLock};
+use crate::synchronize::semaphore::{BoundedSemaphore, Semaphore};
+use crate::{capi::fast_methods, sharedctypes::guarded, sharedctypes::value};
+
+/// Give a subclass descriptors of its own for the bare methods that it inherits.
+///
+/// The interpreter specialises a call of such a method only where the object is exactly of the class that the
+/// descriptor names, and checks it sooner.
+#[pyfunction]
+#[pyo3(name = "_own_descriptors")]
+pub fn own_descriptors<'py>(cls: Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {
+    if cls.is_subclass_of::<Guarded>()? {
+        guarded::install(&cls)?;
+        if cls.hasattr("fetch_add")? {
+            value::install(&cls)?;
+        }
+    } else if cls.is_subclass_of::<Lock>()? {
+        fast_methods::install_in::<Lock>(&cls)?;
+    } else if cls.is_subclass_of::<RLock>()? {
+        fast_methods::install_in::<RLock>(&cls)?;
+    } else if cls.is_subclass_of::<Semaphore>()? {
+        fast_methods::install_in::<Semaphore>(&cls)?;
+    } else if cls.is_subclass_of::<BoundedSemaphore>()? {
+        fast_methods::install_in::<BoundedSemaphore>(&cls)?;
+    } else {
+        return Err(PyTypeError::new_err("a class without bare methods"));
+    }
+    Ok(cls)
+}

@@ -1,0 +1,201 @@
+//! `Lock` and `RLock`.
+
+use std::ffi::CString;
+use std::os::fd::RawFd;
+
+use fastmp_core::arena::Block;
+use fastmp_core::layout::{Kind, Object};
+use fastmp_core::sync::lock::LockState;
+use fastmp_core::sync::mutex::Acquired;
+use fastmp_core::sys::liveness::{Owner, me, thread_id};
+use fastmp_core::{Deadline, Error, Result};
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::capi::fast_methods::FastLock;
+use crate::errors::{OwnerDiedWarning, raise};
+use crate::handles::{Given, Lent};
+use crate::{blocking, handles};
+
+type Shared = Object<LockState, Block>;
+
+fn create() -> PyResult<Shared> {
+    let block = Block::alloc(Kind::Lock, size_of::<LockState>()).map_err(raise)?;
+    let payload = block.payload();
+    Object::new(block, payload).map_err(raise)
+}
+
+fn attach(handle: Given) -> PyResult<Shared> {
+    let block = handles::attach(handle, Kind::Lock)?;
+    let payload = block.payload();
+    Object::new(block, payload).map_err(raise)
+}
+
+/// The slow path of both: whatever the fast path could not do at once.
+#[cold]
+pub fn acquire(py: Python<'_>, state: &LockState, name: &str, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    let got: Result<Acquired> = if block {
+        let deadline = blocking::deadline(timeout);
+        // Who it is for is asked each time: a signal handler may have forked.
+        blocking::wait(py, || state.lock(me(), thread_id(), deadline))?
+    } else {
+        state.try_lock_or_recover(me(), thread_id()).ok_or(Error::TimedOut)
+    };
+    match got {
+        Ok(Acquired::Clean) => Ok(true),
+        Ok(Acquired::Recovered(dead)) => {
+            // A warning made an error: the caller must not end up with the lock.
+            warn(py, name, dead).inspect_err(|_| state.unlock_if_mine(me()))?;
+            Ok(true)
+        }
+        Err(Error::TimedOut) => Ok(false),
+        Err(other) => Err(raise(other)),
+    }
+}
+
+/// Take it, however long that takes; tells whom it was taken over from.
+pub fn wait_for(py: Python<'_>, state: &LockState) -> PyResult<Option<Owner>> {
+    match blocking::wait(py, || state.lock(me(), thread_id(), Deadline::Never))?.map_err(raise)? {
+        Acquired::Clean => Ok(None),
+        Acquired::Recovered(dead) => Ok(Some(dead)),
+    }
+}
+
+/// Say that `name` was taken over from a dead process; fails if the program makes an error of it.
+pub fn warn(py: Python<'_>, name: &str, dead: Owner) -> PyResult<()> {
+    let text = format!("{name} was held by process {}, which died; what it guards may be half-done", dead.pid());
+    PyErr::warn(py, &py.get_type::<OwnerDiedWarning>(), &CString::new(text).unwrap_or_default(), 1)
+}
+
+/// Take it back `depth` times after a wait. Unlike after `acquire` it is held also if a warning has become an error: the caller is inside a `with`.
+pub fn take_back(py: Python<'_>, state: &LockState, name: &str, depth: u32) -> PyResult<()> {
+    let got = blocking::wait(py, || state.lock_with_depth(me(), thread_id(), depth, Deadline::Never))?;
+    match got.map_err(raise)? {
+        Acquired::Clean => Ok(()),
+        Acquired::Recovered(dead) => warn(py, name, dead),
+    }
+}
+
+macro_rules! lock_class {
+    ($class:ident, $doc:literal, $attempt:expr, $end:expr) => {
+        #[doc = $doc]
+        #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
+        pub struct $class {
+            state: Shared,
+        }
+
+        impl $class {
+            /// What is shared.
+            pub fn state(&self) -> &LockState {
+                &self.state
+            }
+
+            /// Take it if that is possible without waiting.
+            #[inline(always)]
+            fn attempt(&self) -> Result<bool> {
+                ($attempt)(&self.state)
+            }
+
+            #[inline(always)]
+            fn end(&self) -> Result<()> {
+                ($end)(&self.state)
+            }
+        }
+
+        impl FastLock for $class {
+            #[inline(always)]
+            fn try_acquire(&self) -> bool {
+                matches!(self.attempt(), Ok(true))
+            }
+
+            #[inline(always)]
+            fn try_release(&self) -> bool {
+                self.end().is_ok()
+            }
+        }
+
+        #[pymethods]
+        impl $class {
+            #[new]
+            #[pyo3(signature = (*, ctx = None, _handle = None))]
+            fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
+                let _ = ctx;
+                let state = match _handle {
+                    Some(handle) => attach(handle)?,
+                    None => create()?,
+                };
+                Ok(Self { state })
+            }
+
+            #[classmethod]
+            fn _attach<'py>(
+                cls: &Bound<'py, PyType>,
+                fd: RawFd,
+                token: RawFd,
+                offset: usize,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                handles::attached(cls, (fd, token, offset))
+            }
+
+            #[pyo3(signature = (block = true, timeout = None))]
+            fn _acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+                match self.attempt().map_err(raise)? {
+                    true => Ok(true),
+                    false => acquire(py, &self.state, stringify!($class), block, timeout),
+                }
+            }
+
+            fn _release(&self) -> PyResult<()> {
+                self.end().map_err(raise)
+            }
+
+            /// How often it was taken over from a process that died holding it.
+            #[getter]
+            fn recoveries(&self) -> u32 {
+                self.state.recoveries()
+            }
+
+            /// (process id, native thread id) of the holder, or None.
+            #[getter]
+            fn owner(&self) -> Option<(u32, u32)> {
+                self.state.owner().map(|(owner, thread)| (owner.pid(), thread))
+            }
+
+            fn _is_mine(&self) -> bool {
+                self.state.is_mine(me(), thread_id())
+            }
+
+            fn _count(&self) -> u32 {
+                match self.state.owner() {
+                    Some((owner, _)) if owner == me() => self.state.depth(),
+                    _ => 0,
+                }
+            }
+
+            fn _get_value(&self) -> u32 {
+                u32::from(self.state.owner().is_none())
+            }
+
+            fn _handle(&self) -> PyResult<Lent> {
+                handles::handle(self.state.backing())
+            }
+        }
+    };
+}
+
+lock_class!(
+    Lock,
+    "A lock that one thread of one process holds at a time.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
+    |state: &Shared| -> Result<bool> { Ok(state.try_lock_once(me(), thread_id())) },
+    |state: &Shared| state.unlock_any()
+);
+
+lock_class!(
+    RLock,
+    "A lock that its holding thread may take again; it must release it as often.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
+    |state: &Shared| -> Result<bool> {
+        let (me, thread) = (me(), thread_id());
+        if state.try_lock_once(me, thread) { Ok(true) } else { state.try_reenter(me, thread) }
+    },
+    |state: &Shared| state.unlock_once(me(), thread_id())
+);
