@@ -17,7 +17,7 @@ from multiprocessing.context import (
 )
 
 from . import connection, queues, start_method, synchronize
-from .process import BaseProcess, ForkProcess, Process, SpawnProcess
+from .process import BaseProcess, ForkProcess, ForkServerProcess, Process, SpawnProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ __all__ = [
     "DefaultContext",
     "ForkContext",
     "ForkProcess",
+    "ForkServerContext",
+    "ForkServerProcess",
     "Process",
     "ProcessError",
     "SpawnContext",
@@ -146,6 +148,13 @@ class SpawnContext(BaseContext):
     Process = SpawnProcess
 
 
+class ForkServerContext(BaseContext):
+    """Starts processes as copies of a small server process."""
+
+    _name = "forkserver"
+    Process = ForkServerProcess
+
+
 class DefaultContext(BaseContext):
     """The context behind the functions of the package."""
 
@@ -181,8 +190,12 @@ class DefaultContext(BaseContext):
 
     def get_all_start_methods(self) -> list[str]:
         """Returns the names of the start methods, the default first."""
-        return list(_concrete_contexts)
+        return start_method.available()
 
 
-_concrete_contexts: dict[str, BaseContext] = {"fork": ForkContext(), "spawn": SpawnContext()}
+_concrete_contexts: dict[str, BaseContext] = {
+    "fork": ForkContext(),
+    "spawn": SpawnContext(),
+    "forkserver": ForkServerContext(),
+}
 _default_context = DefaultContext()

@@ -7,7 +7,7 @@ import sys
 from multiprocessing import context, spawn, util
 from multiprocessing.process import BaseProcess
 
-from . import handles, popen_fork, start_method
+from . import handles, popen_fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Popen(popen_fork.Popen):
         preparation = spawn.get_preparation_data(process_obj._name)
         context.set_spawning_popen(self)
         try:
-            context.reduction.dump((start_method.settle(), preparation), file)
+            context.reduction.dump(preparation, file)
             context.reduction.dump(process_obj, file)
         finally:
             context.set_spawning_popen(None)

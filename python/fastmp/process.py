@@ -18,17 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
 
 
-class _Process(BaseProcess):
-    _start_method: str | None = None
-
-    def _bootstrap(self, parent_sentinel: int | None = None) -> int:
-        # The base does the same for the stdlib's own default context.
-        if self._start_method is not None:
-            start_method.choose(self._start_method)
-        return super()._bootstrap(parent_sentinel)
-
-
-class ForkProcess(_Process):
+class ForkProcess(BaseProcess):
     """A process that starts as a copy of this one."""
 
     _start_method = "fork"
@@ -40,7 +30,7 @@ class ForkProcess(_Process):
         return Popen(process_obj)
 
 
-class SpawnProcess(_Process):
+class SpawnProcess(BaseProcess):
     """A process that starts as a fresh interpreter."""
 
     _start_method = "spawn"
@@ -56,11 +46,29 @@ class SpawnProcess(_Process):
         """A fresh interpreter has nothing to put right."""
 
 
-CLASSES: dict[str, type[_Process]] = {"fork": ForkProcess, "spawn": SpawnProcess}
+class ForkServerProcess(BaseProcess):
+    """A process that starts as a copy of a small server process."""
+
+    _start_method = "forkserver"
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> popen_fork.Popen:
+        from .popen_forkserver import Popen
+
+        return Popen(process_obj)
 
 
-class Process(_Process):
+CLASSES: dict[str, type[BaseProcess]] = {
+    "fork": ForkProcess,
+    "spawn": SpawnProcess,
+    "forkserver": ForkServerProcess,
+}
+
+
+class Process(BaseProcess):
     """A process that starts by the default context's method."""
+
+    _start_method: str | None = None
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> popen_fork.Popen:

@@ -8,7 +8,7 @@ import sys
 from multiprocessing import spawn
 from multiprocessing.process import current_process
 
-from . import lifelines, start_method
+from . import lifelines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def spawn_main(data: int, parent_sentinel: int, lifeline: int) -> NoReturn:
     """Runs the process that the parent described, and exits.
 
     Args:
-        data: a file with the start method and preparation data, then the process object.
+        data: a file with preparation data, the start method among them, then the process object.
         parent_sentinel: becomes readable when the parent ends.
         lifeline: open as long as this process lives.
     """
@@ -40,9 +40,7 @@ def spawn_main(data: int, parent_sentinel: int, lifeline: int) -> NoReturn:
     with open(data, "rb") as file:
         process._inheriting = True  # starting a process would be a mistake: the main module is being imported
         try:
-            method, preparation = pickle.load(file)
-            start_method.choose(method)
-            spawn.prepare(preparation)
+            spawn.prepare(pickle.load(file))
             child = pickle.load(file)
         finally:
             del process._inheriting

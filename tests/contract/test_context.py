@@ -171,6 +171,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.method("fork", "spawn", "forkserver")
 def test_a_whole_program(mp, module, tmp_path):
     """The default context, a main module of a file, and a daemon that ends with its parent."""
     script = tmp_path / "program.py"
@@ -182,6 +183,58 @@ def test_a_whole_program(mp, module, tmp_path):
     assert word == "done"
     assert not os.path.exists(f"/proc/{pid}")
     assert done.stderr == ""
+
+
+ONE_CHOICE = """
+import importlib, sys
+import fastmp, multiprocessing
+chooser, other = map(importlib.import_module, sys.argv[1:3])
+
+def report(conn):
+    conn.send((fastmp.get_start_method(), multiprocessing.get_start_method()))
+
+def answers(module, context):
+    mine, yours = context.Pipe()
+    child = context.Process(target=report, args=(yours,))
+    child.start()
+    print(module.__name__, *mine.recv())
+    child.join()
+
+if __name__ == "__main__":
+    assert chooser.get_start_method(allow_none=True) is other.get_start_method(allow_none=True) is None
+    chooser.set_start_method(sys.argv[3])
+    print(fastmp.get_start_method(), multiprocessing.get_start_method())
+    for module in fastmp, multiprocessing:
+        answers(module, module)
+        for method in module.get_all_start_methods():
+            answers(module, module.get_context(method))
+    for again in fastmp, multiprocessing:
+        try: again.set_start_method("fork")
+        except RuntimeError: print("set already")
+    other.set_start_method(None, force=True)
+    print(chooser.get_start_method(allow_none=True))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(("chooser", "other"), [("fastmp", "multiprocessing"), ("multiprocessing", "fastmp")])
+def test_one_choice_for_the_stdlib_and_us(tmp_path, chooser, other, method):
+    """Whoever of the two makes it; a child's default is how it was started itself, as in the stdlib."""
+    script = tmp_path / "program.py"
+    script.write_text(ONE_CHOICE)
+    command = [sys.executable, str(script), chooser, other, method]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = [f"{method} {method}"]
+    for module in "fastmp", "multiprocessing":
+        for started in [method, *multiprocessing.get_all_start_methods()]:
+            expected.append(f"{module} {started} {started}")
+    assert done.stdout.splitlines() == [*expected, "set already", "set already", "None"]
+
+
+def test_start_methods_in_the_stdlibs_order(module):
+    code = "import sys; mp = __import__(sys.argv[1]); print(mp.get_all_start_methods())"
+    assert run_python(code, module) == run_python(code, "multiprocessing")
 
 
 def test_program_without_the_main_guard_is_told(module, tmp_path):
