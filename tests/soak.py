@@ -42,8 +42,9 @@ class World:
         self.inside = mp.RawArray("q", len(GUARDED))  # the pid of who is
         self.recovered = mp.RawArray("d", len(GUARDED))  # when a lock was last taken over
         self.buffered = mp.RawValue("q")
-        self.permits = mp.RawArray("b", WORKERS)  # of `recovering`, by worker
-        self.dying = mp.RawValue("q")  # workers that are being killed: their permits may be used already
+        # Who has a permit of `recovering`, a bit for each worker; and WORKERS bits higher who is being killed, so
+        # that another may have his already. One word: a look at it is a snapshot.
+        self.permits = mp.Value("q")
         self.steps, self.added = mp.RawArray("q", WORKERS), mp.RawArray("q", WORKERS)
         self.violations, self.stop = mp.RawArray("q", WORKERS), mp.RawValue("b")
         self.done = [mp.RawArray("q", len(Worker.STEPS)) for _ in range(WORKERS)]
@@ -144,10 +145,12 @@ class Worker:
     def use_recovering(self):
         world = self.world
         if world.recovering.acquire(timeout=PATIENCE):
-            world.permits[self.at] = 1
-            in_use = sum(world.permits)
-            self.expect(in_use <= PERMITS + world.dying.value, f"{in_use} permits in use")
-            world.permits[self.at] = 0
+            seen = world.permits.fetch_or(1 << self.at) | 1 << self.at
+            in_use = seen & ~(seen >> WORKERS) & (1 << WORKERS) - 1
+            self.expect(in_use.bit_count() <= PERMITS, f"permits in use: {seen:#b}")
+            if self.random.random() < 0.1:
+                time.sleep(self.random.random() * 1e-3)
+            world.permits.fetch_and(~(1 << self.at))
             world.recovering.release()
 
     def use_event(self):
@@ -226,15 +229,14 @@ class Controller:
         if self.random.random() < 0.2:
             time.sleep(self.random.random() * PATIENCE)
         held = [guard for guard, lock in enumerate(world.locks()) if (lock.owner or [0])[0] == victim.pid]
-        world.dying.value += 1
+        world.permits.fetch_or(1 << WORKERS + at)
         died = time.monotonic()
         victim.kill()
         victim.join()
         self.kills += 1
         for guard in held:
             self.follow(guard, died)
-        world.permits[at] = 0
-        world.dying.value -= 1
+        world.permits.fetch_and(~(1 << at | 1 << WORKERS + at))
         if world.semaphore.get_value() == 0:
             world.semaphore.release()
         self.workers[at] = self.start(at)

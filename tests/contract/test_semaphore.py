@@ -4,6 +4,7 @@ import pickle
 import threading
 import time
 
+import fastmp
 import pytest
 from children import locks
 from children.common import wait_asleep
@@ -120,11 +121,12 @@ def test_of_one_excludes(mp, crew, kind):
 
 
 def test_of_three_lets_three_in(mp, crew):
-    semaphore, inside, ready = mp.Semaphore(3), mp.RawArray("b", 5), mp.RawArray("b", 5)
+    semaphore, ready = mp.Semaphore(3), mp.RawArray("b", 5)
+    inside = fastmp.Value("i")  # the stdlib's has no atomic operations
     for me in range(5):
         crew.start(locks.crowd, semaphore, inside, 3, ready, me, 500)
     crew.join()
-    assert semaphore.get_value() == 3
+    assert (semaphore.get_value(), inside.value) == (3, 0)
 
 
 def test_waiters_that_give_up_spoil_nothing(mp, crew):
