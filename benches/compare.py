@@ -1,10 +1,11 @@
 """Measure fastmp and multiprocessing in turn, and print one table.
 
-    python compare.py [--rounds N] [--only PATTERN] [--json OUT] [--quick] [--list]
+    python compare.py [--rounds N] [--only PATTERN] [--json OUT] [--quick] [--list] [--against PYTHON]
 
 Every case runs in a process of its own under a time limit; one that hangs or fails is reported as such.
 A ratio is multiprocessing's time over fastmp's, measured one after the other; the table has the median
 over the rounds and the range. "goal" is the ratio to reach, "floor" what must hold already.
+With `--against` the second one is the fastmp that another interpreter has installed: before and after a change.
 """
 
 import argparse
@@ -21,7 +22,9 @@ from pathlib import Path
 import runner
 from cases import CASES
 
+# The one that is measured, and the one that it is compared with.
 MODULES = ["fastmp", "multiprocessing"]
+BEFORE = "fastmp before"
 
 
 def show_progress(text):
@@ -29,15 +32,18 @@ def show_progress(text):
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def measure_round(cases, number, samples, budget, limit):
+def measure_round(cases, number, samples, budget, limit, against):
     """Measure each case once; append to `samples[case][module]` a figure, or a string saying what went wrong."""
     for case in cases:
-        modules = MODULES if case.most is None else MODULES[:1]
+        modules = MODULES if case.most is None or against else MODULES[:1]
         # Who goes first changes: the second finds a warmer, or a hotter, machine.
         for module in modules if number % 2 else reversed(modules):
             show_progress(f"round {number}: {case.name}, {module}")
             try:
-                outcome = runner.run(case.name, module, budget, limit)
+                if module == BEFORE:
+                    outcome = runner.run(case.name, "fastmp", budget, limit, python=against)
+                else:
+                    outcome = runner.run(case.name, module, budget, limit)
             except runner.CaseFailed as trouble:
                 outcome = str(trouble)
             samples[case.name][module].append(outcome)
@@ -51,7 +57,7 @@ def figures(outcomes):
 def summarise(case, outcomes):
     """Return one row: medians, ratios, troubles and what is to be said about them."""
     times = {module: figures(outcomes[module]) for module in MODULES}
-    pairs = zip(outcomes["fastmp"], outcomes["multiprocessing"], strict=False)
+    pairs = zip(*(outcomes[module] for module in MODULES), strict=False)
     ratios = [stdlib / ours for ours, stdlib in pairs if not isinstance(ours, str) and not isinstance(stdlib, str)]
     troubles = [f"{module} {outcome}" for module in MODULES for outcome in outcomes[module] if isinstance(outcome, str)]
     row = {
@@ -75,6 +81,8 @@ def verdict(row):
     if not row["ratios"]:
         return ""
     ratio = round(statistics.median(row["ratios"]), 2)  # as it is shown
+    if BEFORE in MODULES:
+        return "SLOWER" if ratio < 0.95 else ""
     if row["floor"] is not None and ratio < row["floor"]:
         return "BELOW THE FLOOR"
     return "below the goal" if ratio < row["goal"] else ""
@@ -149,7 +157,10 @@ def main():
     parser.add_argument("--quick", action="store_true", help="shorter measurements, fewer rounds")
     parser.add_argument("--limit", type=float, default=60.0, metavar="S", help="seconds for one measurement")
     parser.add_argument("--list", action="store_true", help="print the cases' names only")
+    parser.add_argument("--against", metavar="PYTHON", help="compare with the fastmp of this interpreter")
     options = parser.parse_args()
+    if options.against:
+        MODULES[1] = BEFORE
     cases = [case for case in CASES.values() if re.search(options.only, case.name)]
     if options.list:
         print("\n".join(case.name for case in cases))
@@ -163,7 +174,7 @@ def main():
     samples = {case.name: {module: [] for module in MODULES} for case in cases}
     try:
         for number in range(1, rounds + 1):
-            measure_round(cases, number, samples, budget, options.limit)
+            measure_round(cases, number, samples, budget, options.limit, options.against)
     except KeyboardInterrupt:
         print("\ninterrupted: what has been measured so far", file=sys.stderr)
     rows = [summarise(case, samples[case.name]) for case in cases]

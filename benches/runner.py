@@ -19,7 +19,7 @@ class CaseFailed(Exception):
     """The case hung, crashed or gave a wrong answer; the text says which."""
 
 
-def run(case, module, budget=0.2, limit=60.0):
+def run(case, module, budget=0.2, limit=60.0, python=sys.executable):
     """Return what the case measures.
 
     Args:
@@ -27,11 +27,12 @@ def run(case, module, budget=0.2, limit=60.0):
         module: "fastmp" or "multiprocessing".
         budget: the least time to measure for, in seconds.
         limit: when to give the process up, in seconds.
+        python: the interpreter to run it.
 
     Raises:
         CaseFailed: the process was given up, or ended badly.
     """
-    command = [sys.executable, "-c", START, HERE, case, module, str(budget)]
+    command = [python, "-c", START, HERE, case, module, str(budget)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -6,7 +6,7 @@ from .base import case, race, time_statement
 
 
 def _register_pair(kind, floor):
-    @case(f"{kind.lower()}-acquire-release", f"{kind}: acquire + release", goal=1.0, floor=floor)
+    @case(f"{kind.lower()}-acquire-release", f"{kind}: acquire + release", goal=1.3, floor=floor)
     def measure(mp, budget):
         return time_statement("lock.acquire(); lock.release()", f"lock = mp.{kind}()", {"mp": mp}, budget, unroll=10)
 
@@ -17,7 +17,7 @@ _register_pair("Semaphore", floor=None)
 
 
 def _register_with(kind, floor=None):
-    @case(f"with-{kind.lower()}", f"with {kind.lower()}", goal=3.5, floor=floor)
+    @case(f"with-{kind.lower()}", f"with {kind.lower()}", goal=4, floor=floor)
     def measure(mp, budget):
         return time_statement("with lock: pass", f"lock = mp.{kind}()", {"mp": mp}, budget, unroll=10)
 
@@ -25,6 +25,33 @@ def _register_with(kind, floor=None):
 _register_with("Lock", floor=2.5)
 _register_with("RLock")
 _register_with("Semaphore")
+
+
+def _register_refused(kind, title):
+    @case(f"{kind.lower()}-refused", title, goal=1.0)
+    def measure(mp, budget):
+        # Held by another process, as a lock that one tries for is.
+        lock, held, done = getattr(mp, kind)(), mp.Event(), mp.Event()
+
+        def hold():
+            lock.acquire()
+            held.set()
+            done.wait()
+            lock.release()
+
+        holder = mp.Process(target=hold)
+        holder.start()
+        held.wait()
+        try:
+            return time_statement("acquire(False)", "acquire = lock.acquire", {"lock": lock}, budget, unroll=10)
+        finally:
+            done.set()
+            holder.join()
+
+
+_register_refused("Lock", "Lock that is held: acquire(False)")
+_register_refused("RLock", "RLock that is held: acquire(False)")
+_register_refused("Semaphore", "Semaphore at 0: acquire(False)")
 
 
 def _register_contended(processes, goal):
@@ -48,7 +75,7 @@ def _register_contended(processes, goal):
         return elapsed / sum(turns)
 
 
-_register_contended(2, 1.5)
-_register_contended(4, 1.5)
+_register_contended(2, 2.0)
+_register_contended(4, 2.0)
 _register_contended(8, 1.0)
 _register_contended(16, 1.0)

@@ -30,12 +30,12 @@ def time_round_trips(mp, budget, send, recv, message):
     return time_counted(run, 200, budget)
 
 
-@case("pipe-roundtrip-16B", "Pipe round trip, 16 bytes", goal=8, floor=5)
+@case("pipe-roundtrip-16B", "Pipe round trip, 16 bytes", goal=15, floor=5)
 def round_trip_bytes(mp, budget):
     return time_round_trips(mp, budget, "send_bytes", "recv_bytes", bytes(range(16)))
 
 
-@case("pipe-roundtrip-small", "Pipe round trip, small tuple", goal=6, floor=5)
+@case("pipe-roundtrip-small", "Pipe round trip, small tuple", goal=14, floor=5)
 def round_trip_object(mp, budget):
     return time_round_trips(mp, budget, "send", "recv", SMALL)
 
@@ -67,6 +67,6 @@ def _register_stream(label, size, first_count, goal):
 
 
 _register_stream("64B", 64, 2000, 15)
-_register_stream("64KiB", 64 << 10, 500, 3)
-_register_stream("1MiB", 1 << 20, 50, 4)
-_register_stream("32MiB", 32 << 20, 8, 4)
+_register_stream("64KiB", 64 << 10, 500, 4)
+_register_stream("1MiB", 1 << 20, 50, 9)
+_register_stream("32MiB", 32 << 20, 8, 5)

@@ -2,7 +2,7 @@
 
 import math
 
-from .base import case, race, time_counted
+from .base import case, race, time_counted, time_statement
 from .pipes import SMALL
 
 STEP = {
@@ -41,22 +41,22 @@ def time_messages(mp, budget, message, *, producers=1, consumers=1, maxsize=0, f
     return time_counted(run, math.ceil(first_count / together), budget) / together
 
 
-@case("queue-small-1-1", "Queue, small tuple, 1->1", goal=12, floor=8)
+@case("queue-small-1-1", "Queue, small tuple, 1->1", goal=18, floor=8)
 def small(mp, budget):
     return time_messages(mp, budget, SMALL)
 
 
-@case("queue-dict-1-1", "Queue, dict of an environment's step, 1->1", goal=4)
+@case("queue-dict-1-1", "Queue, dict of an environment's step, 1->1", goal=7)
 def step(mp, budget):
     return time_messages(mp, budget, STEP)
 
 
-@case("queue-small-4-1", "Queue, small tuple, 4->1", goal=10)
+@case("queue-small-4-1", "Queue, small tuple, 4->1", goal=14)
 def small_from_four(mp, budget):
     return time_messages(mp, budget, SMALL, producers=4)
 
 
-@case("queue-small-4-4", "Queue, small tuple, 4->4", goal=10, floor=7)
+@case("queue-small-4-4", "Queue, small tuple, 4->4", goal=14, floor=7)
 def small_among_eight(mp, budget):
     return time_messages(mp, budget, SMALL, producers=4, consumers=4)
 
@@ -79,7 +79,41 @@ def array_32mib(mp, budget):
     return _time_arrays(mp, budget, 32 << 20, 8)
 
 
-@case("queue-roundtrip", "Queue round trip, small tuple", goal=18, floor=12)
+def _register_producers(size, label, producers, goal):
+    @case(f"queue-{label}-{producers}-1", f"Queue, {label.replace('K', ' K')}, {producers}->1", goal=goal)
+    def measure(mp, budget):
+        message = b"x" * size
+        return time_messages(mp, budget, message, producers=producers, first_count=4 * producers)
+
+
+_register_producers(60_000, "60KB", 1, 1.0)
+_register_producers(70_000, "70KB", 1, 1.0)
+_register_producers(70_000, "70KB", 4, 3.0)
+_register_producers(70_000, "70KB", 64, 3.0)
+
+
+@case("queue-full", "Queue that is full: put_nowait of 1 MiB", goal=1.0)
+def refused(mp, budget):
+    import queue as stdlib_queue
+
+    full = mp.Queue(1)
+    full.put(None)
+    message = b"x" * (1 << 20)
+
+    def put():
+        try:
+            full.put_nowait(message)
+        except stdlib_queue.Full:
+            return
+        raise ValueError("it was not full")
+
+    try:
+        return time_statement("put()", "pass", {"put": put}, budget, unroll=10)
+    finally:
+        full.get()
+
+
+@case("queue-roundtrip", "Queue round trip, small tuple", goal=45, floor=12)
 def round_trip(mp, budget):
     def run(count):
         there, back = mp.Queue(), mp.Queue()

@@ -12,7 +12,7 @@ def _register(name, title, statement, setup, goal, unroll=10):
 VALUE = "v = mp.Value('i', 5)"
 ARRAY = "a = mp.Array('d', 1000); x = [float(i) for i in range(1000)]"
 
-_register("value-increment", "with v.get_lock(): v.value += 1", "with v.get_lock(): v.value += 1", VALUE, 3.5)
+_register("value-increment", "with v.get_lock(): v.value += 1", "with v.get_lock(): v.value += 1", VALUE, 4)
 
 
 @case("value-fetch-add", "v.fetch_add(1); multiprocessing: the increment", goal=8)
@@ -23,9 +23,9 @@ def fetch_add(mp, budget):
     return time_statement(statement, VALUE, {"mp": mp}, budget, unroll=10)
 
 
-_register("value-get", "Value: v.value", "v.value", VALUE, 3)
-_register("value-set", "Value: v.value = 7", "v.value = 7", VALUE, 3)
-_register("array-get", "Array: a[5]", "a[5]", ARRAY, 6)
-_register("array-set", "Array: a[5] = 1.5", "a[5] = 1.5", ARRAY, 6)
-_register("array-get-all", "Array: a[:], 1000 doubles", "a[:]", ARRAY, 1.1, unroll=1)
-_register("array-set-all", "Array: a[:] = x, 1000 doubles", "a[:] = x", ARRAY, 3, unroll=1)
+_register("value-get", "Value: v.value", "v.value", VALUE, 4)
+_register("value-set", "Value: v.value = 7", "v.value = 7", VALUE, 4)
+_register("array-get", "Array: a[5]", "a[5]", ARRAY, 12)
+_register("array-set", "Array: a[5] = 1.5", "a[5] = 1.5", ARRAY, 12)
+_register("array-get-all", "Array: a[:], 1000 doubles", "a[:]", ARRAY, 1.2, unroll=1)
+_register("array-set-all", "Array: a[:] = x, 1000 doubles", "a[:] = x", ARRAY, 5, unroll=1)
