@@ -1,6 +1,7 @@
 """Making, sharing and dropping keeps everything flat: descriptors, mappings, memory, children, /dev/shm."""
 
 import fcntl
+import itertools
 import os
 import subprocess
 import sys
@@ -110,11 +111,13 @@ def test_messages_leave_nothing(mp, size):
 def test_shared_with_children_and_dropped(mp, crew):
     """2,000 cycles with fork; the holder is killed in every twentieth."""
 
+    count = itertools.count(1)
+
     def cycle(times):
-        for i in range(times):
+        for i in itertools.islice(count, times):
             shared = [mp.Lock(), mp.RLock(), mp.Value("i"), mp.Queue(), mp.Event()]
             left, right = mp.Pipe()
-            if i % 20 == 19:
+            if i % 20 == 0:
                 flag = mp.RawValue("b")
                 child = mp.Process(target=usage.use_and_hold, args=(flag, *shared, right))
                 child.start()
@@ -129,7 +132,7 @@ def test_shared_with_children_and_dropped(mp, crew):
             child.close()
             left.close()
             right.close()
-            if i % 20 == 19:
+            if i % 20 == 0:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     assert shared[0].acquire()
@@ -139,9 +142,9 @@ def test_shared_with_children_and_dropped(mp, crew):
     once = 2000 if mp.get_start_method() == "fork" else 40
     cycle(once // 10)
     children = len(usage.own_children())
-    before = usage.look()
+    before = usage.least(cycle, mp)
     cycle(once)
-    expect_flat(before, usage.look())
+    expect_flat(before, usage.least(cycle, mp))
     assert len(usage.own_children()) <= children
 
 
@@ -158,10 +161,10 @@ def test_killed_users_of_large_messages_leave_nothing(mp, crew):
                 queue.get()
 
     cycle(3)
-    before = usage.look()
-    cycle(12)
+    before = usage.least(cycle, mp)
+    cycle(6)
     # One message may lie half-written until the next holder looks.
-    expect_flat(before, usage.look(), shared=2 * 4 * MIB + MIB, resident=64 * MIB)
+    expect_flat(before, usage.least(cycle, mp), shared=2 * 4 * MIB + MIB, resident=64 * MIB)
 
 
 def test_processes_leave_nothing(mp):
@@ -172,9 +175,9 @@ def test_processes_leave_nothing(mp):
             child.join()
 
     cycle(3)
-    before, children = usage.look(), len(usage.own_children())
-    cycle(100 if mp.get_start_method() == "fork" else 20)
-    expect_flat(before, usage.look())
+    before, children = usage.least(cycle, mp), len(usage.own_children())
+    cycle(100 if mp.get_start_method() == "fork" else 10)
+    expect_flat(before, usage.least(cycle, mp))
     assert len(usage.own_children()) <= children
 
 
