@@ -12,6 +12,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU32, AtomicU64, Ordering};
+use crate::overlay;
+use crate::overlays::Overlay;
 use crate::sys::liveness::{Owner, me};
 use crate::sys::mapping::Mapping;
 
@@ -49,19 +51,20 @@ pub enum Kind {
 /// A handle to this object has left without a token (see the arena).
 const EXPORTED: u32 = 1 << 15;
 
-/// The first bytes of every object.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Header {
-    magic: AtomicU32,
-    /// Low half: kind, and [`EXPORTED`]. High half: version.
-    kind: AtomicU32,
-    /// Bytes after the header.
-    size: AtomicU64,
-    /// The creating process, as in a lock word.
-    creator: AtomicU64,
-    /// Nanoseconds since 1970.
-    created: AtomicU64,
+overlay! {
+    /// The first bytes of every object.
+    #[derive(Debug)]
+    pub struct Header {
+        magic: AtomicU32,
+        /// Low half: kind, and [`EXPORTED`]. High half: version.
+        kind: AtomicU32,
+        /// Bytes after the header.
+        size: AtomicU64,
+        /// The creating process, as in a lock word.
+        creator: AtomicU64,
+        /// Nanoseconds since 1970.
+        created: AtomicU64,
+    }
 }
 
 impl Header {
@@ -121,132 +124,115 @@ impl Header {
     }
 }
 
-/// A type that may be overlaid on shared bytes.
-///
-/// # Safety
-/// `repr(C)`, no padding that matters, made of atomics alone (so that any bit pattern is valid and a change
-/// by a peer is no data race), all-zero being its state of rest, aligned to at most 64 bytes.
-pub unsafe trait Shared {}
-
-// SAFETY: repr(C), five atomics.
-unsafe impl Shared for Header {}
-#[cfg(not(loom))]
-mod shared {
-    use super::Shared;
-    use crate::channel::{extents::ExtentState, ring::RingState};
-    use crate::sync::barrier::{BarrierState, Place};
-    use crate::sync::condvar::{CondvarState, Slot};
-    use crate::sync::robust_semaphore::{Permit, RobustSemaphoreState};
-    use crate::sync::{event::EventState, lock::LockState, mutex::Mutex, semaphore::Semaphore};
-
-    // SAFETY: each is repr(C) and made of atomics and of types that are.
-    unsafe impl Shared for Mutex {}
-    // SAFETY: as above.
-    unsafe impl Shared for LockState {}
-    // SAFETY: as above.
-    unsafe impl Shared for Semaphore {}
-    // SAFETY: as above.
-    unsafe impl Shared for EventState {}
-    // SAFETY: as above.
-    unsafe impl Shared for RingState {}
-    // SAFETY: as above.
-    unsafe impl Shared for ExtentState {}
-    // SAFETY: as above.
-    unsafe impl Shared for BarrierState {}
-    // SAFETY: as above.
-    unsafe impl Shared for Place {}
-    // SAFETY: as above.
-    unsafe impl Shared for CondvarState {}
-    // SAFETY: as above.
-    unsafe impl Shared for Slot {}
-    // SAFETY: as above.
-    unsafe impl Shared for RobustSemaphoreState {}
-    // SAFETY: as above.
-    unsafe impl Shared for Permit {}
-}
-
 /// A view of the `T` at `offset` bytes into `mapping`.
 ///
 /// # Errors
 /// `Corrupted` if it would not be inside, or is misaligned.
-pub fn view<T: Shared>(mapping: &Mapping, offset: usize) -> Result<&T> {
-    let at = mapping.range(offset, size_of::<T>())?.cast::<T>();
-    if !at.is_aligned() {
-        return Err(Error::Corrupted("a misaligned offset"));
-    }
-    // SAFETY: inside the mapping, aligned, and valid whatever the bytes (`Shared`); it lives as long as the mapping.
+pub fn view<T: Overlay>(mapping: &Mapping, offset: usize) -> Result<&T> {
+    let at = place::<T>(mapping, offset, 1)?;
+    // SAFETY: inside the mapping, aligned, and valid whatever the bytes (`Overlay`); it lives as long as the mapping.
     Ok(unsafe { at.as_ref() })
 }
 
-/// A `T` in shared memory together with what keeps it mapped.
-#[derive(Debug)]
-pub struct Object<T, K> {
-    at: NonNull<T>,
-    keep: K,
+/// Where `len` of `T` are, if they are inside and aligned.
+fn place<T: Overlay>(mapping: &Mapping, offset: usize, len: usize) -> Result<NonNull<T>> {
+    let bytes = size_of::<T>().checked_mul(len).ok_or(Error::Corrupted("an impossible length"))?;
+    let at = mapping.range(offset, bytes)?.cast::<T>();
+    if !at.is_aligned() {
+        return Err(Error::Corrupted("a misaligned offset"));
+    }
+    Ok(at)
 }
 
-// SAFETY: a reference to atomics and its keeper.
-unsafe impl<T: Shared, K: Send> Send for Object<T, K> {}
-// SAFETY: as above.
-unsafe impl<T: Shared, K: Sync> Sync for Object<T, K> {}
-
-/// Something that keeps a mapping alive, and the same one for as long as it lives.
+/// Something that lies in a mapping, and by living keeps what is there from being used for anything else.
 pub trait Backing {
     /// The mapping.
     fn mapping(&self) -> &Arc<Mapping>;
 }
 
-impl<T: Shared, K: Backing> Object<T, K> {
-    /// The `T` at `offset` of the keeper's mapping.
-    pub fn new(keep: K, offset: usize) -> Result<Self> {
-        let at = NonNull::from(view::<T>(keep.mapping(), offset)?);
-        Ok(Object { at, keep })
-    }
+/// A `T` in shared memory together with what keeps it there. `T` may be a slice.
+#[derive(Debug)]
+pub struct Object<T: ?Sized, K> {
+    at: NonNull<T>,
+    /// Keeps `at` mapped, whatever `keep` does.
+    mapping: Arc<Mapping>,
+    keep: K,
+}
 
-    /// What keeps it mapped.
-    pub fn backing(&self) -> &K {
-        &self.keep
+// SAFETY: a reference to atomics (`Overlay`), and what keeps them mapped.
+unsafe impl<T: Overlay + ?Sized, K: Send> Send for Object<T, K> {}
+// SAFETY: as above.
+unsafe impl<T: Overlay + ?Sized, K: Sync> Sync for Object<T, K> {}
+
+impl<T: Overlay, K: Backing> Object<T, K> {
+    /// The `T` at `offset` of the backing's mapping.
+    ///
+    /// # Errors
+    /// `Corrupted` if it would not be inside, or is misaligned.
+    pub fn new(keep: K, offset: usize) -> Result<Self> {
+        let mapping = keep.mapping().clone();
+        Ok(Object { at: place(&mapping, offset, 1)?, mapping, keep })
     }
 }
 
-impl<T: Shared, K: Backing> std::ops::Deref for Object<T, K> {
+impl<U: Overlay, K: Backing> Object<[U], K> {
+    /// `len` of `U` at `offset` of the backing's mapping.
+    ///
+    /// # Errors
+    /// `Corrupted` if they would not be inside, or are misaligned.
+    pub fn slice(keep: K, offset: usize, len: usize) -> Result<Self> {
+        let mapping = keep.mapping().clone();
+        let at = NonNull::slice_from_raw_parts(place(&mapping, offset, len)?, len);
+        Ok(Object { at, mapping, keep })
+    }
+}
+
+impl<T: ?Sized, K> Object<T, K> {
+    /// What keeps it there.
+    pub fn backing(&self) -> &K {
+        &self.keep
+    }
+
+    /// The mapping that it lies in.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+}
+
+impl<T: Overlay + ?Sized, K> std::ops::Deref for Object<T, K> {
     type Target = T;
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: checked by `view` when made; `keep` keeps the mapping, which never moves.
+        // SAFETY: inside the mapping and aligned, checked by `place` when made; valid whatever the bytes (`Overlay`).
+        // `mapping` keeps it mapped, and a mapping never moves.
         unsafe { self.at.as_ref() }
     }
 }
 
-/// A `T` and a row of `U`s right behind it, in shared memory, together with what keeps them mapped.
+/// A `T` and a slice of `U`s right behind it, in shared memory, together with what keeps them there.
 #[derive(Debug)]
 pub struct WithSlice<T, U, K> {
     head: Object<T, K>,
-    row: NonNull<[U]>,
+    slice: Object<[U], ()>,
 }
 
-// SAFETY: as for `Object`.
-unsafe impl<T: Shared, U: Shared, K: Send> Send for WithSlice<T, U, K> {}
-// SAFETY: as above.
-unsafe impl<T: Shared, U: Shared, K: Sync> Sync for WithSlice<T, U, K> {}
-
-impl<T: Shared, U: Shared, K: Backing> WithSlice<T, U, K> {
-    /// Bytes that it takes with a row of `len`; None: more than can be.
+impl<T: Overlay, U: Overlay, K: Backing> WithSlice<T, U, K> {
+    /// Bytes that it takes with a slice of `len`; None: more than can be.
     pub fn bytes(len: usize) -> Option<usize> {
         const { assert!(size_of::<T>().is_multiple_of(align_of::<U>())) };
         size_of::<U>().checked_mul(len)?.checked_add(size_of::<T>())
     }
 
-    /// Those at `offset` of the keeper's mapping, as long a row as fits in `bytes`, all told.
+    /// Those at `offset` of the backing's mapping, as long a slice as fits in `bytes`, all told.
+    ///
+    /// # Errors
+    /// `Corrupted` if they would not be inside, or are misaligned.
     pub fn new(keep: K, offset: usize, bytes: usize) -> Result<Self> {
+        let head = Object::new(keep, offset)?;
         let len = bytes.saturating_sub(size_of::<T>()) / size_of::<U>();
-        let start = offset.saturating_add(size_of::<T>());
-        let first = keep.mapping().range(start, len * size_of::<U>())?.cast::<U>();
-        if !first.is_aligned() {
-            return Err(Error::Corrupted("a misaligned offset"));
-        }
-        let row = NonNull::slice_from_raw_parts(first, len);
-        Ok(WithSlice { head: Object::new(keep, offset)?, row })
+        let mapping = head.mapping.clone();
+        let at = NonNull::slice_from_raw_parts(place(&mapping, offset.saturating_add(size_of::<T>()), len)?, len);
+        Ok(WithSlice { head, slice: Object { at, mapping, keep: () } })
     }
 
     /// The `T`.
@@ -255,14 +241,13 @@ impl<T: Shared, U: Shared, K: Backing> WithSlice<T, U, K> {
         &self.head
     }
 
-    /// The row.
+    /// The slice.
     #[inline]
     pub fn slice(&self) -> &[U] {
-        // SAFETY: inside the mapping and aligned, checked when made; valid whatever the bytes (`Shared`); `head` keeps the mapping.
-        unsafe { self.row.as_ref() }
+        &self.slice
     }
 
-    /// What keeps it mapped.
+    /// What keeps it there.
     pub fn backing(&self) -> &K {
         self.head.backing()
     }

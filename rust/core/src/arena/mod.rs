@@ -62,7 +62,8 @@ pub use segment::Segment;
 use allocator::{Allocation, BlockPlace, LARGEST, allocator};
 
 use crate::error::{Error, Result};
-use crate::layout::{self, Backing, Header, Kind, Shared, WithSlice};
+use crate::layout::{self, Backing, Header, Kind, WithSlice};
+use crate::overlays::Overlay;
 use crate::sys::hold_token::HoldToken;
 #[cfg(doc)]
 use crate::sys::hold_token::HoldWatch;
@@ -226,7 +227,7 @@ impl Block {
     }
 
     /// Its payload as a `T` and as long a row of `U`s as there is room for.
-    pub fn with_slice<T: Shared, U: Shared>(self) -> Result<WithSlice<T, U, Block>> {
+    pub fn with_slice<T: Overlay, U: Overlay>(self) -> Result<WithSlice<T, U, Block>> {
         let (payload, bytes) = (self.payload(), self.bytes);
         WithSlice::new(self, payload, bytes)
     }

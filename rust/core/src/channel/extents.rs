@@ -34,6 +34,7 @@ use crate::error::{Error, Result};
 use crate::facade::{AtomicU32, AtomicU64, Ordering};
 use crate::kill_point;
 use crate::layout;
+use crate::overlay;
 use crate::sync::mutex::{Acquired, Mutex};
 use crate::sys::liveness::{self, Owner};
 use crate::sys::mapping::Mapping;
@@ -52,26 +53,29 @@ const FAR: u64 = 4 << 30;
 const KEEP: usize = 4;
 const KEEP_BYTES: u64 = 64 << 20;
 
-/// One hand. See the module.
-#[repr(C, align(64))]
-#[derive(Debug)]
-pub struct Slot {
-    owner: AtomicU64,
-    intent: AtomicU64,
-    offset: AtomicU64,
-    cap: AtomicU64,
-    role: AtomicU32,
+overlay! {
+    /// One hand. See the module.
+    #[repr(align(64))]
+    #[derive(Debug)]
+    pub struct Slot {
+        owner: AtomicU64,
+        intent: AtomicU64,
+        offset: AtomicU64,
+        cap: AtomicU64,
+        role: AtomicU32,
+    }
 }
 
-/// The table. All zero but for `end`.
-#[repr(C)]
-#[derive(Debug)]
-pub struct ExtentState {
-    growth: Mutex,
-    end: AtomicU64,
-    start: AtomicU64,
-    _reserved: [AtomicU64; 4],
-    slots: [Slot; SLOTS],
+overlay! {
+    /// The table. All zero but for `end`.
+    #[derive(Debug)]
+    pub struct ExtentState {
+        growth: Mutex,
+        end: AtomicU64,
+        start: AtomicU64,
+        _reserved: [AtomicU64; 4],
+        slots: [Slot; SLOTS],
+    }
 }
 
 /// Which lock guards a slot's `intent`.

@@ -40,6 +40,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU64, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
+use crate::overlay;
 use crate::sync::mutex::Mutex;
 use crate::sync::probe::{may_probe, turn};
 use crate::sync::spin::Spin;
@@ -56,14 +57,15 @@ const ONE: u64 = 1 << 32;
 
 static SPIN: Spin = Spin::new(20_000);
 
-/// What a barrier needs besides its places. All zero is at rest.
-#[repr(C)]
-#[derive(Debug)]
-pub struct BarrierState {
-    gate: Mutex,
-    word: Word64,
-    /// High half: how many generations are entered here (as in the word). Low half: a bit for each, the last one the lowest: ended by a reset?
-    past: AtomicU64,
+overlay! {
+    /// What a barrier needs besides its places. All zero is at rest.
+    #[derive(Debug)]
+    pub struct BarrierState {
+        gate: Mutex,
+        word: Word64,
+        /// High half: how many generations are entered here (as in the word). Low half: a bit for each, the last one the lowest: ended by a reset?
+        past: AtomicU64,
+    }
 }
 
 impl BarrierState {
@@ -74,10 +76,11 @@ impl BarrierState {
     }
 }
 
-/// A party's place: the name of who has come, an [`Owner`]'s word.
-#[repr(transparent)]
-#[derive(Debug)]
-pub struct Place(AtomicU64);
+overlay! {
+    /// A party's place: the name of who has come, an [`Owner`]'s word.
+    #[derive(Debug)]
+    pub struct Place(AtomicU64);
+}
 
 impl Place {
     /// Nobody's.

@@ -38,6 +38,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, AtomicU64, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
+use crate::overlay;
 use crate::sync::probe::may_probe;
 use crate::sync::spin::Spin;
 use crate::sync::waitset::WaitSet;
@@ -52,17 +53,18 @@ pub const SLOTS: usize = 166;
 
 static SPIN: Spin = Spin::new(20_000);
 
-/// What a condition needs besides its slots. All zero is at rest.
-#[repr(C)]
-#[derive(Debug)]
-pub struct CondvarState {
-    /// The next ticket.
-    next: AtomicU64,
-    /// Tickets below it need no slot to go on.
-    granted_below: AtomicU64,
-    /// Slots from here on have never been used.
-    used: AtomicU32,
-    no_slot: WaitSet,
+overlay! {
+    /// What a condition needs besides its slots. All zero is at rest.
+    #[derive(Debug)]
+    pub struct CondvarState {
+        /// The next ticket.
+        next: AtomicU64,
+        /// Tickets below it need no slot to go on.
+        granted_below: AtomicU64,
+        /// Slots from here on have never been used.
+        used: AtomicU32,
+        no_slot: WaitSet,
+    }
 }
 
 impl CondvarState {
@@ -78,14 +80,15 @@ impl CondvarState {
     }
 }
 
-/// One who waits. All zero is free.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Slot {
-    word: Word64,
-    ticket: AtomicU64,
-    /// Of a grant: those with tickets below waited when it was given.
-    bound: AtomicU64,
+overlay! {
+    /// One who waits. All zero is free.
+    #[derive(Debug)]
+    pub struct Slot {
+        word: Word64,
+        ticket: AtomicU64,
+        /// Of a grant: those with tickets below waited when it was given.
+        bound: AtomicU64,
+    }
 }
 
 impl Slot {

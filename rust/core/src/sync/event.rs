@@ -8,17 +8,19 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, Ordering, Word32};
 use crate::kill_point;
+use crate::overlay;
 use crate::sync::spin::Spin;
 
 const SET: u32 = 1;
 const WAITERS: u32 = 2;
 const ONCE: u32 = 4;
 
-/// All zero is not set.
-#[repr(C)]
-#[derive(Debug)]
-pub struct EventState {
-    word: Word32,
+overlay! {
+    /// All zero is not set.
+    #[derive(Debug)]
+    pub struct EventState {
+        word: Word32,
+    }
 }
 
 static SPIN: Spin = Spin::new(20_000);

@@ -8,15 +8,17 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU32, Ordering, Owner};
 use crate::kill_point;
+use crate::overlay;
 use crate::sync::mutex::{Acquired, Mutex};
 
-/// All zero is free.
-#[repr(C)]
-#[derive(Debug)]
-pub struct LockState {
-    mutex: Mutex,
-    thread: AtomicU32,
-    depth: AtomicU32,
+overlay! {
+    /// All zero is free.
+    #[derive(Debug)]
+    pub struct LockState {
+        mutex: Mutex,
+        thread: AtomicU32,
+        depth: AtomicU32,
+    }
 }
 
 impl LockState {

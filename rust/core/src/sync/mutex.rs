@@ -25,18 +25,20 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, Liveness, Ordering, Owner, Word64};
 use crate::kill_point;
+use crate::overlay;
 use crate::sync::probe::may_probe;
 use crate::sync::spin::Spin;
 
 const WAITERS: u64 = 1;
 
-/// A lock word and how often it was taken over from the dead. All zero is free.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Mutex {
-    word: Word64,
-    recoveries: AtomicU32,
-    _reserved: AtomicU32,
+overlay! {
+    /// A lock word and how often it was taken over from the dead. All zero is free.
+    #[derive(Debug)]
+    pub struct Mutex {
+        word: Word64,
+        recoveries: AtomicU32,
+        _reserved: AtomicU32,
+    }
 }
 
 /// How a lock was got.

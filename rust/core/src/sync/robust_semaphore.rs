@@ -17,6 +17,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, AtomicU64, Liveness, Ordering, Owner, Parked};
 use crate::kill_point;
+use crate::overlay;
 use crate::sync::mutex::Acquired;
 use crate::sync::probe::{may_probe, turn};
 use crate::sync::spin::Spin;
@@ -31,15 +32,16 @@ const SHORT: usize = 64;
 
 static SPIN: Spin = Spin::new(20_000);
 
-/// What such a semaphore needs besides its permits. All zero is at rest.
-#[repr(C)]
-#[derive(Debug)]
-pub struct RobustSemaphoreState {
-    waiting: WaitSet,
-    recoveries: AtomicU32,
-    /// Where a free one was last seen: a guess.
-    hint: AtomicU32,
-    _reserved: AtomicU32,
+overlay! {
+    /// What such a semaphore needs besides its permits. All zero is at rest.
+    #[derive(Debug)]
+    pub struct RobustSemaphoreState {
+        waiting: WaitSet,
+        recoveries: AtomicU32,
+        /// Where a free one was last seen: a guess.
+        hint: AtomicU32,
+        _reserved: AtomicU32,
+    }
 }
 
 impl RobustSemaphoreState {
@@ -55,10 +57,11 @@ impl RobustSemaphoreState {
     }
 }
 
-/// A permit: its holder, or nobody.
-#[repr(transparent)]
-#[derive(Debug)]
-pub struct Permit(AtomicU64);
+overlay! {
+    /// A permit: its holder, or nobody.
+    #[derive(Debug)]
+    pub struct Permit(AtomicU64);
+}
 
 impl Permit {
     /// Free.

@@ -16,18 +16,20 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, Ordering, Word32};
 use crate::kill_point;
+use crate::overlay;
 use crate::sync::spin::Spin;
 
 const WAITERS: u32 = 1 << 31;
 /// The most permits there can be.
 pub const MAX: u32 = WAITERS - 1;
 
-/// The permits and their upper bound.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Semaphore {
-    word: Word32,
-    most: AtomicU32,
+overlay! {
+    /// The permits and their upper bound.
+    #[derive(Debug)]
+    pub struct Semaphore {
+        word: Word32,
+        most: AtomicU32,
+    }
 }
 
 static SPIN: Spin = Spin::new(20_000);

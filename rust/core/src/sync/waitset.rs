@@ -18,14 +18,16 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::facade::{self, Ordering, Parked, Word32};
+use crate::overlay;
 
 const WAITING: u32 = 1;
 
-/// See the module.
-#[repr(C)]
-#[derive(Debug)]
-pub struct WaitSet {
-    word: Word32,
+overlay! {
+    /// See the module.
+    #[derive(Debug)]
+    pub struct WaitSet {
+        word: Word32,
+    }
 }
 
 impl WaitSet {

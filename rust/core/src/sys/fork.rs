@@ -83,15 +83,18 @@ fn guarded(f: impl FnOnce() + std::panic::UnwindSafe) {
 }
 
 extern "C" fn before() {
+    #[cfg(not(loom))]
     guarded(crate::arena::before_fork);
 }
 
 extern "C" fn in_parent() {
+    #[cfg(not(loom))]
     guarded(crate::arena::after_fork_in_parent);
 }
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     guarded(crate::sys::liveness::after_fork_in_child);
+    #[cfg(not(loom))]
     guarded(crate::arena::after_fork_in_child);
 }

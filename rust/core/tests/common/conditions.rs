@@ -1,7 +1,8 @@
 //! A lock with a condition, in memory that children share.
 
 use fastmp_core::arena::Block;
-use fastmp_core::layout::{Kind, Object, Shared, WithSlice};
+use fastmp_core::layout::{Kind, Object, WithSlice};
+use fastmp_core::overlays::Overlay;
 use fastmp_core::sync::condvar::{Condvar, CondvarState, SLOTS, Slot};
 use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::mutex::Acquired;
@@ -9,7 +10,7 @@ use fastmp_core::sys::liveness::{me, thread_id};
 use fastmp_core::{Deadline, Error};
 
 /// A `T` and a row of so many `U`s, all zero.
-pub fn with_slice<T: Shared, U: Shared>(kind: Kind, len: usize) -> WithSlice<T, U, Block> {
+pub fn with_slice<T: Overlay, U: Overlay>(kind: Kind, len: usize) -> WithSlice<T, U, Block> {
     let bytes = WithSlice::<T, U, Block>::bytes(len).expect("few");
     Block::alloc(kind, bytes).and_then(Block::with_slice).expect("memory")
 }

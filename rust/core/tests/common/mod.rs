@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use fastmp_core::arena::Block;
 use fastmp_core::fault::{self, Action};
-use fastmp_core::layout::{Kind, Object, Shared};
+use fastmp_core::layout::{Kind, Object};
+use fastmp_core::overlays::Overlay;
 
 /// Seconds after which a child counts as hung.
 pub const WATCHDOG: u32 = 20;
@@ -187,18 +188,17 @@ pub fn until(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 /// A `T`, all zero, in memory that children share.
-pub fn shared<T: Shared>(kind: Kind) -> Object<T, Block> {
+pub fn shared<T: Overlay>(kind: Kind) -> Object<T, Block> {
     let block = Block::alloc(kind, size_of::<T>()).expect("memory");
     let payload = block.payload();
     Object::new(block, payload).expect("a place for it")
 }
 
-/// Words for the tests' own bookkeeping.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Words(pub [AtomicU64; 64]);
-// SAFETY: repr(C), atomics.
-unsafe impl Shared for Words {}
+fastmp_core::overlay! {
+    /// Words for the tests' own bookkeeping.
+    #[derive(Debug)]
+    pub struct Words(pub [AtomicU64; 64]);
+}
 
 impl Words {
     pub fn get(&self, at: usize) -> u64 {
@@ -219,16 +219,15 @@ pub fn words() -> Object<Words, Block> {
     shared(Kind::Memory)
 }
 
-/// Who put what, and what came: a row of counts for each producer.
-#[repr(C)]
-pub struct Tally {
-    /// Messages whose put has returned.
-    pub put: [AtomicU64; Tally::PRODUCERS],
-    /// How often each came.
-    pub came: [[AtomicU8; Tally::MESSAGES]; Tally::PRODUCERS],
+fastmp_core::overlay! {
+    /// Who put what, and what came: a row of counts for each producer.
+    pub struct Tally {
+        /// Messages whose put has returned.
+        pub put: [AtomicU64; Tally::PRODUCERS],
+        /// How often each came.
+        pub came: [[AtomicU8; Tally::MESSAGES]; Tally::PRODUCERS],
+    }
 }
-// SAFETY: repr(C), atomics.
-unsafe impl Shared for Tally {}
 
 impl Tally {
     pub const PRODUCERS: usize = 512;

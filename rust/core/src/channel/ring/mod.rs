@@ -35,6 +35,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU32, AtomicU64, Ordering};
 use crate::layout::{self, Backing};
+use crate::overlay;
 use crate::sync::mutex::{Acquired, Mutex};
 use crate::sync::waitset::WaitSet;
 use crate::sys::mapping::Mapping;
@@ -64,35 +65,37 @@ const LINK: u8 = 3;
 /// Payload of an extent's record: offset, cap, length.
 const EXTENT_BYTES: usize = 24;
 
-/// The shared words, by who writes them: a cache line for waiting, one for each side.
-#[repr(C, align(64))]
-#[derive(Debug)]
-pub struct RingState {
-    /// Those who wait for a message.
-    pub not_empty: WaitSet,
-    /// Those who wait for room.
-    pub not_full: WaitSet,
-    /// Does anybody watch the descriptor? Then it is cleared as soon as the ring is empty.
-    pub watched: AtomicU32,
-    /// How often a copy of the reading end was closed.
-    pub reader_closings: AtomicU32,
-    maxsize: AtomicU64,
-    _reserved: [AtomicU64; 5],
+overlay! {
+    /// The shared words, by who writes them: a cache line for waiting, one for each side.
+    #[repr(align(64))]
+    #[derive(Debug)]
+    pub struct RingState {
+        /// Those who wait for a message.
+        pub not_empty: WaitSet,
+        /// Those who wait for room.
+        pub not_full: WaitSet,
+        /// Does anybody watch the descriptor? Then it is cleared as soon as the ring is empty.
+        pub watched: AtomicU32,
+        /// How often a copy of the reading end was closed.
+        pub reader_closings: AtomicU32,
+        maxsize: AtomicU64,
+        _reserved: [AtomicU64; 5],
 
-    put_lock: Mutex,
-    tail: AtomicU64,
-    head_seen: AtomicU64,
-    base_cap: AtomicU64,
-    ready: AtomicU32,
-    _reserved2: AtomicU32,
-    last_fds_id: AtomicU64,
-    /// The count of messages up to the last one that had to do with an extent.
-    last_extent: AtomicU64,
+        put_lock: Mutex,
+        tail: AtomicU64,
+        head_seen: AtomicU64,
+        base_cap: AtomicU64,
+        ready: AtomicU32,
+        _reserved2: AtomicU32,
+        last_fds_id: AtomicU64,
+        /// The count of messages up to the last one that had to do with an extent.
+        last_extent: AtomicU64,
 
-    get_lock: Mutex,
-    head: AtomicU64,
-    tail_seen: AtomicU64,
-    _reserved4: [AtomicU64; 4],
+        get_lock: Mutex,
+        head: AtomicU64,
+        tail_seen: AtomicU64,
+        _reserved4: [AtomicU64; 4],
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
