@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
 use crate::errors::{raise, raise_receiving};
-use crate::{blocking, handles, message::pickler};
+use crate::{blocking, handles, message};
 
 const READABLE: u32 = 1;
 const WRITABLE: u32 = 2;
@@ -70,7 +70,7 @@ impl Connection {
         Ok(end)
     }
 
-    fn transmit(py: Python<'_>, end: &End, encoded: &pickler::Encoded) -> PyResult<()> {
+    fn transmit(py: Python<'_>, end: &End, encoded: &message::Encoded) -> PyResult<()> {
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_payload(
             py,
@@ -95,7 +95,7 @@ impl Connection {
         make: impl FnOnce(Received, &[u8], Vec<std::os::fd::OwnedFd>) -> PyResult<T>,
     ) -> PyResult<T> {
         let end = self.receiver()?;
-        pickler::with_inbox(|inbox| {
+        message::with_inbox(|inbox| {
             let mut fds = Vec::new();
             let received = match end.try_recv(inbox, &mut fds) {
                 Err(Error::Empty | Error::WouldBlock | Error::Interrupted) => {
@@ -136,12 +136,12 @@ impl Connection {
     /// Send an object.
     fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let end = self.sender()?;
-        Self::transmit(obj.py(), &end, &pickler::encode(obj)?)
+        Self::transmit(obj.py(), &end, &message::encode(obj)?)
     }
 
     /// Receive an object.
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.receive(py, |received, inbox, fds| pickler::decode(py, received, inbox, fds))
+        self.receive(py, |received, inbox, fds| message::decode(py, received, inbox, fds))
     }
 
     /// Send `size` bytes (default: all) of a bytes-like object, from `offset` on.
@@ -161,7 +161,7 @@ impl Connection {
         if size > len - offset {
             return Err(PyValueError::new_err("buffer length < offset + size"));
         }
-        Self::transmit(buf.py(), &end, &pickler::raw(buffer, offset, size))
+        Self::transmit(buf.py(), &end, &message::raw(buffer, offset, size))
     }
 
     /// Receive the bytes of one message, of at most `maxlength`.
@@ -170,7 +170,7 @@ impl Connection {
         if maxlength.is_some_and(|n| n < 0) {
             return Err(PyValueError::new_err("negative maxlength"));
         }
-        let bytes = self.receive(py, |received, inbox, fds| pickler::decode_bytes(py, received, inbox, fds))?;
+        let bytes = self.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
         if maxlength.is_some_and(|n| bytes.as_bytes().len() > n as usize) {
             // As the stdlib's: this direction is of no more use.
             if self.writable {
@@ -195,13 +195,13 @@ impl Connection {
         if offset > target.len_bytes() {
             return Err(PyValueError::new_err("offset too large"));
         }
-        let bytes = self.receive(py, |received, inbox, fds| pickler::decode_bytes(py, received, inbox, fds))?;
+        let bytes = self.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
         let data = bytes.as_bytes();
         if data.len() > target.len_bytes() - offset {
             let class = py.import("multiprocessing.context")?.getattr("BufferTooShort")?;
             return Err(PyErr::from_value(class.call1((bytes,))?));
         }
-        pickler::fill(&target, offset, data);
+        message::fill(&target, offset, data);
         Ok(data.len())
     }
 

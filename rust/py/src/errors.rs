@@ -43,6 +43,12 @@ pub fn raise(error: Error) -> PyErr {
     }
 }
 
+/// What a message's bytes mean that no sender of ours wrote.
+#[cold]
+pub fn garbage() -> PyErr {
+    CorruptedError::new_err("a message that was not written by fastmp")
+}
+
 /// As `raise`, for one who receives: that the other end is gone is an end of file.
 pub fn raise_receiving(error: Error) -> PyErr {
     match error {

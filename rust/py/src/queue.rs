@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
-use crate::{blocking, handles, message::pickler};
+use crate::{blocking, handles, message};
 
 /// A queue of objects that many processes put into and get from.
 ///
@@ -72,7 +72,7 @@ impl Queue {
         Self::check_open(slf)?;
         let (py, queue) = (slf.py(), &slf.get().queue);
         let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-        let encoded = pickler::encode(obj)?;
+        let encoded = message::encode(obj)?;
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_payload(
             py,
@@ -101,7 +101,7 @@ impl Queue {
     fn get<'py>(slf: &Bound<'py, Self>, block: bool, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         Self::check_open(slf)?;
         let (py, queue) = (slf.py(), &slf.get().queue);
-        pickler::with_inbox(|inbox| {
+        message::with_inbox(|inbox| {
             let mut fds = Vec::new();
             let received = match queue.try_get(inbox, &mut fds) {
                 Ok(received) => received,
@@ -112,7 +112,7 @@ impl Queue {
                 }
                 Err(other) => return Err(raise(other)),
             };
-            pickler::decode(py, received, inbox, fds)
+            message::decode(py, received, inbox, fds)
         })
     }
 

@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 /// A token's descriptor under way. Until it is dropped the block that it goes with counts as reachable, and the
-/// numbers arrival open.
+/// numbers stay open.
 #[pyclass(frozen, module = "fastmp._native")]
 pub struct Token {
     handle: Handle,

@@ -12,7 +12,7 @@ use std::ffi::c_char;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::errors::CorruptedError;
+use crate::errors::garbage;
 
 const NONE: u8 = b'N';
 const TRUE: u8 = b'T';
@@ -147,11 +147,6 @@ pub fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>>
     let mut reader = Reader { py, rest: bytes };
     let value = reader.value(0)?;
     if reader.rest.is_empty() { Ok(value) } else { Err(garbage()) }
-}
-
-#[cold]
-fn garbage() -> PyErr {
-    CorruptedError::new_err("a message that was not written by fastmp")
 }
 
 struct Reader<'py, 'a> {

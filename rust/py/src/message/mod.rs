@@ -1,5 +1,86 @@
-//! Python objects to messages and back.
+//! Python objects to messages and back: the codec where it knows the values, else pickle.
+//!
+//! Everything is serialised into private memory before any lock is taken, and copied into private
+//! memory before it is decoded: Python code never runs under a lock of ours, and what it reads
+//! cannot change under its feet. Large buffers are copied once, straight into the message.
 
 pub mod channel_fds;
-pub mod codec;
-pub mod pickler;
+mod codec;
+mod framing;
+mod pickler;
+
+use std::os::fd::OwnedFd;
+
+use fastmp_core::channel::ring::Received;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use crate::errors::garbage;
+pub use framing::{Encoded, fill, raw, with_inbox};
+
+/// `obj` as a message.
+pub fn encode(obj: &Bound<'_, PyAny>) -> PyResult<Encoded> {
+    let mut encoded = Encoded::new(framing::VALUE);
+    if codec::encode(obj, &mut encoded.scratch) {
+        return Ok(encoded);
+    }
+    encoded.scratch.clear();
+    if let Ok(bytes) = obj.cast_exact::<PyBytes>() {
+        encoded.set_bytes(bytes);
+        return Ok(encoded);
+    }
+    let (pickled, fds) = channel_fds::collecting(|| pickler::pickle(obj))?;
+    encoded.fds = fds;
+    encoded.set_pickled(obj.py(), pickled)?;
+    Ok(encoded)
+}
+
+/// The object that a message holds.
+pub fn decode<'py>(
+    py: Python<'py>,
+    received: Received,
+    inbox: &[u8],
+    fds: Vec<OwnedFd>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let format = received.meta.format;
+    if received.extent.is_none() && format == framing::VALUE {
+        return codec::decode(py, inbox);
+    }
+    let source = framing::source(&received, inbox)?;
+    let len = source.len();
+    match format {
+        framing::VALUE => codec::decode(py, source.bytes(py, 0, len)?.as_bytes()),
+        framing::BYTES => Ok(source.bytes(py, 0, len)?.into_any()),
+        framing::PICKLE | framing::RAW => {
+            let stream = source.bytes(py, 0, len)?;
+            // The extent is free for the next message before any Python code runs.
+            drop(source);
+            framing::give_back(py, received);
+            channel_fds::handing_out(fds, || pickler::loads(py)?.call1((stream,)))
+        }
+        framing::OUT_OF_BAND => {
+            let (stream, buffers) = source.out_of_band(py)?;
+            drop(source);
+            framing::give_back(py, received);
+            let kwargs = PyDict::new(py);
+            kwargs.set_item(pyo3::intern!(py, "buffers"), PyList::new(py, buffers)?)?;
+            channel_fds::handing_out(fds, || pickler::loads(py)?.call((stream,), Some(&kwargs)))
+        }
+        _ => Err(garbage()),
+    }
+}
+
+/// A message as `recv_bytes` gives it: what `send_bytes` sent, or an object's pickle.
+pub fn decode_bytes<'py>(
+    py: Python<'py>,
+    received: Received,
+    inbox: &[u8],
+    fds: Vec<OwnedFd>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    if matches!(received.meta.format, framing::RAW | framing::PICKLE) {
+        let source = framing::source(&received, inbox)?;
+        return source.bytes(py, 0, source.len());
+    }
+    let object = decode(py, received, inbox, fds)?;
+    Ok(py.import("pickle")?.call_method1("dumps", (object,))?.cast_into::<PyBytes>()?)
+}

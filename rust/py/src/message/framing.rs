@@ -1,0 +1,328 @@
+//! A message's bytes: how they are laid out, gathered before they are sent, and read where they arrive.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::c_char;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use fastmp_core::channel::extents::OwnedExtent;
+use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
+use fastmp_core::sys::mapping::Mapping;
+use fastmp_core::{Deadline, Error, Result as CoreResult};
+use pyo3::buffer::PyBuffer;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes};
+
+use super::pickler::Pickled;
+use crate::blocking;
+use crate::errors::{garbage, raise};
+
+/// A pickle stream.
+pub const PICKLE: u8 = 0;
+/// The codec's bytes.
+pub const VALUE: u8 = 1;
+/// What `send_bytes` sent.
+pub const RAW: u8 = 2;
+/// A `bytes` object.
+pub const BYTES: u8 = 3;
+/// A pickle stream with its buffers behind it: `u64` count of buffers, length of the stream, length of each buffer; then the
+/// stream; then the buffers, each aligned to 64 bytes.
+pub const OUT_OF_BAND: u8 = 4;
+
+const ALIGN: usize = 64;
+/// Copies from this on are done detached, and onto huge pages where the system has them.
+const DETACHED: usize = 1 << 20;
+
+/// A message's bytes before they are sent: `scratch`, then `parts`.
+pub struct Encoded {
+    format: u8,
+    /// This thread's, and empty at first.
+    pub(super) scratch: Vec<u8>,
+    parts: Vec<Part>,
+    /// Descriptors that go along.
+    pub fds: Vec<OwnedFd>,
+}
+
+enum Part {
+    Bytes(Py<PyBytes>),
+    /// So many bytes from an offset of a buffer.
+    Buffer(PyBuffer<u8>, usize, usize),
+}
+
+impl Part {
+    fn as_slice<'a>(&'a self, py: Python<'a>) -> &'a [u8] {
+        match self {
+            Part::Bytes(bytes) => bytes.as_bytes(py),
+            // SAFETY: inside a contiguous buffer of bytes that the view keeps in place. Another thread may change it, as
+            // it may under any buffer consumer: bytes have no invalid value.
+            Part::Buffer(buffer, offset, size) => unsafe {
+                std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>().add(*offset), *size)
+            },
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static INBOX: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Run `f` with this thread's receive buffer, emptied; a nested call gets a fresh one.
+pub fn with_inbox<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut inbox = INBOX.take();
+    inbox.clear();
+    let result = f(&mut inbox);
+    INBOX.set(inbox);
+    result
+}
+
+/// What `send_bytes` is given, as a message: `size` bytes at `offset` of `buffer`, which has them.
+pub fn raw(buffer: PyBuffer<u8>, offset: usize, size: usize) -> Encoded {
+    let mut encoded = Encoded::new(RAW);
+    encoded.parts.push(Part::Buffer(buffer, offset, size));
+    encoded
+}
+
+impl Encoded {
+    pub(super) fn new(format: u8) -> Encoded {
+        let mut scratch = SCRATCH.take();
+        scratch.clear();
+        Encoded { format, scratch, parts: Vec::new(), fds: Vec::new() }
+    }
+
+    /// It is this object.
+    pub(super) fn set_bytes(&mut self, bytes: &Bound<'_, PyBytes>) {
+        self.format = BYTES;
+        self.parts.push(Part::Bytes(bytes.clone().unbind()));
+    }
+
+    /// It is this stream; buffers that were kept out of it come behind, with all lengths in front.
+    pub(super) fn set_pickled(&mut self, py: Python<'_>, pickled: Pickled) -> PyResult<()> {
+        self.format = PICKLE;
+        self.parts = pickled.frames.into_iter().map(Part::Bytes).collect();
+        if pickled.buffers.is_empty() {
+            return Ok(());
+        }
+        let stream: usize = self.parts.iter().map(|part| part.as_slice(py).len()).sum();
+        for word in [pickled.buffers.len(), stream] {
+            self.scratch.extend_from_slice(&(word as u64).to_le_bytes());
+        }
+        for buffer in pickled.buffers {
+            let raw = buffer.bind(py).call_method0("raw")?;
+            let view = PyBuffer::<u8>::get(&raw)?;
+            let len = view.len_bytes();
+            self.scratch.extend_from_slice(&(len as u64).to_le_bytes());
+            self.parts.push(Part::Buffer(view, 0, len));
+        }
+        self.format = OUT_OF_BAND;
+        Ok(())
+    }
+
+    /// Each piece with its place in the message, and the message's length.
+    fn layout<'a>(&'a self, py: Python<'a>) -> (Vec<(usize, &'a [u8])>, usize) {
+        let mut pieces = vec![(0, &self.scratch[..])];
+        let mut at = self.scratch.len();
+        for part in &self.parts {
+            if self.format == OUT_OF_BAND && matches!(part, Part::Buffer(..)) {
+                at = at.next_multiple_of(ALIGN);
+            }
+            let bytes = part.as_slice(py);
+            pieces.push((at, bytes));
+            at += bytes.len();
+        }
+        (pieces, at)
+    }
+
+    /// What goes with the bytes.
+    pub fn meta(&self) -> MessageMeta {
+        MessageMeta { format: self.format, fds: self.fds.len() as u8 }
+    }
+
+    /// Call `send` with the message's payload: the bytes themselves, or an extent from `extent` that has them.
+    pub fn with_payload<T>(
+        &self,
+        py: Python<'_>,
+        deadline: Deadline,
+        extent: impl Fn(u64) -> CoreResult<OwnedExtent> + Sync,
+        send: impl FnOnce(&mut Option<Payload<'_>>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        if self.parts.is_empty() && self.scratch.len() <= INLINE {
+            return send(&mut Some(Payload::Inline(&self.scratch)));
+        }
+        if let ([part], []) = (&self.parts[..], &self.scratch[..]) {
+            let bytes = part.as_slice(py);
+            if bytes.len() <= INLINE {
+                return send(&mut Some(Payload::Inline(bytes)));
+            }
+        }
+        let (pieces, len) = self.layout(py);
+        if len <= INLINE {
+            let mut whole = vec![0; len];
+            for (at, bytes) in pieces {
+                whole[at..at + bytes.len()].copy_from_slice(bytes);
+            }
+            return send(&mut Some(Payload::Inline(&whole)));
+        }
+        let hold = slot(py, deadline, || extent(len as u64))?;
+        let mapping = hold.map().map_err(raise)?;
+        for (at, bytes) in pieces {
+            let copied =
+                if bytes.len() >= DETACHED { py.detach(|| mapping.write(at, bytes)) } else { mapping.write(at, bytes) };
+            copied.map_err(raise)?;
+        }
+        send(&mut Some(Payload::Extent(hold, len as u64)))
+    }
+}
+
+impl Drop for Encoded {
+    fn drop(&mut self) {
+        SCRATCH.set(std::mem::take(&mut self.scratch));
+    }
+}
+
+/// Every slot of a channel's table is in use for a moment: wait for one, until `deadline` at the latest.
+fn slot(
+    py: Python<'_>,
+    deadline: Deadline,
+    attempt: impl Fn() -> CoreResult<OwnedExtent> + Sync,
+) -> PyResult<OwnedExtent> {
+    let deadline = deadline.with_grace();
+    loop {
+        match blocking::wait(py, &attempt)? {
+            Err(Error::WouldBlock) if deadline.passed() => return Err(raise(Error::Full)),
+            Err(Error::WouldBlock) => {
+                py.detach(|| std::thread::sleep(std::time::Duration::from_micros(200)));
+                py.check_signals()?;
+            }
+            done => return done.map_err(raise),
+        }
+    }
+}
+
+/// A pickle stream and its buffers.
+type OutOfBand<'py> = (Bound<'py, PyBytes>, Vec<Bound<'py, PyByteArray>>);
+
+/// A message's bytes on this side: in the inbox, or still in their extent.
+pub(super) enum Source<'a> {
+    Inbox(&'a [u8]),
+    Extent(Arc<Mapping>, usize),
+}
+
+impl Source<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Source::Inbox(bytes) => bytes.len(),
+            Source::Extent(_, len) => *len,
+        }
+    }
+
+    fn read(&self, py: Python<'_>, at: usize, to: &mut [u8]) -> PyResult<()> {
+        let end = at.checked_add(to.len()).filter(|&end| end <= self.len()).ok_or_else(garbage)?;
+        match self {
+            Source::Inbox(bytes) => to.copy_from_slice(&bytes[at..end]),
+            Source::Extent(mapping, _) if to.len() >= DETACHED => {
+                on_huge_pages(to);
+                py.detach(|| mapping.read(at, to)).map_err(raise)?;
+            }
+            Source::Extent(mapping, _) => mapping.read(at, to).map_err(raise)?,
+        }
+        Ok(())
+    }
+
+    fn word(&self, py: Python<'_>, index: usize) -> PyResult<usize> {
+        let mut word = [0; 8];
+        self.read(py, 8 * index, &mut word)?;
+        usize::try_from(u64::from_le_bytes(word)).map_err(|_| garbage())
+    }
+
+    fn check(&self, at: usize, len: usize) -> PyResult<()> {
+        match at.checked_add(len) {
+            Some(end) if end <= self.len() => Ok(()),
+            _ => Err(garbage()),
+        }
+    }
+
+    pub(super) fn bytes<'py>(&self, py: Python<'py>, at: usize, len: usize) -> PyResult<Bound<'py, PyBytes>> {
+        self.check(at, len)?;
+        // SAFETY: a new bytes object of this length, which nobody else has seen and which is filled before anybody does.
+        unsafe {
+            let new = ffi::PyBytes_FromStringAndSize(std::ptr::null::<c_char>(), len as isize);
+            let new = Bound::from_owned_ptr_or_err(py, new)?.cast_into_unchecked::<PyBytes>();
+            let to = std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(new.as_ptr()).cast(), len);
+            self.read(py, at, to)?;
+            Ok(new)
+        }
+    }
+
+    fn bytearray<'py>(&self, py: Python<'py>, at: usize, len: usize) -> PyResult<Bound<'py, PyByteArray>> {
+        self.check(at, len)?;
+        // SAFETY: as in `bytes`.
+        unsafe {
+            let new = ffi::PyByteArray_FromStringAndSize(std::ptr::null::<c_char>(), len as isize);
+            let new = Bound::from_owned_ptr_or_err(py, new)?.cast_into_unchecked::<PyByteArray>();
+            let to = std::slice::from_raw_parts_mut(ffi::PyByteArray_AsString(new.as_ptr()).cast(), len);
+            self.read(py, at, to)?;
+            Ok(new)
+        }
+    }
+
+    /// The stream of an `OUT_OF_BAND` message, and its buffers.
+    pub(super) fn out_of_band<'py>(&self, py: Python<'py>) -> PyResult<OutOfBand<'py>> {
+        let (count, stream) = (self.word(py, 0)?, self.word(py, 1)?);
+        // Each buffer has its length in front.
+        if count > self.len() / 8 {
+            return Err(garbage());
+        }
+        let mut at = 16 + 8 * count;
+        let pickled = self.bytes(py, at, stream)?;
+        at += stream;
+        let mut buffers = Vec::with_capacity(count);
+        for index in 0..count {
+            let size = self.word(py, 2 + index)?;
+            at = at.checked_next_multiple_of(ALIGN).ok_or_else(garbage)?;
+            buffers.push(self.bytearray(py, at, size)?);
+            at += size;
+        }
+        Ok((pickled, buffers))
+    }
+}
+
+/// Copy `data` into a writable buffer at `offset`, where the caller has seen that it fits.
+pub fn fill(target: &PyBuffer<u8>, offset: usize, data: &[u8]) {
+    assert!(offset + data.len() <= target.len_bytes() && !target.readonly());
+    // SAFETY: inside a writable contiguous buffer that the view keeps in place (checked above).
+    unsafe {
+        let to = target.buf_ptr().cast::<u8>().add(offset);
+        std::ptr::copy(data.as_ptr(), to, data.len());
+    }
+}
+
+/// Ask for huge pages under a large result that is about to be written for the first time.
+fn on_huge_pages(to: &mut [u8]) {
+    const HUGE: usize = 2 << 20;
+    let start = (to.as_ptr() as usize).next_multiple_of(HUGE);
+    let end = (to.as_ptr() as usize + to.len()) & !(HUGE - 1);
+    if end > start {
+        // SAFETY: inside a live allocation; the advice changes no content. Refusal costs time only.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+    }
+}
+
+/// The bytes of a message that came into `inbox`, or by an extent.
+pub(super) fn source<'a>(received: &Received, inbox: &'a [u8]) -> PyResult<Source<'a>> {
+    match &received.extent {
+        Some((hold, len)) => Ok(Source::Extent(hold.map().map_err(raise)?, *len)),
+        None => Ok(Source::Inbox(inbox)),
+    }
+}
+
+/// Give up a message's extent, whose bytes have been read. A large one costs time, and is given up
+/// detached.
+pub(super) fn give_back(py: Python<'_>, received: Received) {
+    match &received.extent {
+        Some((_, len)) if *len >= DETACHED => py.detach(|| drop(received)),
+        _ => drop(received),
+    }
+}
