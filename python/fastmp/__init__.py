@@ -1,4 +1,4 @@
-"""A faster, kill-safe, drop-in subset of the standard library's multiprocessing, for Linux."""
+"""A faster, kill-safe, drop-in replacement for the standard library's multiprocessing, for Linux."""
 
 import importlib
 import sys
@@ -28,13 +28,17 @@ Barrier = _context.Barrier
 BoundedSemaphore = _context.BoundedSemaphore
 Condition = _context.Condition
 Event = _context.Event
+JoinableQueue = _context.JoinableQueue
 Lock = _context.Lock
+Manager = _context.Manager
 Pipe = _context.Pipe
+Pool = _context.Pool
 Queue = _context.Queue
 RLock = _context.RLock
 RawArray = _context.RawArray
 RawValue = _context.RawValue
 Semaphore = _context.Semaphore
+SimpleQueue = _context.SimpleQueue
 Value = _context.Value
 active_children = _context.active_children
 allow_connection_pickling = _context.allow_connection_pickling
@@ -49,6 +53,7 @@ log_to_stderr = _context.log_to_stderr
 parent_process = _context.parent_process
 reducer = _context.reducer
 set_executable = _context.set_executable
+set_forkserver_preload = _context.set_forkserver_preload
 set_start_method = _context.set_start_method
 
 __all__ = [
@@ -60,9 +65,12 @@ __all__ = [
     "Condition",
     "CorruptedError",
     "Event",
+    "JoinableQueue",
     "Lock",
+    "Manager",
     "OwnerDiedWarning",
     "Pipe",
+    "Pool",
     "Process",
     "ProcessError",
     "Queue",
@@ -70,6 +78,7 @@ __all__ = [
     "RawArray",
     "RawValue",
     "Semaphore",
+    "SimpleQueue",
     "TimeoutError",
     "Value",
     "active_children",
@@ -85,12 +94,30 @@ __all__ = [
     "parent_process",
     "reducer",
     "set_executable",
+    "set_forkserver_preload",
     "set_start_method",
 ]
 
 
+# What `import fastmp` need not pay for.
+_submodules = {
+    "dummy",
+    "forkserver",
+    "heap",
+    "managers",
+    "pool",
+    "reduction",
+    "resource_sharer",
+    "resource_tracker",
+    "shared_memory",
+    "sharedctypes",
+    "spawn",
+    "spawn_main",
+    "util",
+}
+
+
 def __getattr__(name: str) -> object:
-    # Submodules that `import fastmp` need not pay for: one imports ctypes, the other is for children.
-    if name in ("sharedctypes", "spawn_main"):
+    if name in _submodules:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,16 +10,15 @@ from ._native import Connection, Pipe
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multiprocessing.connection import Client, Listener, wait
+    from typing import Any
 
 __all__ = ["Client", "Connection", "Listener", "Pipe", "wait"]
 
 copyreg.pickle(Connection, handles.reduce_connection)
 
 
-def __getattr__(name: str) -> object:
-    # The stdlib's, which serve our connections as well; importing them costs as much as all of fastmp.
-    if name in ("Client", "Listener", "wait"):
-        from multiprocessing import connection
+def __getattr__(name: str) -> Any:
+    # The stdlib's, whatever is not ours; it serves our connections as well. Its import is not cheap.
+    from multiprocessing import connection
 
-        return globals().setdefault(name, getattr(connection, name))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(connection, name)

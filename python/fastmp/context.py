@@ -21,8 +21,10 @@ from .process import BaseProcess, ForkProcess, ForkServerProcess, Process, Spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import multiprocessing.pool
+    import multiprocessing.queues
     import types
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
 __all__ = [
@@ -46,9 +48,9 @@ __all__ = [
 
 
 @functools.cache
-def _sharedctypes() -> types.ModuleType:
-    # Imports ctypes, so only when there is a first shared value; cached, as an import statement takes a microsecond.
-    return importlib.import_module(".sharedctypes", __package__)
+def _submodule(name: str) -> types.ModuleType:
+    # Imported when first needed, for its cost; cached, as an import statement takes a microsecond.
+    return importlib.import_module(f".{name}", __package__)
 
 
 class BaseContext(multiprocessing.context.BaseContext):
@@ -90,25 +92,45 @@ class BaseContext(multiprocessing.context.BaseContext):
         """Returns a queue that holds at most `maxsize` items, if that is positive."""
         return queues.Queue(maxsize, ctx=self.get_context())
 
+    def JoinableQueue(self, maxsize: int = 0) -> multiprocessing.queues.JoinableQueue[Any]:
+        """Returns a queue whose `join()` waits until all items have been dealt with."""
+        return queues.JoinableQueue(maxsize, ctx=self.get_context())
+
+    def SimpleQueue(self) -> multiprocessing.queues.SimpleQueue[Any]:
+        """Returns a queue that is little more than a pipe with locks."""
+        return queues.SimpleQueue(ctx=self.get_context())
+
+    def Pool(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> multiprocessing.pool.Pool:
+        """Returns a pool of `processes` processes, by default one for each CPU."""
+        return _submodule("pool").Pool(processes, initializer, initargs, maxtasksperchild, self.get_context())
+
     def Pipe(self, duplex: bool = True) -> tuple[connection.Connection, connection.Connection]:
         """Returns two connected ends; with duplex=False the first one only reads, the second only writes."""
         return connection.Pipe(duplex)
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """Returns a ctypes object in shared memory."""
-        return _sharedctypes().RawValue(typecode_or_type, *args)
+        return _submodule("sharedctypes").RawValue(typecode_or_type, *args)
 
     def RawArray(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:
         """Returns a ctypes array in shared memory."""
-        return _sharedctypes().RawArray(typecode_or_type, size_or_initializer)
+        return _submodule("sharedctypes").RawArray(typecode_or_type, size_or_initializer)
 
     def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
         """Returns a ctypes object in shared memory, guarded by a lock unless lock=False."""
-        return _sharedctypes().Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+        return _submodule("sharedctypes").Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
 
     def Array(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True) -> Any:
         """Returns a ctypes array in shared memory, guarded by a lock unless lock=False."""
-        return _sharedctypes().Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+        return _submodule("sharedctypes").Array(
+            typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context()
+        )
 
     def freeze_support(self) -> None:
         """In a frozen program that was started as a child, runs the child and exits; else does nothing."""
@@ -126,12 +148,7 @@ class BaseContext(multiprocessing.context.BaseContext):
         Raises:
             ValueError: there is no such start method.
         """
-        if method is None:
-            return self
-        try:
-            return _concrete_contexts[method]
-        except KeyError:
-            raise ValueError(f"cannot find context for {method!r}") from None
+        return self if method is None else start_method.named_context(method)
 
 
 class ForkContext(BaseContext):
@@ -166,9 +183,7 @@ class DefaultContext(BaseContext):
         Raises:
             ValueError: there is no such start method.
         """
-        if method is None:
-            return _concrete_contexts[start_method.settle()]
-        return super().get_context(method)
+        return start_method.default_context() if method is None else start_method.named_context(method)
 
     def set_start_method(self, method: str | None, force: bool = False) -> None:
         """Chooses the start method; with force=True also anew, None leaving it open again.
@@ -193,9 +208,9 @@ class DefaultContext(BaseContext):
         return start_method.available()
 
 
-_concrete_contexts: dict[str, BaseContext] = {
-    "fork": ForkContext(),
-    "spawn": SpawnContext(),
-    "forkserver": ForkServerContext(),
-}
+start_method.contexts.update(fork=ForkContext(), spawn=SpawnContext(), forkserver=ForkServerContext())
 _default_context = DefaultContext()
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(multiprocessing.context, name)  # whatever is not ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 from multiprocessing.process import (
     BaseProcess,
     active_children,
@@ -14,6 +15,7 @@ from . import start_method
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multiprocessing import popen_fork
+    from typing import Any
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
 
@@ -77,3 +79,7 @@ class Process(BaseProcess):
     @staticmethod
     def _after_fork() -> None:
         CLASSES[start_method.settle()]._after_fork()
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(multiprocessing.process, name)  # whatever is not ours

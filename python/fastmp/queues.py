@@ -6,9 +6,11 @@ from . import _native, handles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from multiprocessing.queues import JoinableQueue, SimpleQueue
     from queue import Empty, Full
+    from typing import Any
 
-__all__ = ["Empty", "Full", "Queue"]
+__all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
 
 class Queue(_native.Queue):
@@ -27,10 +29,8 @@ class Queue(_native.Queue):
         return handles.reduce_queue(self)
 
 
-def __getattr__(name: str) -> type[Exception]:
-    # The stdlib's; fastmp itself does not need them, and importing them is not cheap.
-    if name in ("Empty", "Full"):
-        import queue
+def __getattr__(name: str) -> Any:
+    # The stdlib's, whatever is not ours; fastmp itself does not need it, and importing it is not cheap.
+    from multiprocessing import queues
 
-        return globals().setdefault(name, getattr(queue, name))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(queues, name)

@@ -305,3 +305,10 @@ def _wrapper_class(type_: Any) -> type[SynchronizedBase]:
         name = "Synchronized" + type_.__name__
         _wrapper_classes[type_] = type(name, (SynchronizedBase,), properties)
     return _wrapper_classes[type_]
+
+
+def __getattr__(name: str) -> Any:
+    # The stdlib's, whatever is not ours.
+    from multiprocessing import sharedctypes
+
+    return getattr(sharedctypes, name)

@@ -5,7 +5,16 @@ It is chosen once, or settled by the first use of a default context of either. S
 passes its choice on to them.
 """
 
+from __future__ import annotations
+
 import multiprocessing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .context import BaseContext
+
+# Our contexts by the names of their methods: `context` puts them here, for those whom it stands on.
+contexts: dict[str, BaseContext] = {}
 
 
 def chosen() -> str | None:
@@ -26,3 +35,24 @@ def choose(name: str | None) -> None:
 def available() -> list[str]:
     """Returns the names of all methods, in the stdlib's order."""
     return multiprocessing.get_all_start_methods()
+
+
+def default_context() -> BaseContext:
+    """Returns our context of the program's method, which is then settled.
+
+    Raises:
+        ValueError: the method is none of ours.
+    """
+    return named_context(settle())
+
+
+def named_context(name: str) -> BaseContext:
+    """Returns our context of that method.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    try:
+        return contexts[name]
+    except KeyError:
+        raise ValueError(f"cannot find context for {name!r}") from None

@@ -251,3 +251,10 @@ class Barrier(threading.Barrier):
     def broken(self) -> bool:
         """Whether it is broken."""
         return self._barrier.broken
+
+
+def __getattr__(name: str) -> Any:
+    # The stdlib's, whatever is not ours.
+    from multiprocessing import synchronize
+
+    return getattr(synchronize, name)

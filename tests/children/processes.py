@@ -121,3 +121,30 @@ def run_at_exit(out):
 def count_descriptors(out):
     """Open descriptors beyond the standard three and the listing's own."""
     out.value = len(os.listdir("/proc/self/fd")) - 4
+
+
+def share(*objects):
+    """A pool's initializer: its worker's functions find them here."""
+    global shared
+    shared = objects
+
+
+def add_to_shared(n):
+    value, lock = shared
+    with lock:
+        value.value += n
+
+
+def set_item(mapping, key, value):
+    mapping[key] = value
+
+
+def double(queue, out):
+    while (item := queue.get()) is not None:
+        out.put(2 * item)
+        queue.task_done()
+    queue.task_done()
+
+
+def put(queue, item):
+    queue.put(item)

@@ -1,0 +1,10 @@
+"""The stdlib's own module under our name: `fastmp.resource_sharer is multiprocessing.resource_sharer`."""
+
+import sys
+from multiprocessing import resource_sharer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from multiprocessing.resource_sharer import *  # noqa: F403
+
+sys.modules[__name__] = resource_sharer
