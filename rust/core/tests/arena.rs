@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::blocks::{are_used_again, arena_bytes, block, comes_back, place, read};
 use common::{Child, KILLED, OK, until, words};
-use fastmp_core::arena::{Block, Segment};
+use fastmp_core::arena::{self, Block, Segment};
 use fastmp_core::layout::{Backing, Kind};
 use fastmp_core::sys::memfd;
 
@@ -72,6 +72,50 @@ fn a_block_waits_for_every_child_that_can_reach_it() {
     words.set(0, 1);
     assert_eq!(child.wait(), OK, "its block was used again");
     assert!(are_used_again(&at), "not used again although nobody can reach it");
+}
+
+#[test]
+fn descriptors_do_not_scale_with_living_children() {
+    let _turn = common::turn();
+    arena::sweep();
+    let before = common::open_fds();
+    let (mut early, mut children) = (Vec::new(), Vec::new());
+    for _ in 0..300 {
+        early.push(block());
+        children.push(Child::fork(sleep));
+    }
+    let more = common::open_fds() - before;
+    assert!(more < 40, "{more} more for 300 children");
+    let late = (early.split_off(150), children.split_off(150));
+    drop(late);
+    assert!(!comes_back(early), "used again under 150 children");
+    drop(children);
+    arena::sweep();
+    assert!(common::open_fds() <= before + 2, "{} more", common::open_fds() - before);
+}
+
+#[test]
+fn children_that_live_on_keep_little_from_those_that_share_a_token() {
+    let _turn = common::turn();
+    // So many that later forks share tokens.
+    let workers: Vec<_> = (0..40)
+        .map(|_| {
+            std::mem::forget(block());
+            Child::fork(sleep)
+        })
+        .collect();
+    let before = arena_bytes();
+    for _ in 0..1000 {
+        let held: Vec<_> = (0..10).map(|_| block()).collect();
+        assert_eq!(Child::fork(|| ()).wait(), OK);
+        drop(held);
+    }
+    assert!(arena_bytes() <= before + (1 << 20), "{before} bytes, then {}", arena_bytes());
+    drop(workers);
+}
+
+fn sleep() {
+    std::thread::sleep(Duration::from_secs(60));
 }
 
 #[test]

@@ -76,12 +76,12 @@ fn kill_myself() {
 fn a_token_is_held_by_descriptors() {
     let _turn = common::turn();
     let (watch, pass) = HoldWatch::open().unwrap();
-    assert!(!watch.is_dead_quick());
+    assert!(!watch.is_unheld());
     let other = copy(pass.fd().unwrap());
     drop(pass);
-    assert!(!watch.is_dead_quick());
+    assert!(!watch.is_unheld());
     drop(other);
-    assert!(watch.is_dead_quick());
+    assert!(watch.is_unheld());
 }
 
 #[test]
@@ -92,12 +92,12 @@ fn a_token_is_held_by_a_message_under_way() {
         let (watch, pass) = HoldWatch::open().unwrap();
         socket::send_fds(&left, 1, &[pass.fd().unwrap()]).unwrap();
         drop((pass, left));
-        assert!(!watch.is_dead_quick());
+        assert!(!watch.is_unheld());
         if read {
             socket::pop(&right);
         }
         drop(right);
-        until("the kernel throws the message away", || watch.is_dead_quick());
+        until("the kernel throws the message away", || watch.is_unheld());
     }
 }
 
@@ -112,10 +112,10 @@ fn a_token_is_held_by_a_mapping() {
     let null = std::fs::File::open("/dev/null").unwrap();
     // SAFETY: the descriptor is this test's.
     assert_eq!(unsafe { libc::dup2(null.as_raw_fd(), number) }, number);
-    assert!(!watch.is_dead_quick());
+    assert!(!watch.is_unheld());
     assert!(received.fd().is_none());
     drop(received);
-    assert!(watch.is_dead_quick());
+    assert!(watch.is_unheld());
     // SAFETY: as above.
     assert_eq!(unsafe { libc::close(number) }, 0, "it closed a number that was not its own");
 }
@@ -139,9 +139,9 @@ fn a_token_is_held_by_forked_children_until_they_exec() {
         });
         until("the child is there", || words.get(1) == 1);
         drop(pass);
-        assert!(!watch.is_dead_quick());
+        assert!(!watch.is_unheld());
         words.set(0, 1);
-        until("it execs", || watch.is_dead_quick());
+        until("it execs", || watch.is_unheld());
         assert!(child.ended().is_none());
     }
 }
@@ -160,7 +160,7 @@ fn a_token_whose_opener_lost_its_descriptor_is_never_gone() {
             // SAFETY: the descriptors are this test's.
             unsafe { libc::dup2(other.as_raw_fd(), number) };
         }
-        assert!(!watch.is_dead_quick());
+        assert!(!watch.is_unheld());
         drop(watch);
         // SAFETY: as above.
         assert!(mine.iter().all(|&number| unsafe { libc::close(number) } == 0));
@@ -184,7 +184,7 @@ fn what_is_no_pass_is_refused() {
     assert!(HoldToken::receive(end).is_err());
     assert!(HoldToken::receive(std::fs::File::open("/dev/zero").unwrap().into()).is_err());
     drop(pass);
-    assert!(watch.is_dead_quick());
+    assert!(watch.is_unheld());
 }
 
 // ---- blocks

@@ -11,8 +11,9 @@ use super::tokens::Tokens;
 use super::{Block, Handle, Origin, SMALLEST};
 use crate::error::Result;
 use crate::layout::{self, Header, Kind};
-use crate::sys::fork;
+use crate::sys::fork::{self, AtFork, Registration};
 use crate::sys::hold_token::{HoldToken, HoldWatch};
+use crate::sys::liveness;
 
 /// Blocks are powers of two from 64 bytes to 32 KiB; what is larger has a segment of its own.
 const CLASSES: usize = 10;
@@ -96,6 +97,10 @@ pub(super) struct Allocator {
 static ALLOCATOR: LazyLock<Mutex<Allocator>> = LazyLock::new(Default::default);
 
 pub(super) fn allocator() -> MutexGuard<'static, Allocator> {
+    static FORKS: Registration = Registration::new();
+    // After the identity, on which this builds.
+    liveness::me();
+    FORKS.ensure::<Forking>();
     // A panic in between would leave the allocator as it was or a block short: still good.
     ALLOCATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -160,7 +165,7 @@ impl Allocator {
     pub fn sweep(&mut self) {
         for tokens in [&mut self.forks, &mut self.exports] {
             tokens.close();
-            tokens.drop_gone();
+            tokens.drop_unheld();
         }
         let mut kept = Vec::new();
         for deferred in self.deferred.drain(..) {
@@ -232,6 +237,11 @@ impl Allocator {
         if self.next_segment == 0 || (self.forks.open().is_some() && !self.dirty) {
             return;
         }
+        if self.forks.has_room() {
+            self.forks.stretch();
+            self.dirty = false;
+            return;
+        }
         match HoldWatch::open_for_forks() {
             Ok(new) => self.forks.add(new),
             Err(_) => {
@@ -253,25 +263,30 @@ thread_local! {
     static HELD: RefCell<Option<MutexGuard<'static, Allocator>>> = const { RefCell::new(None) };
 }
 
-pub(crate) fn before_fork() {
-    let mut allocator = allocator();
-    allocator.admit_child();
-    HELD.with(|held| *held.borrow_mut() = Some(allocator));
-}
+/// Around a fork: the allocator's lock is held over it, so that the child finds it whole.
+struct Forking;
 
-pub(crate) fn after_fork_in_parent() {
-    HELD.with(|held| drop(held.borrow_mut().take()));
-}
+impl AtFork for Forking {
+    fn before() {
+        let mut allocator = allocator();
+        allocator.admit_child();
+        HELD.with(|held| *held.borrow_mut() = Some(allocator));
+    }
 
-/// Start an allocator of our own; keep what holds and names the inherited blocks. Called when `generation` is the child's
-/// already.
-pub(crate) fn after_fork_in_child() {
-    HELD.with(|held| {
-        let Some(mut allocator) = held.borrow_mut().take() else { return };
-        let old = std::mem::take(&mut *allocator);
-        (allocator.segments, allocator.received, allocator.inherited) = (old.segments, old.received, old.inherited);
-        if let Some(token) = old.forks.inherit() {
-            allocator.inherited.insert(fork::generation() - 1, token);
-        }
-    });
+    fn in_parent() {
+        HELD.with(|held| drop(held.borrow_mut().take()));
+    }
+
+    /// Start an allocator of our own; keep what holds and names the inherited blocks.
+    fn in_child() {
+        HELD.with(|held| {
+            let Some(mut allocator) = held.borrow_mut().take() else { return };
+            let old = std::mem::take(&mut *allocator);
+            (allocator.segments, allocator.received, allocator.inherited) = (old.segments, old.received, old.inherited);
+            if let Some(token) = old.forks.inherit() {
+                // `generation` is the child's already.
+                allocator.inherited.insert(fork::generation() - 1, token);
+            }
+        });
+    }
 }

@@ -23,7 +23,8 @@
 //! which the kernel says when nobody has it any more, whoever died in between:
 //!
 //! - **Forks.** A child, and its children, inherit the mapping of the *fork token* that is open. Forks with no
-//!   allocation between them reach the same blocks and share one. A block is `born` with the number that the next fork
+//!   allocation between them reach the same blocks and share one. So do some others, and more of them the more tokens
+//!   live: a token costs its maker a descriptor, and descriptors must not scale with children. A block is `born` with the number that the next fork
 //!   will have at least, and reachable by the fork tokens from there to the newest one at its release.
 //! - **Handles** (spawn, messages). A handle leaves with the descriptor of the *export token* that is open beside the
 //!   segment's. While it is under way, the message holds the token; who attaches holds it, mapped, as long as the
@@ -45,7 +46,7 @@
 //! leave fastmp alone. (vfork shares memory until the exec, which drops all.)
 //!
 //! # Forks by other threads
-//! `before_fork` takes the allocator's lock and both sides release it: a child never sees a half-written allocator. A fork
+//! `Forking::before` takes the allocator's lock and both sides release it: a child never sees a half-written allocator. A fork
 //! between the allocation of a block and the writing of its header gives the child a mapping without a handle; the
 //! block counts as reachable by it all the same.
 
@@ -56,7 +57,6 @@ mod tokens;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-pub(crate) use allocator::{after_fork_in_child, after_fork_in_parent, before_fork};
 pub use segment::Segment;
 
 use allocator::{Allocation, BlockPlace, LARGEST, allocator};
@@ -64,12 +64,12 @@ use allocator::{Allocation, BlockPlace, LARGEST, allocator};
 use crate::error::{Error, Result};
 use crate::layout::{self, Backing, Header, Kind, WithSlice};
 use crate::overlays::Overlay;
+use crate::sys::fork;
 use crate::sys::hold_token::HoldToken;
 #[cfg(doc)]
 use crate::sys::hold_token::HoldWatch;
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
-use crate::sys::{fork, liveness};
 
 /// The smallest block, a cache line: locks of different objects never share one.
 const SMALLEST: usize = 64;
@@ -150,8 +150,6 @@ impl Block {
     /// # Errors
     /// `OutOfMemory`, or `Os` when descriptors have run out.
     pub fn alloc(kind: Kind, bytes: usize) -> Result<Block> {
-        // The identity first: it also installs the fork handlers, before anything needs them.
-        liveness::me();
         let whole = bytes.checked_add(Header::BYTES).ok_or(Error::OutOfMemory)?;
         let block = if whole > LARGEST { Self::alone(whole, bytes)? } else { allocator().alloc(whole, bytes)? };
         block.header()?.write(kind, bytes as u64);
@@ -168,7 +166,6 @@ impl Block {
     /// The block at `offset` of the segment behind `fd`, if a `kind` is there, held by `token` (see [`Handle`]; None:
     /// there is none). A segment is mapped once in a process, however many blocks of it are held, and so is a token.
     pub fn attach(fd: OwnedFd, token: Option<OwnedFd>, offset: usize, kind: Kind) -> Result<Block> {
-        liveness::me();
         let id = memfd::identity(&fd)?;
         let token = match token {
             Some(token) => Self::token(token, id)?,

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use crate::sys::hold_token::{HoldToken, HoldWatch};
 
 /// Ask after tokens when so many are there.
-const ASK_AT: usize = 16;
+const ASK_AT: usize = 8;
+/// With each so many tokens, twice as many numbers share the next one: 25 tokens for 300 children that live, and
+/// four more whenever the children double. A token that somebody holds on to keeps what its numbers reach from being
+/// used again, so that few share one while few live.
+const DOUBLE_AT: usize = 4;
 
 #[derive(Debug)]
 struct Token {
-    /// It stands for these, more than one where no other could be opened.
+    /// It stands for these: more than one where tokens are shared, or no other could be opened.
     numbers: RangeInclusive<u64>,
     watch: HoldWatch,
 }
@@ -42,13 +46,26 @@ impl Tokens {
         self.open.as_ref()
     }
 
+    /// Is the open token to stand for one more number?
+    pub fn has_room(&mut self) -> bool {
+        self.ask();
+        let most = 1u64 << (self.tokens.len() / DOUBLE_AT).min(32);
+        let shared = |token: &Token| 1 + token.numbers.end() - token.numbers.start();
+        self.open.is_some() && self.tokens.last().is_some_and(|token| shared(token) < most)
+    }
+
+    /// Forget those that nobody holds, if as many have come since the last look as were left by it: a few questions
+    /// for each token.
+    fn ask(&mut self) {
+        if self.tokens.len() >= ASK_AT.max(2 * self.left) {
+            self.drop_unheld();
+        }
+    }
+
     /// Another token, open; the one that was open is closed.
     pub fn add(&mut self, (watch, token): (HoldWatch, HoldToken)) {
         self.close();
-        // As many questions as tokens have come since: a few for each.
-        if self.tokens.len() >= ASK_AT.max(2 * self.left) {
-            self.drop_gone();
-        }
+        self.ask();
         self.newest += 1;
         self.tokens.push(Token { numbers: self.newest..=self.newest, watch });
         self.open = Some(Arc::new(token));
@@ -72,9 +89,9 @@ impl Tokens {
     }
 
     /// Forget those that nobody holds.
-    pub fn drop_gone(&mut self) {
+    pub fn drop_unheld(&mut self) {
         let open = self.open.as_ref().map(|_| self.newest);
-        self.tokens.retain(|token| Some(*token.numbers.end()) == open || !token.watch.is_dead_quick());
+        self.tokens.retain(|token| Some(*token.numbers.end()) == open || !token.watch.is_unheld());
         self.left = self.tokens.len();
     }
 

@@ -74,7 +74,7 @@ impl HoldWatch {
     }
 
     /// Certainly nobody holds it any more (an error of the kernel's proves nothing).
-    pub fn is_dead_quick(&self) -> bool {
+    pub fn is_unheld(&self) -> bool {
         let Some(fd) = self.fd.get() else { return false };
         match self.proof {
             Proof::Lease => lease::is_unwritten(fd),

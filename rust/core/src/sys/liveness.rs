@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, test_kill_process, waitid};
 
-use super::fork;
+use super::fork::{self, AtFork, Registration};
 
 /// The identity of a process, or nobody. Bits of the word, from the lowest:
 ///
@@ -95,7 +95,7 @@ pub fn me() -> Owner {
 
 #[cold]
 fn identify() -> Owner {
-    fork::watch();
+    FORKS.ensure::<Identity>();
     let pid = getpid().as_raw_nonzero().get() as u32;
     // Of ourselves `/proc/self` tells the truth whatever namespace `/proc` shows.
     let start = fs::read("/proc/self/stat").ok().and_then(|s| parse_stat(&s)).map_or(0, |s| s.start);
@@ -104,9 +104,14 @@ fn identify() -> Owner {
     me
 }
 
-pub(super) fn after_fork_in_child() {
-    ME.store(0, Ordering::Relaxed);
-    PROC_KNOWN.store(false, Ordering::Relaxed);
+static FORKS: Registration = Registration::new();
+struct Identity;
+
+impl AtFork for Identity {
+    fn in_child() {
+        ME.store(0, Ordering::Relaxed);
+        PROC_KNOWN.store(false, Ordering::Relaxed);
+    }
 }
 
 /// The pid namespace and the time namespace (start times are shown relative to the reader's), folded into 16 bits.
