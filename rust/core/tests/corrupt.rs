@@ -94,7 +94,7 @@ fn scribble(fd: BorrowedFd<'_>, dice: &mut Dice, times: u64) {
     let mapping = Mapping::new(fd, 0, size).unwrap();
     for _ in 0..times {
         let (from, to) = match dice.below(8) {
-            0..4 => (64, 64 + 2 * 192),
+            0..4 => (64, 64 + 2 * 256),
             4 | 5 => (4096, 4096 + 64 + 8 * 64),
             6 => (8192, 8192 + 4096),
             _ => (64, size),

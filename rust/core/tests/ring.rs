@@ -8,7 +8,7 @@ mod common;
 use std::collections::VecDeque;
 
 use common::channel::{Channel, recv, send};
-use common::{Dice, message, read_message, resident};
+use common::{Child, Dice, KILLED, message, read_message, resident, words};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, INLINE, MessageMeta, Payload, Ring, UNIT};
@@ -271,4 +271,116 @@ fn a_chunked_ring_that_is_never_empty_gives_back_what_was_read() {
     }
     assert!(most <= 16 << 20, "{most} bytes for 4 MB of messages");
     model.run(&[Step::Drain]);
+}
+
+/// Fill a pipe that nobody reads; gives the bytes that it took.
+fn fill(pipe: &mut Model<'_, pipe::End>, mut size: impl FnMut() -> usize) -> usize {
+    let mut taken = 0;
+    loop {
+        let (len, before) = (size(), pipe.held.len());
+        pipe.put(len);
+        if pipe.held.len() == before {
+            return taken;
+        }
+        taken += len;
+    }
+}
+
+#[test]
+fn a_pipe_takes_64_kib_in_any_mix() {
+    let mut dice = Dice(10);
+    let mixes: [&[usize]; 10] = [
+        &[16],
+        &[500],
+        &[3000],
+        &[6000],
+        &[10_000],
+        &[INLINE],
+        &[INLINE + 1],
+        &[16, 3000],
+        &[16, 16, 16, 16, 16, 70_000],
+        &[16, 500, 5000, 30_000, 200_000],
+    ];
+    for mix in mixes {
+        // Where the ring stands before, how wide it is and what has been in it, must not matter.
+        for phase in 0..8 {
+            let (rx, tx) = pipe::create(false).unwrap();
+            let mut pipe = pipe(&rx, &tx);
+            for _ in 0..dice.below(30) {
+                pipe.put(16 + dice.below(1500) as usize);
+                (0..dice.below(3)).for_each(|_| pipe.get());
+            }
+            pipe.run(&[]);
+            for round in 0..3 {
+                let mut taken = fill(&mut pipe, || mix[dice.below(mix.len() as u64) as usize]);
+                // Some of it is read, so that the ring is wrapped: as much may then come again.
+                let mut left: usize = pipe.held.iter().sum();
+                assert!(taken >= 64 << 10, "{mix:?}, {phase}.{round}: {taken} bytes");
+                while left >= 48 << 10 {
+                    left -= pipe.held.front().unwrap();
+                    pipe.get();
+                }
+                taken = left + fill(&mut pipe, || mix[dice.below(mix.len() as u64) as usize]);
+                assert!(taken >= 64 << 10, "{mix:?}, {phase}.{round}: {taken} bytes, {left} of them before");
+                pipe.run(&[]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pipe_takes_64_kib_of_single_bytes() {
+    let (rx, tx) = pipe::create(false).unwrap();
+    for _ in 0..2 {
+        let mut taken = 0;
+        while send(&tx, b"x", &[], Deadline::PASSED).is_ok() {
+            taken += 1;
+        }
+        assert!(taken >= 64 << 10, "{taken} bytes");
+        // Half is read, and the rest of the room may be used.
+        (0..taken / 2).for_each(|_| assert_eq!(recv(&rx, Deadline::PASSED).unwrap().0, b"x"));
+        let mut more = taken - taken / 2;
+        while send(&tx, b"x", &[], Deadline::PASSED).is_ok() {
+            more += 1;
+        }
+        assert!(more >= 64 << 10, "{more} bytes");
+        (0..more).for_each(|_| assert_eq!(recv(&rx, Deadline::PASSED).unwrap().0, b"x"));
+        assert_eq!(recv(&rx, Deadline::PASSED).unwrap_err(), Error::Empty);
+    }
+}
+
+#[test]
+fn a_sender_that_dies_while_its_pipe_widens_spoils_nothing() {
+    for (point, deaths) in [("ring.detour", 1), ("ring.detour", 2), ("ring.widened", 1), ("ring.widened", 2)] {
+        for wrapped in [false, true] {
+            let case = format!("{point}, {deaths} deaths, wrapped: {wrapped}");
+            let (rx, tx) = pipe::create(false).unwrap();
+            let mut pipe = pipe(&rx, &tx);
+            if wrapped {
+                (0..10).for_each(|_| pipe.put(1000));
+                (0..9).for_each(|_| pipe.get());
+                (0..8).for_each(|_| pipe.put(1000));
+            }
+            for _ in 0..deaths {
+                let words = words();
+                let mut doomed = Child::doomed(point, 1, || {
+                    for n in 0..100 {
+                        send(&tx, &message(1, pipe.put + n, 1000), &[], Deadline::PASSED).unwrap();
+                        words.set(0, n as u64 + 1);
+                    }
+                });
+                let end = doomed.wait();
+                assert!(end == KILLED || (point == "ring.detour" && !wrapped), "{case}: {end:?}");
+                // It died before a commit, so that what it has counted is what it has put.
+                let came = words.get(0) as usize;
+                (0..came).for_each(|_| pipe.held.push_back(1000));
+                pipe.put += came;
+            }
+            let taken = fill(&mut pipe, || 1000);
+            assert!(taken + pipe.held.len() * 1000 >= 64 << 10, "{case}: {taken} bytes");
+            pipe.run(&[Step::Puts(100, 1000), Step::Gets(50), Step::Puts(100, 3000), Step::Drain]);
+            assert!(fill(&mut pipe, || 1000) >= 64 << 10, "{case}");
+            pipe.run(&[]);
+        }
+    }
 }

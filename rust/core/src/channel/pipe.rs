@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
 use crate::channel::queue::{BASES, RINGS, TABLE, wait_for};
-use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig, RingState};
+use crate::channel::ring::{BASE_OF_TINY, Received, Ring, RingConfig, RingState};
 use crate::channel::transport::{Outgoing, Transport};
 use crate::deadline::{Deadline, now};
 use crate::error::{Error, Result};
@@ -27,9 +27,7 @@ use crate::sync::spin::Spin;
 use crate::sys::liveness;
 use crate::sys::socket;
 
-const EXTENTS: u64 = (BASES + 2 * BASE_MOST).next_multiple_of(CHUNK);
-/// Large messages that may be unread at a time.
-const LARGE_UNREAD: u64 = 4;
+const EXTENTS: u64 = (BASES + 2 * BASE_OF_TINY).next_multiple_of(CHUNK);
 /// How long to wait for a slot before looking again.
 const SLOT: Duration = Duration::from_millis(5);
 /// How long the other end is believed to be there.
@@ -95,9 +93,10 @@ impl End {
         let ring = |index: u32| {
             let config = RingConfig {
                 index,
-                base: BASES + u64::from(index) * BASE_MOST,
+                base: BASES + u64::from(index) * BASE_OF_TINY,
                 overflows: false,
-                extents: LARGE_UNREAD,
+                base_most: BASE_OF_TINY,
+                bounds_large: true,
             };
             let words = RINGS + index as usize * size_of::<RingState>();
             Ring::new(segment.clone(), words, extents.clone(), config).map(Transport::new)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, ExtentState, Extents, OwnedExtent};
-use crate::channel::ring::{self, BASE_MOST, Received, Ring, RingConfig, RingState};
+use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig, RingState};
 use crate::channel::transport::{Outgoing, Transport};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -27,7 +27,8 @@ const _: () = assert!(TABLE + size_of::<ExtentState>() <= BASES as usize);
 const _: () = assert!(RINGS + 2 * size_of::<RingState>() <= TABLE);
 const EXTENTS: u64 = (BASES + BASE_MOST).next_multiple_of(CHUNK);
 
-const CONFIG: RingConfig = RingConfig { index: 0, base: BASES, overflows: true, extents: ring::COUNT_MOST };
+const CONFIG: RingConfig =
+    RingConfig { index: 0, base: BASES, overflows: true, base_most: BASE_MOST, bounds_large: false };
 
 /// Times that a wait spins before it sleeps.
 const SPINS: u32 = 16;
@@ -116,7 +117,7 @@ impl Queue {
         )
     }
 
-    /// Get without sleeping; see [`ring::GetGuard::get`] for `scratch`. `fds` gets the descriptors that came along.
+    /// Get without sleeping; see [`GetGuard::get`](super::ring::GetGuard::get) for `scratch`. `fds` gets the descriptors that came along.
     ///
     /// # Errors
     /// `Empty`; `WouldBlock` if another is getting just now; those of [`get`](Self::get).

@@ -1,10 +1,22 @@
 //! A ring of messages, many producers and many consumers. It never waits for room or for messages: queue and pipe do.
 //!
 //! # Layout
-//! Messages are records in units of 16 bytes: a header, then the payload. A *position* is an offset in the segment, in units. The *base*
-//! is a circle that starts with 16 KiB and doubles up to 1 MiB while it stays unwrapped; a ring that may overflow goes on in *chunks*,
-//! extents of 1 MiB that are filled once from start to end, and comes back to the base when it is empty. Wherever the next record does not follow
-//! the last one a link says where it is; room for one link always stays behind the last record.
+//! Messages are records in units of 16 bytes: a header, then the payload. A *position* is an offset
+//! in the segment, in units. The *base* is a circle that starts with 16 KiB and doubles up to 1 MiB.
+//! A ring that may overflow goes on in *chunks*, extents of 1 MiB that are filled once from start to
+//! end, and comes back to the base when it is empty. Wherever the next record does not follow the
+//! last one a link says where it is; room for one link always stays behind the last record.
+//!
+//! A ring that may not overflow holds at least 64 KiB of payload, whatever the sizes of its messages.
+//! As a record takes up to 31 bytes more than its payload, a base full of tiny ones doubles further,
+//! up to 4 MiB.
+//!
+//! A circle that is wrapped (its tail below its head) widens as well. The tail then jumps over the
+//! upper part, where the oldest messages are, into the new room: a *detour*. While it lasts, that is
+//! until the reader has followed it too, the tail may not go back to the start, for it would run
+//! into messages that come before the jump. `detour` is the number of the message that jumped. It is
+//! stored before the commit. Whoever dies in between leaves a number that forbids for a while what
+//! would be allowed.
 //!
 //! # Protocol
 //! `tail` and `head` each hold a count of messages (28 bits) and a position (36 bits) in one word.
@@ -48,8 +60,16 @@ pub use put::PutGuard;
 pub const UNIT: u64 = 16;
 /// The base's bytes at first.
 pub const BASE_FIRST: u64 = 16 << 10;
-/// The base's bytes at most; this much of the segment is set aside for it.
+/// The base's bytes at most, as a rule.
 pub const BASE_MOST: u64 = 1 << 20;
+/// The bytes at most of a base full of tiny messages, in a ring that may not overflow.
+pub const BASE_OF_TINY: u64 = 4 << 20;
+/// More unread messages than this in a full base of `BASE_MOST` bytes are tiny: there may be less
+/// than 64 KiB of payload in them. (At least 7/16 of the base are records: a detour wastes less than
+/// half, a wrap less than the largest record. So 448 KiB - 12,000 * 31 bytes are payload.)
+const TINY: u64 = 12_000;
+/// Messages in extents that may be unread at a time, where that is bounded.
+pub const LARGE_UNREAD: usize = 4;
 /// The largest payload that is copied under the lock; what is larger goes into an extent before.
 pub const INLINE: usize = 64 << 10;
 
@@ -86,10 +106,14 @@ overlay! {
         head_seen: AtomicU64,
         base_cap: AtomicU64,
         ready: AtomicU32,
-        _reserved2: AtomicU32,
+        /// The number of the message that made the last detour, and `DETOUR`; 0: none.
+        detour: AtomicU32,
         last_fds_id: AtomicU64,
         /// The count of messages up to the last one that had to do with an extent.
         last_extent: AtomicU64,
+        /// The numbers of the last messages in extents, where those are bounded; at first no number.
+        large: [AtomicU32; LARGE_UNREAD],
+        _reserved2: [AtomicU64; 6],
 
         get_lock: Mutex,
         head: AtomicU64,
@@ -114,6 +138,10 @@ impl Cursor {
     }
     fn since(self, head: Cursor) -> u64 {
         self.count().wrapping_sub(head.count()) & COUNT_MASK
+    }
+    /// Messages put after the one with this number. A message that is not yet put: for ever ago.
+    fn passed_since(self, number: &AtomicU32) -> u64 {
+        self.count().wrapping_sub(u64::from(number.load(Ordering::Relaxed)) + 1) & COUNT_MASK
     }
 }
 
@@ -155,8 +183,10 @@ pub struct RingConfig {
     pub base: u64,
     /// May it go on in chunks?
     pub overflows: bool,
-    /// Messages in extents that may be unread at a time.
-    pub extents: u64,
+    /// Bytes of the segment that are set aside for the base.
+    pub base_most: u64,
+    /// At most [`LARGE_UNREAD`] messages in extents may be unread at a time?
+    pub bounds_large: bool,
 }
 
 /// A ring, as this process sees it.
@@ -181,6 +211,9 @@ impl Ring {
         state.maxsize.store(maxsize.min(COUNT_MOST), Ordering::Relaxed);
         for word in [&state.tail, &state.head_seen, &state.head, &state.tail_seen] {
             word.store(start, Ordering::Relaxed);
+        }
+        for number in &state.large {
+            number.store(u32::MAX, Ordering::Relaxed);
         }
         state.ready.store(1, Ordering::Relaxed);
         state.base_cap.store(BASE_FIRST, Ordering::Release);
@@ -280,24 +313,32 @@ impl Ring {
             return true;
         }
         let (tail, head) = (self.tail(), self.head());
-        let cap = self.state.base_cap.load(Ordering::Relaxed).min(BASE_MOST);
+        let cap = self.state.base_cap.load(Ordering::Relaxed).min(self.config.base_most);
         let used = tail.at().wrapping_sub(head.at()).wrapping_add(if tail.at() < head.at() { cap } else { 0 });
-        // Extents are counted by messages: a large one may be what a writer waits with, or waits behind.
-        used <= cap / 2 && (self.drained_at().is_some() || tail.since(head) <= self.config.extents / 2)
+        // A small base still grows when it is full, so that it is not what the writer waits for.
+        // Extents are counted by messages: one may be what a writer waits with, or waits behind.
+        (cap < BASE_MOST || used <= cap / 2) && self.large_unread(tail, head) <= LARGE_UNREAD / 2
+    }
+
+    /// Messages in extents between `head` and `tail`, where they are bounded. A sender that died
+    /// before its commit may be counted, until the next message is read.
+    fn large_unread(&self, tail: Cursor, head: Cursor) -> usize {
+        let unread = tail.since(head);
+        self.state.large.iter().filter(|number| tail.passed_since(number) < unread).count()
     }
 
     fn in_base(&self, at: u64) -> bool {
-        (self.config.base..self.config.base + BASE_MOST).contains(&at)
+        (self.config.base..self.config.base + self.config.base_most).contains(&at)
     }
 
     /// The mapping that has the record at byte `at`, the place in it, and the bytes from there to the end of its region.
     fn locate(&self, at: u64) -> Result<(Where<'_>, usize, u64)> {
         if self.in_base(at) {
-            let end = self.config.base + BASE_MOST;
+            let end = self.config.base + self.config.base_most;
             return Ok((Where::Base(self.state.backing().mapping()), at as usize, end - at));
         }
         let start = at & !(CHUNK - 1);
-        if !self.config.overflows || start < self.config.base + BASE_MOST {
+        if !self.config.overflows || start < self.config.base + self.config.base_most {
             return Err(Error::Corrupted("a position outside its ring"));
         }
         let chunk = self.extents.map(Range { offset: start, cap: CHUNK })?;

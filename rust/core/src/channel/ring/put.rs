@@ -1,14 +1,17 @@
 //! The writers' side of a ring: where a record goes, and its commit.
 
 use super::{
-    BASE_FIRST, BASE_MOST, COUNT_MOST, Cursor, DATA, EXTENT, EXTENT_BYTES, LINK, MessageMeta, POS_MASK, Payload, Ring,
-    UNIT, header, record_bytes,
+    BASE_FIRST, BASE_MOST, COUNT_MASK, COUNT_MOST, Cursor, DATA, EXTENT, EXTENT_BYTES, LARGE_UNREAD, LINK, MessageMeta,
+    POS_MASK, Payload, Ring, TINY, UNIT, header, record_bytes,
 };
 use crate::channel::extents::{CHUNK, OwnedExtent, Side};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
 use crate::sys::memfd;
+
+/// In `detour`: there is a number.
+const DETOUR: u32 = 1 << 31;
 
 /// The put lock, held.
 #[derive(Debug)]
@@ -101,6 +104,9 @@ impl<'a> PutGuard<'a> {
             // Before the commit, so that nobody takes the ring for drained after it. SeqCst: see `Extents::grow`.
             state.last_extent.store(new.count(), Ordering::SeqCst);
         }
+        if message.is_some() && ring.config.bounds_large {
+            self.count_large(tail);
+        }
         for hold in [&place.chunk, &message].into_iter().flatten() {
             hold.intend(side, new.0);
         }
@@ -123,9 +129,12 @@ impl<'a> PutGuard<'a> {
             0 => COUNT_MOST,
             n => n,
         };
-        let most = if is_extent { maxsize.min(ring.config.extents) } else { maxsize };
+        let bounds_large = is_extent && ring.config.bounds_large;
         let need = record_bytes(len);
-        let room = |head: Cursor| (tail.since(head) < most).then(|| self.room(tail, head, need)).flatten();
+        let is_full = |head: Cursor| {
+            tail.since(head) >= maxsize || (bounds_large && ring.large_unread(tail, head) >= LARGE_UNREAD)
+        };
+        let room = |head: Cursor| if is_full(head) { None } else { self.room(tail, head, need) };
         if let Some(at) = room(head) {
             return Ok(Place { at, chunk: None });
         }
@@ -133,7 +142,7 @@ impl<'a> PutGuard<'a> {
         if let Some(at) = room(head) {
             return Ok(Place { at, chunk: None });
         }
-        if tail.since(head) >= most {
+        if is_full(head) {
             return Err(Error::Full);
         }
         if let Some(at) = self.widen(tail, head, need)? {
@@ -151,6 +160,13 @@ impl<'a> PutGuard<'a> {
         Ok(Place { at, chunk: Some(chunk) })
     }
 
+    /// Note that message `tail` is in an extent, in place of the one that is longest past.
+    fn count_large(&self, tail: Cursor) {
+        if let Some(oldest) = self.ring.state.large.iter().max_by_key(|number| tail.passed_since(number)) {
+            oldest.store(tail.count() as u32, Ordering::Relaxed);
+        }
+    }
+
     fn look_at_head(&self) -> Cursor {
         // Acquire (SeqCst): the consumer has copied out what it gave free.
         let head = self.ring.head();
@@ -161,7 +177,7 @@ impl<'a> PutGuard<'a> {
     /// Where `need` bytes, with room for a link behind, fit without growing.
     fn room(&self, tail: Cursor, head: Cursor, need: u64) -> Option<u64> {
         let ring = self.ring;
-        let (base, cap) = (ring.config.base, ring.state.base_cap.load(Ordering::Relaxed).min(BASE_MOST));
+        let (base, cap) = (ring.config.base, ring.state.base_cap.load(Ordering::Relaxed).min(ring.config.base_most));
         let need = need + UNIT;
         let at = tail.at();
         if !ring.in_base(at) {
@@ -175,31 +191,59 @@ impl<'a> PutGuard<'a> {
             return (at + need <= base + cap).then_some(at);
         }
         if at >= head.at() {
-            if at + need <= base + cap { Some(at) } else { (base + need <= head.at()).then_some(base) }
+            if at + need <= base + cap {
+                Some(at)
+            } else {
+                (base + need <= head.at() && !self.is_on_detour(head)).then_some(base)
+            }
         } else {
             (at + need <= head.at()).then_some(at)
         }
     }
 
-    /// Double the base, if that makes room and the ring is not wrapped.
+    /// Has the reader still to follow the last detour? See the module.
+    fn is_on_detour(&self, head: Cursor) -> bool {
+        let detour = &self.ring.state.detour;
+        let number = match detour.load(Ordering::Relaxed) {
+            0 => return false,
+            marked => u64::from(marked & !DETOUR),
+        };
+        // The message that jumped comes after this many.
+        let left = number.wrapping_sub(head.count()) & COUNT_MASK;
+        let is_on = left != 0 && left <= COUNT_MASK / 2;
+        if !is_on {
+            detour.store(0, Ordering::Relaxed);
+        }
+        is_on
+    }
+
+    /// Double the base, as often as it takes to make room; by a detour if it is wrapped.
     fn widen(&self, tail: Cursor, head: Cursor, need: u64) -> Result<Option<u64>> {
         let ring = self.ring;
-        let (base, at) = (ring.config.base, tail.at());
-        let cap = ring.state.base_cap.load(Ordering::Relaxed).clamp(BASE_FIRST, BASE_MOST);
-        if !ring.in_base(at) || (ring.in_base(head.at()) && head.at() > at) {
+        let (state, base, at) = (&*ring.state, ring.config.base, tail.at());
+        if !ring.in_base(at) {
             return Ok(None);
         }
+        let cap = state.base_cap.load(Ordering::Relaxed).clamp(BASE_FIRST, ring.config.base_most);
+        let most = if tail.since(head) > TINY { ring.config.base_most } else { BASE_MOST };
+        let is_wrapped = ring.in_base(head.at()) && head.at() > at;
+        let start = if is_wrapped { base + cap } else { at };
         let mut wider = cap;
-        while at + need + UNIT > base + wider {
+        while start + need + UNIT > base + wider {
             wider *= 2;
-            if wider > BASE_MOST {
+            if wider > most {
                 return Ok(None);
             }
         }
         memfd::reserve(ring.state.backing(), base + cap, wider - cap)?;
+        if is_wrapped {
+            state.detour.store(tail.count() as u32 | DETOUR, Ordering::Relaxed);
+            kill_point!("ring.detour");
+        }
         // Consumers do not use it: they follow links.
-        ring.state.base_cap.store(wider, Ordering::Relaxed);
-        Ok(Some(at))
+        state.base_cap.store(wider, Ordering::Relaxed);
+        kill_point!("ring.widened");
+        Ok(Some(start))
     }
 }
 
