@@ -1,33 +1,32 @@
-//! How a block's handle leaves for another process, and how it is attached there.
+//! How an object's handle leaves for another process, and how it is attached there.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use fastmp_core::arena::Block;
-use fastmp_core::layout::Kind;
+use fastmp_core::objects::{self, Export};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
 use crate::errors::raise;
 use crate::message::channel_fds::{self, Token};
 
-/// What a block's `_handle()` gives: the segment's descriptor, the token, the offset.
+/// What an object's `_handle()` gives: the segment's descriptor, the token, the offset.
 pub type Lent = (RawFd, Token, usize);
 /// What its `_attach()` is given: descriptors of the segment and of the token (or the segment again), the offset.
 pub type Given = (RawFd, RawFd, usize);
 
-/// The handle of a block, for `_handle()`.
-pub fn handle(block: &Block) -> PyResult<Lent> {
+/// The handle of an object, for `_handle()`.
+pub fn handle(object: &impl Export) -> PyResult<Lent> {
     // In one message one token will do for many.
     let with = channel_fds::shared();
-    let handle = block.export(with.as_ref()).map_err(raise)?;
+    let handle = object.export(with.as_ref()).map_err(raise)?;
     Ok((raw(handle.segment()), Token::new(handle.clone()), handle.offset()))
 }
 
-/// The block that a handle leads to, if a `kind` is there.
-pub fn attach((fd, token, offset): Given, kind: Kind) -> PyResult<Block> {
+/// What an object of the core is attached by.
+pub fn given((fd, token, offset): Given) -> PyResult<objects::Given> {
     // Started processes get each number once, the segment's also where it stands for no token.
     let token = if token == fd { None } else { Some(owned(token)?) };
-    Block::attach(owned(fd)?, token, offset, kind).map_err(raise)
+    Ok(objects::Given { segment: owned(fd)?, token, offset })
 }
 
 /// A descriptor that Python hands over.

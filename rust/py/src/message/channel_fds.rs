@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-use fastmp_core::arena::Handle;
+use fastmp_core::objects::Handle;
 use fastmp_core::sys::socket::MAX_FDS;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;

@@ -20,6 +20,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyTypeInfo, PyVisit};
 
 use crate::capi::fast_methods::{self, FastLock};
+use crate::errors::raise;
 use crate::sharedctypes::memory::Block;
 use crate::sharedctypes::scalar::Scalar;
 use crate::synchronize::lock::{self, Lock, RLock};
@@ -194,7 +195,8 @@ pub unsafe fn slowly<const N: usize>(
 fn items(block: &Bound<'_, Block>, letter: char, array: Option<usize>) -> PyResult<Items> {
     let length = array.unwrap_or(1);
     let scalar = Scalar::of(letter).ok_or_else(|| PyValueError::new_err("not a simple type"))?;
-    let (at, size) = block.get().memory()?;
+    let memory = block.get().memory();
+    let (at, size) = (memory.address().map_err(raise)?, memory.len());
     let fits = length.checked_mul(scalar.size()).is_some_and(|bytes| bytes <= size);
     if !fits || !at.addr().get().is_multiple_of(scalar.size()) {
         return Err(PyValueError::new_err("the block is too small for that"));

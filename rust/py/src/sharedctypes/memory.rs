@@ -3,10 +3,8 @@
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::RawFd;
-use std::ptr::NonNull;
 
-use fastmp_core::arena::Block as Core;
-use fastmp_core::layout::{Backing, Kind};
+use fastmp_core as fcore;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -19,20 +17,15 @@ use crate::message::channel_fds::Token;
 /// Zeroed shared memory of `size` bytes, as a writable buffer.
 #[pyclass(frozen, subclass, module = "fastmp.sharedctypes")]
 pub struct Block {
-    block: Core,
-    size: usize,
+    core: fcore::objects::Memory,
 }
 
 impl Block {
-    /// Where the memory is, for as long as this object lives, and how many bytes.
-    pub fn memory(&self) -> PyResult<(NonNull<u8>, usize)> {
-        let at = self.block.mapping().range(self.block.payload(), self.size).map_err(raise)?;
-        Ok((at, self.size))
+    /// What is shared.
+    pub fn memory(&self) -> &fcore::objects::Memory {
+        &self.core
     }
 }
-
-/// An empty object still needs an address.
-const LEAST: usize = 8;
 
 #[pymethods]
 impl Block {
@@ -40,14 +33,11 @@ impl Block {
     #[pyo3(signature = (size = 0, *, _handle = None))]
     fn new(size: isize, _handle: Option<(RawFd, RawFd, usize, usize)>) -> PyResult<Self> {
         if let Some((fd, token, offset, size)) = _handle {
-            let block = handles::attach((fd, token, offset), Kind::Memory)?;
-            if size > block.bytes() {
-                return Err(PyValueError::new_err("the block is smaller than that"));
-            }
-            return Ok(Self { block, size });
+            let given = handles::given((fd, token, offset))?;
+            return Ok(Self { core: fcore::objects::Memory::attach(given, size).map_err(raise)? });
         }
         let size = usize::try_from(size).map_err(|_| PyValueError::new_err("size must not be negative"))?;
-        Ok(Self { block: Core::alloc(Kind::Memory, size.max(LEAST)).map_err(raise)?, size })
+        Ok(Self { core: fcore::objects::Memory::create(size).map_err(raise)? })
     }
 
     #[classmethod]
@@ -64,27 +54,27 @@ impl Block {
     /// Bytes.
     #[getter]
     fn size(&self) -> usize {
-        self.size
+        self.core.len()
     }
 
     /// Where it is mapped in this process.
     #[getter]
     fn address(&self) -> PyResult<usize> {
-        Ok(self.memory()?.0.addr().get())
+        Ok(self.core.address().map_err(raise)?.addr().get())
     }
 
     fn __len__(&self) -> usize {
-        self.size
+        self.core.len()
     }
 
     fn _handle(&self) -> PyResult<(RawFd, Token, usize, usize)> {
-        let (fd, token, offset) = handles::handle(&self.block)?;
-        Ok((fd, token, offset, self.size))
+        let (fd, token, offset) = handles::handle(&self.core)?;
+        Ok((fd, token, offset, self.core.len()))
     }
 
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
-        let (at, size) = slf.get().memory()?;
-        let at: *mut c_void = at.as_ptr().cast();
+        let memory = slf.get().memory();
+        let (at, size) = (memory.address().map_err(raise)?.as_ptr().cast::<c_void>(), memory.len());
         // SAFETY: `view` is the interpreter's; the memory stays mapped while the view holds its reference to the
         // object, and a block's memory never moves.
         let status = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), at, size as isize, 0, flags) };

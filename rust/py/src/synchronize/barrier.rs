@@ -2,11 +2,10 @@
 
 use std::os::fd::RawFd;
 
-use fastmp_core::arena::Block;
-use fastmp_core::layout::{Kind, WithSlice};
-use fastmp_core::sync::barrier::{Arrived, Barrier as Core, BarrierState, Place};
+use fastmp_core as fcore;
+use fastmp_core::Error;
+use fastmp_core::sync::barrier::Arrived;
 use fastmp_core::sys::liveness::me;
-use fastmp_core::{Error, Result};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -15,26 +14,16 @@ use crate::errors::raise;
 use crate::handles::{Given, Lent};
 use crate::{blocking, handles};
 
-type Shared = WithSlice<BarrierState, Place, Block>;
-
 /// So many parties wait for each other.
 #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
 pub struct Barrier {
-    shared: Shared,
+    core: fcore::objects::Barrier,
 }
 
-impl Barrier {
-    fn core(&self) -> Core<'_> {
-        Core::new(self.shared.head(), self.shared.slice())
-    }
-}
-
-fn create(parties: i64) -> PyResult<Result<Block>> {
+fn create(parties: i64) -> PyResult<fcore::objects::Barrier> {
     let least = || PyValueError::new_err("parties must be at least 1");
     let parties = usize::try_from(parties).ok().filter(|&n| n > 0).ok_or_else(least)?;
-    // The count of parties has 32 bits.
-    let bytes = u32::try_from(parties).ok().and_then(|_| Shared::bytes(parties)).ok_or(Error::OutOfMemory);
-    Ok(bytes.and_then(|bytes| Block::alloc(Kind::Barrier, bytes)))
+    fcore::objects::Barrier::create(parties).map_err(raise)
 }
 
 #[pymethods]
@@ -42,11 +31,11 @@ impl Barrier {
     #[new]
     #[pyo3(signature = (parties = 0, *, _handle = None))]
     fn new(parties: i64, _handle: Option<Given>) -> PyResult<Self> {
-        let block = match _handle {
-            Some(handle) => Ok(handles::attach(handle, Kind::Barrier)?),
+        let core = match _handle {
+            Some(handle) => fcore::objects::Barrier::attach(handles::given(handle)?).map_err(raise)?,
             None => create(parties)?,
         };
-        Ok(Self { shared: block.and_then(Block::with_slice).map_err(raise)? })
+        Ok(Self { core })
     }
 
     #[classmethod]
@@ -57,7 +46,7 @@ impl Barrier {
     /// Wait for the other parties; the last one runs `action`. Gives how many came before.
     #[pyo3(signature = (action = None, timeout = None))]
     fn wait(&self, py: Python<'_>, action: Option<&Bound<'_, PyAny>>, timeout: Option<f64>) -> PyResult<u32> {
-        let (core, deadline) = (self.core(), blocking::deadline(timeout));
+        let (core, deadline) = (self.core.core(), blocking::deadline(timeout));
         let acts = action.is_some();
         let came = blocking::wait(py, || core.arrive(me(), acts, deadline))?;
         let arrival = match came {
@@ -89,33 +78,33 @@ impl Barrier {
 
     /// Break it: all who wait, and all who come until `reset`, get BrokenBarrierError.
     fn abort(&self) {
-        self.core().abort();
+        self.core.core().abort();
     }
 
     /// Make it whole and empty again; who waits gets BrokenBarrierError.
     fn reset(&self) {
-        self.core().reset();
+        self.core.core().reset();
     }
 
     /// How many it takes.
     #[getter]
     fn parties(&self) -> usize {
-        self.core().parties()
+        self.core.core().parties()
     }
 
     /// How many wait; 0 if it is broken.
     #[getter]
     fn n_waiting(&self) -> u32 {
-        self.core().waiting()
+        self.core.core().waiting()
     }
 
     /// Is it broken?
     #[getter]
     fn broken(&self) -> bool {
-        self.core().is_broken()
+        self.core.core().is_broken()
     }
 
     fn _handle(&self) -> PyResult<Lent> {
-        handles::handle(self.shared.backing())
+        handles::handle(&self.core)
     }
 }

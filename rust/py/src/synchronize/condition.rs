@@ -2,9 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use fastmp_core::arena::Block;
-use fastmp_core::layout::{Kind, WithSlice};
-use fastmp_core::sync::condvar::{Condvar as Core, CondvarState, SLOTS, Slot};
+use fastmp_core as fcore;
 use fastmp_core::sync::lock::LockState;
 use fastmp_core::sys::liveness::{me, thread_id};
 use fastmp_core::{Error, Result};
@@ -16,8 +14,6 @@ use crate::errors::raise;
 use crate::handles::{Given, Lent};
 use crate::synchronize::lock::{Lock, RLock, take_back};
 use crate::{blocking, handles};
-
-type Shared = WithSlice<CondvarState, Slot, Block>;
 
 /// The lock that goes with it, which the calling thread holds.
 #[derive(Clone, Copy)]
@@ -45,13 +41,7 @@ impl<'a> Guard<'a> {
 /// Waiting and waking under a lock that the calling thread holds.
 #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
 pub struct Condvar {
-    shared: Shared,
-}
-
-impl Condvar {
-    fn core(&self) -> Core<'_> {
-        Core::new(self.shared.head(), self.shared.slice())
-    }
+    core: fcore::objects::Condvar,
 }
 
 #[pymethods]
@@ -59,11 +49,11 @@ impl Condvar {
     #[new]
     #[pyo3(signature = (*, _handle = None))]
     fn new(_handle: Option<Given>) -> PyResult<Self> {
-        let block = match _handle {
-            Some(handle) => Ok(handles::attach(handle, Kind::Condition)?),
-            None => Shared::bytes(SLOTS).ok_or(Error::OutOfMemory).and_then(|n| Block::alloc(Kind::Condition, n)),
+        let core = match _handle {
+            Some(handle) => fcore::objects::Condvar::attach(handles::given(handle)?),
+            None => fcore::objects::Condvar::create(),
         };
-        Ok(Self { shared: block.and_then(Block::with_slice).map_err(raise)? })
+        Ok(Self { core: core.map_err(raise)? })
     }
 
     #[classmethod]
@@ -75,7 +65,7 @@ impl Condvar {
     #[pyo3(signature = (lock, timeout = None))]
     fn wait(&self, py: Python<'_>, lock: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
         let guard = Guard::of(lock, "must acquire() condition before using wait()")?;
-        let core = self.core();
+        let core = self.core.core();
         let deadline = blocking::deadline(timeout);
         let mut waiting = core.prepare_wait(me());
         let depth = match guard.state.unlock_all(me(), thread_id()) {
@@ -118,23 +108,23 @@ impl Condvar {
     #[pyo3(signature = (lock, n = 1))]
     fn notify(&self, lock: &Bound<'_, PyAny>, n: i64) -> PyResult<()> {
         Guard::of(lock, "lock is not owned")?;
-        self.core().notify(u64::try_from(n).unwrap_or(0));
+        self.core.core().notify(u64::try_from(n).unwrap_or(0));
         Ok(())
     }
 
     /// Wake all who wait.
     fn notify_all(&self, lock: &Bound<'_, PyAny>) -> PyResult<()> {
         Guard::of(lock, "lock is not owned")?;
-        self.core().notify(u64::MAX);
+        self.core.core().notify(u64::MAX);
         Ok(())
     }
 
     /// How many wait, at this instant.
     fn waiters(&self) -> usize {
-        self.core().waiters()
+        self.core.core().waiters()
     }
 
     fn _handle(&self) -> PyResult<Lent> {
-        handles::handle(self.shared.backing())
+        handles::handle(&self.core)
     }
 }

@@ -2,10 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use fastmp_core::Error;
-use fastmp_core::arena::Block;
-use fastmp_core::layout::{Kind, Object};
-use fastmp_core::sync::event::EventState;
+use fastmp_core as fcore;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -16,14 +13,7 @@ use crate::{blocking, handles};
 /// A flag that processes wait for.
 #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
 pub struct Event {
-    state: Object<EventState, Block>,
-}
-
-impl Event {
-    fn over(block: Block) -> PyResult<Self> {
-        let payload = block.payload();
-        Ok(Self { state: Object::new(block, payload).map_err(raise)? })
-    }
+    core: fcore::objects::Event,
 }
 
 #[pymethods]
@@ -32,11 +22,11 @@ impl Event {
     #[pyo3(signature = (*, ctx = None, _handle = None))]
     fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
         let _ = ctx;
-        let block = match _handle {
-            Some(handle) => handles::attach(handle, Kind::Event)?,
-            None => Block::alloc(Kind::Event, size_of::<EventState>()).map_err(raise)?,
+        let core = match _handle {
+            Some(handle) => fcore::objects::Event::attach(handles::given(handle)?),
+            None => fcore::objects::Event::create(),
         };
-        Self::over(block)
+        Ok(Self { core: core.map_err(raise)? })
     }
 
     #[classmethod]
@@ -46,34 +36,34 @@ impl Event {
 
     /// Is it set?
     fn is_set(&self) -> bool {
-        self.state.is_set()
+        self.core.is_set()
     }
 
     /// Set it: all who wait go on.
     fn set(&self) {
-        self.state.set();
+        self.core.set();
     }
 
     /// Clear it.
     fn clear(&self) {
-        self.state.clear();
+        self.core.clear();
     }
 
     /// Wait until it is set, for `timeout` seconds at most; was it?
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        if self.state.is_set() {
+        if self.core.is_set() {
             return Ok(true);
         }
-        let (ticket, deadline) = (self.state.ticket(), blocking::deadline(timeout));
-        match blocking::wait(py, || self.state.wait(ticket, deadline))? {
+        let (ticket, deadline) = (self.core.ticket(), blocking::deadline(timeout));
+        match blocking::wait(py, || self.core.wait(ticket, deadline))? {
             Ok(()) => Ok(true),
-            Err(Error::TimedOut) => Ok(false),
+            Err(fcore::Error::TimedOut) => Ok(false),
             Err(other) => Err(raise(other)),
         }
     }
 
     fn _handle(&self) -> PyResult<Lent> {
-        handles::handle(self.state.backing())
+        handles::handle(&self.core)
     }
 }

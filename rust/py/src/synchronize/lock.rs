@@ -3,8 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::RawFd;
 
-use fastmp_core::arena::Block;
-use fastmp_core::layout::{Kind, Object};
+use fastmp_core as fcore;
 use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::mutex::Acquired;
 use fastmp_core::sys::liveness::{Owner, me, thread_id};
@@ -16,20 +15,6 @@ use crate::capi::fast_methods::FastLock;
 use crate::errors::{OwnerDiedWarning, raise};
 use crate::handles::{Given, Lent};
 use crate::{blocking, handles};
-
-type Shared = Object<LockState, Block>;
-
-fn create() -> PyResult<Shared> {
-    let block = Block::alloc(Kind::Lock, size_of::<LockState>()).map_err(raise)?;
-    let payload = block.payload();
-    Object::new(block, payload).map_err(raise)
-}
-
-fn attach(handle: Given) -> PyResult<Shared> {
-    let block = handles::attach(handle, Kind::Lock)?;
-    let payload = block.payload();
-    Object::new(block, payload).map_err(raise)
-}
 
 /// The slow path of both: whatever the fast path could not do at once.
 #[cold]
@@ -81,24 +66,24 @@ macro_rules! lock_class {
         #[doc = $doc]
         #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
         pub struct $class {
-            state: Shared,
+            core: fcore::objects::Lock,
         }
 
         impl $class {
             /// What is shared.
             pub fn state(&self) -> &LockState {
-                &self.state
+                &self.core
             }
 
             /// Take it if that is possible without waiting.
             #[inline(always)]
             fn attempt(&self) -> Result<bool> {
-                ($attempt)(&self.state)
+                ($attempt)(&self.core)
             }
 
             #[inline(always)]
             fn end(&self) -> Result<()> {
-                ($end)(&self.state)
+                ($end)(&self.core)
             }
         }
 
@@ -120,11 +105,11 @@ macro_rules! lock_class {
             #[pyo3(signature = (*, ctx = None, _handle = None))]
             fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
                 let _ = ctx;
-                let state = match _handle {
-                    Some(handle) => attach(handle)?,
-                    None => create()?,
+                let core = match _handle {
+                    Some(handle) => fcore::objects::Lock::attach(handles::given(handle)?),
+                    None => fcore::objects::Lock::create(),
                 };
-                Ok(Self { state })
+                Ok(Self { core: core.map_err(raise)? })
             }
 
             #[classmethod]
@@ -141,7 +126,7 @@ macro_rules! lock_class {
             fn _acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
                 match self.attempt().map_err(raise)? {
                     true => Ok(true),
-                    false => acquire(py, &self.state, stringify!($class), block, timeout),
+                    false => acquire(py, &self.core, stringify!($class), block, timeout),
                 }
             }
 
@@ -152,32 +137,32 @@ macro_rules! lock_class {
             /// How often it was taken over from a process that died holding it.
             #[getter]
             fn recoveries(&self) -> u32 {
-                self.state.recoveries()
+                self.core.recoveries()
             }
 
             /// (process id, native thread id) of the holder, or None.
             #[getter]
             fn owner(&self) -> Option<(u32, u32)> {
-                self.state.owner().map(|(owner, thread)| (owner.pid(), thread))
+                self.core.owner().map(|(owner, thread)| (owner.pid(), thread))
             }
 
             fn _is_mine(&self) -> bool {
-                self.state.is_mine(me(), thread_id())
+                self.core.is_mine(me(), thread_id())
             }
 
             fn _count(&self) -> u32 {
-                match self.state.owner() {
-                    Some((owner, _)) if owner == me() => self.state.depth(),
+                match self.core.owner() {
+                    Some((owner, _)) if owner == me() => self.core.depth(),
                     _ => 0,
                 }
             }
 
             fn _get_value(&self) -> u32 {
-                u32::from(self.state.owner().is_none())
+                u32::from(self.core.owner().is_none())
             }
 
             fn _handle(&self) -> PyResult<Lent> {
-                handles::handle(self.state.backing())
+                handles::handle(&self.core)
             }
         }
     };
@@ -186,16 +171,16 @@ macro_rules! lock_class {
 lock_class!(
     Lock,
     "A lock that one thread of one process holds at a time.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
-    |state: &Shared| -> Result<bool> { Ok(state.try_lock_once(me(), thread_id())) },
-    |state: &Shared| state.unlock_any()
+    |state: &LockState| -> Result<bool> { Ok(state.try_lock_once(me(), thread_id())) },
+    |state: &LockState| state.unlock_any()
 );
 
 lock_class!(
     RLock,
     "A lock that its holding thread may take again; it must release it as often.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
-    |state: &Shared| -> Result<bool> {
+    |state: &LockState| -> Result<bool> {
         let (me, thread) = (me(), thread_id());
         if state.try_lock_once(me, thread) { Ok(true) } else { state.try_reenter(me, thread) }
     },
-    |state: &Shared| state.unlock_once(me(), thread_id())
+    |state: &LockState| state.unlock_once(me(), thread_id())
 );

@@ -2,11 +2,10 @@
 
 use std::os::fd::RawFd;
 
-use fastmp_core::arena::Block;
-use fastmp_core::layout::{Kind, Object, WithSlice};
+use fastmp_core as fcore;
 use fastmp_core::sync::mutex::Acquired;
-use fastmp_core::sync::robust_semaphore::{MAX as MOST_NAMED, Permit, RobustSemaphore, RobustSemaphoreState};
-use fastmp_core::sync::semaphore::{MAX, Semaphore as State};
+use fastmp_core::sync::robust_semaphore::MAX as MOST_NAMED;
+use fastmp_core::sync::semaphore::MAX;
 use fastmp_core::sys::liveness::me;
 use fastmp_core::{Deadline, Error, Result};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
@@ -20,22 +19,13 @@ use crate::message::channel_fds::Token;
 use crate::synchronize::lock::warn;
 use crate::{blocking, handles};
 
-/// RobustSemaphore that are counted, or kept by name of their holders.
-enum Shared {
-    Counted(Object<State, Block>),
-    Named(WithSlice<RobustSemaphoreState, Permit, Block>),
+/// Permits that are counted, or kept by name of their holders.
+enum Permits {
+    Counted(fcore::objects::Semaphore),
+    Named(fcore::objects::RobustSemaphore),
 }
 
-fn named(block: Block) -> Result<Shared> {
-    block.with_slice().map(Shared::Named)
-}
-
-fn counted(block: Block) -> Result<Shared> {
-    let payload = block.payload();
-    Object::new(block, payload).map(Shared::Counted)
-}
-
-fn create(value: i64, bounded: bool, recover: bool) -> PyResult<Shared> {
+fn create(value: i64, bounded: bool, recover: bool) -> PyResult<Permits> {
     // The stdlib's answers to impossible values.
     if value > i64::from(MAX) {
         return Err(PyOverflowError::new_err("signed integer is greater than maximum"));
@@ -46,52 +36,48 @@ fn create(value: i64, bounded: bool, recover: bool) -> PyResult<Shared> {
             let text = format!("a semaphore that recovers has at most {MOST_NAMED} permits");
             return Err(PyValueError::new_err(text));
         }
-        let bytes = WithSlice::<RobustSemaphoreState, Permit, Block>::bytes(permits as usize).ok_or(Error::OutOfMemory);
-        return bytes.and_then(|bytes| Block::alloc(Kind::RobustSemaphore, bytes)).and_then(named).map_err(raise);
+        return fcore::objects::RobustSemaphore::create(permits as usize).map(Permits::Named).map_err(raise);
     }
-    let shared = Block::alloc(Kind::Semaphore, size_of::<State>()).and_then(counted).map_err(raise)?;
-    if let Shared::Counted(state) = &shared {
-        state.set_up(permits, if bounded { permits } else { MAX });
-    }
-    Ok(shared)
+    let most = if bounded { permits } else { MAX };
+    fcore::objects::Semaphore::create(permits, most).map(Permits::Counted).map_err(raise)
 }
 
-fn attach(handle: Given, recover: bool) -> PyResult<Shared> {
-    let kind = if recover { Kind::RobustSemaphore } else { Kind::Semaphore };
-    let block = handles::attach(handle, kind)?;
-    if recover { named(block) } else { counted(block) }.map_err(raise)
+fn attach(handle: Given, recover: bool) -> PyResult<Permits> {
+    let given = handles::given(handle)?;
+    let attached = if recover {
+        fcore::objects::RobustSemaphore::attach(given).map(Permits::Named)
+    } else {
+        fcore::objects::Semaphore::attach(given).map(Permits::Counted)
+    };
+    attached.map_err(raise)
 }
 
-impl Shared {
-    fn core(row: &WithSlice<RobustSemaphoreState, Permit, Block>) -> RobustSemaphore<'_> {
-        RobustSemaphore::new(row.head(), row.slice())
-    }
-
+impl Permits {
     #[inline(always)]
     fn try_acquire(&self) -> bool {
         match self {
-            Shared::Counted(state) => state.try_acquire(),
-            Shared::Named(row) => Self::core(row).try_acquire(me()),
+            Permits::Counted(counted) => counted.try_acquire(),
+            Permits::Named(named) => named.core().try_acquire(me()),
         }
     }
 
     #[inline(always)]
     fn release(&self) -> Result<()> {
         match self {
-            Shared::Counted(state) => state.release(),
+            Permits::Counted(counted) => counted.release(),
             // What the stdlib says of too many releases is said of this one as well.
-            Shared::Named(row) => Self::core(row).release(me()).map_err(|_| Error::Overflow),
+            Permits::Named(named) => named.core().release(me()).map_err(|_| Error::Overflow),
         }
     }
 
     fn acquire(&self, py: Python<'_>, name: &str, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         let deadline = if block { blocking::deadline(timeout) } else { Deadline::PASSED };
         let got = match self {
-            Shared::Counted(_) if !block => Err(Error::TimedOut),
-            Shared::Counted(state) => blocking::wait(py, || state.acquire(deadline))?.map(|()| Acquired::Clean),
-            Shared::Named(row) if !block => Self::core(row).try_acquire_or_recover(me()).ok_or(Error::TimedOut),
+            Permits::Counted(_) if !block => Err(Error::TimedOut),
+            Permits::Counted(counted) => blocking::wait(py, || counted.acquire(deadline))?.map(|()| Acquired::Clean),
+            Permits::Named(named) if !block => named.core().try_acquire_or_recover(me()).ok_or(Error::TimedOut),
             // Who it is for is asked each time: a signal handler may have forked.
-            Shared::Named(row) => blocking::wait(py, || Self::core(row).acquire(me(), deadline))?,
+            Permits::Named(named) => blocking::wait(py, || named.core().acquire(me(), deadline))?,
         };
         match got {
             Ok(Acquired::Clean) => Ok(true),
@@ -107,29 +93,22 @@ impl Shared {
 
     fn permits(&self) -> u32 {
         match self {
-            Shared::Counted(state) => state.permits(),
-            Shared::Named(row) => Self::core(row).free(),
+            Permits::Counted(counted) => counted.permits(),
+            Permits::Named(named) => named.core().free(),
         }
     }
 
     fn most(&self) -> u32 {
         match self {
-            Shared::Counted(state) => state.most(),
-            Shared::Named(row) => Self::core(row).most(),
+            Permits::Counted(counted) => counted.most(),
+            Permits::Named(named) => named.core().most(),
         }
     }
 
     fn recoveries(&self) -> u32 {
         match self {
-            Shared::Counted(_) => 0,
-            Shared::Named(row) => Self::core(row).recoveries(),
-        }
-    }
-
-    fn backing(&self) -> &Block {
-        match self {
-            Shared::Counted(state) => state.backing(),
-            Shared::Named(row) => row.backing(),
+            Permits::Counted(_) => 0,
+            Permits::Named(named) => named.core().recoveries(),
         }
     }
 }
@@ -139,18 +118,18 @@ macro_rules! semaphore_class {
         #[doc = $doc]
         #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
         pub struct $class {
-            state: Shared,
+            permits: Permits,
         }
 
         impl FastLock for $class {
             #[inline(always)]
             fn try_acquire(&self) -> bool {
-                self.state.try_acquire()
+                self.permits.try_acquire()
             }
 
             #[inline(always)]
             fn try_release(&self) -> bool {
-                self.state.release().is_ok()
+                self.permits.release().is_ok()
             }
         }
 
@@ -165,11 +144,11 @@ macro_rules! semaphore_class {
                 _handle: Option<(RawFd, RawFd, usize, bool)>,
             ) -> PyResult<Self> {
                 let _ = ctx;
-                let state = match _handle {
+                let permits = match _handle {
                     Some((fd, token, offset, recover)) => attach((fd, token, offset), recover)?,
                     None => create(value, $bounded, recover)?,
                 };
-                Ok(Self { state })
+                Ok(Self { permits })
             }
 
             #[classmethod]
@@ -185,44 +164,47 @@ macro_rules! semaphore_class {
 
             #[pyo3(signature = (block = true, timeout = None))]
             fn _acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-                if self.state.try_acquire() {
+                if self.permits.try_acquire() {
                     return Ok(true);
                 }
-                self.state.acquire(py, stringify!($class), block, timeout)
+                self.permits.acquire(py, stringify!($class), block, timeout)
             }
 
             fn _release(&self) -> PyResult<()> {
-                self.state.release().map_err(raise)
+                self.permits.release().map_err(raise)
             }
 
             /// RobustSemaphore left.
             fn get_value(&self) -> u32 {
-                self.state.permits()
+                self.permits.permits()
             }
 
             fn _get_value(&self) -> u32 {
-                self.state.permits()
+                self.permits.permits()
             }
 
             fn _is_zero(&self) -> bool {
-                self.state.permits() == 0
+                self.permits.permits() == 0
             }
 
             /// The most permits there can be.
             #[getter]
             fn maxvalue(&self) -> u32 {
-                self.state.most()
+                self.permits.most()
             }
 
             /// How often a permit was taken over from a process that died holding it.
             #[getter]
             fn recoveries(&self) -> u32 {
-                self.state.recoveries()
+                self.permits.recoveries()
             }
 
             fn _handle(&self) -> PyResult<(RawFd, Token, usize, bool)> {
-                let (fd, token, offset) = handles::handle(self.state.backing())?;
-                Ok((fd, token, offset, matches!(self.state, Shared::Named(_))))
+                let ((fd, token, offset), recover) = match &self.permits {
+                    Permits::Counted(counted) => (handles::handle(counted)?, false),
+                    Permits::Named(named) => (handles::handle(named)?, true),
+                };
+                Ok((fd, token, offset, recover))
             }
         }
     };
