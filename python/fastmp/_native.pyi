@@ -5,7 +5,7 @@ handler raises, and otherwise goes on after the handler, to the same deadline. S
 no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, whatever the call.
 
 `_handle()` lends the descriptors that it returns, which come first: they stay the object's.
-`_attach()` takes over the descriptors that it is given, and makes an object of the class it is called on.
+`_attach()` makes an object of the class it is called on, by the descriptors that it is given.
 `ctx` is accepted as the stdlib's classes do, and not used: an object serves every start method.
 """
 
@@ -24,6 +24,7 @@ __all__ = [
     "Condvar",
     "Connection",
     "CorruptedError",
+    "Descriptor",
     "Event",
     "Guarded",
     "GuardedArray",
@@ -54,10 +55,24 @@ class Token:
     def fileno(self) -> int:
         """The descriptor, that of the object's segment if there is no token."""
 
+@final
+class Descriptor:
+    """A descriptor that came with a message, or to a started process; blocks share it, others take a copy."""
+
+    def __new__(cls, fd: int) -> Self:
+        """Takes over the number of an inherited descriptor."""
+
+    def detach(self) -> int:
+        """Returns a number that is the caller's from now on.
+
+        Raises:
+            OSError: there is none left; or it has been used.
+        """
+
 class Lock:
     """A lock that is not recursive, and that any process or thread may release."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock; returns False if it was not to be had in time.
 
@@ -96,12 +111,12 @@ class Lock:
         """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
+    def _attach(cls, fd: Descriptor, token: Descriptor, offset: int) -> Self: ...
 
 class RLock:
     """A lock that its owner, a thread of a process, may take again; only the owner may release it."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock, once more if this thread has it; returns False if it was not to be had in time.
 
@@ -139,7 +154,7 @@ class RLock:
         """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
+    def _attach(cls, fd: Descriptor, token: Descriptor, offset: int) -> Self: ...
 
 class Semaphore:
     """A count of permits."""
@@ -150,7 +165,7 @@ class Semaphore:
         *,
         recover: bool = False,
         ctx: object = None,
-        _handle: tuple[int, int, int, bool] | None = None,
+        _handle: tuple[Descriptor, Descriptor, int, bool] | None = None,
     ) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time.
@@ -190,7 +205,7 @@ class Semaphore:
         """Descriptor of the segment, token, offset in bytes, and whether it recovers permits."""
 
     @classmethod
-    def _attach(cls, fd: int, token: int, offset: int, recover: bool) -> Self: ...
+    def _attach(cls, fd: Descriptor, token: Descriptor, offset: int, recover: bool) -> Self: ...
 
 class BoundedSemaphore:
     """A count of permits that never exceeds what it was at first."""
@@ -201,7 +216,7 @@ class BoundedSemaphore:
         *,
         recover: bool = False,
         ctx: object = None,
-        _handle: tuple[int, int, int, bool] | None = None,
+        _handle: tuple[Descriptor, Descriptor, int, bool] | None = None,
     ) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time.
@@ -241,12 +256,12 @@ class BoundedSemaphore:
         """Descriptor of the segment, token, offset in bytes, and whether it recovers permits."""
 
     @classmethod
-    def _attach(cls, fd: int, token: int, offset: int, recover: bool) -> Self: ...
+    def _attach(cls, fd: Descriptor, token: Descriptor, offset: int, recover: bool) -> Self: ...
 
 class Event:
     """A flag to wait for."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[int, int, int] | None = None) -> Self: ...
+    def __new__(cls, *, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
     def is_set(self) -> bool:
         """Whether the flag is set."""
 
@@ -263,12 +278,12 @@ class Event:
         """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
+    def _attach(cls, fd: Descriptor, token: Descriptor, offset: int) -> Self: ...
 
 class Condvar:
     """A place to wait under a lock, which each call names and the calling thread holds."""
 
-    def __new__(cls, *, _handle: tuple[int, int, int] | None = None) -> Self: ...
+    def __new__(cls, *, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
     def wait(self, lock: Lock | RLock, timeout: float | None = None) -> bool:
         """Releases the lock, waits to be notified, takes the lock again; returns False if not notified in time.
 
@@ -295,12 +310,12 @@ class Condvar:
         """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
+    def _attach(cls, fd: Descriptor, token: Descriptor, offset: int) -> Self: ...
 
 class Barrier:
     """A meeting of so many parties."""
 
-    def __new__(cls, parties: int = 0, *, _handle: tuple[int, int, int] | None = None) -> Self: ...
+    def __new__(cls, parties: int = 0, *, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
     def wait(self, action: Callable[[], Any] | None = None, timeout: float | None = None) -> int:
         """Waits for the other parties; the last one calls `action`. Returns how many came before this one.
 
@@ -330,12 +345,12 @@ class Barrier:
         """Descriptor of the segment, token, and offset in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, token: int, offset: int) -> Self: ...
+    def _attach(cls, fd: Descriptor, token: Descriptor, offset: int) -> Self: ...
 
 class Block:
     """Zeroed shared memory; a writable buffer of `size` bytes, one-dimensional, of format 'B'."""
 
-    def __new__(cls, size: int = 0, *, _handle: tuple[int, int, int, int] | None = None) -> Self: ...
+    def __new__(cls, size: int = 0, *, _handle: tuple[Descriptor, Descriptor, int, int] | None = None) -> Self: ...
     @property
     def size(self) -> int:
         """Length in bytes."""
@@ -351,7 +366,7 @@ class Block:
         """Descriptor of the segment, token, offset and length in bytes."""
 
     @classmethod
-    def _attach(cls, fd: int, token: int, offset: int, size: int) -> Self: ...
+    def _attach(cls, fd: Descriptor, token: Descriptor, offset: int, size: int) -> Self: ...
 
 class Guarded:
     """A ctypes object and the lock that guards it. Subclasses have `_rebuild(type, block)`, which makes the object."""
@@ -443,7 +458,11 @@ class Queue:
     """A queue of messages; one that has been put survives the process that put it."""
 
     def __new__(
-        cls, maxsize: int = 0, *, ctx: object = None, _handle: tuple[int, int, int, int] | None = None
+        cls,
+        maxsize: int = 0,
+        *,
+        ctx: object = None,
+        _handle: tuple[Descriptor, Descriptor, Descriptor, int] | None = None,
     ) -> Self: ...
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Pickles the object and appends it.
@@ -498,12 +517,12 @@ class Queue:
         """Descriptors of the segment, and of both ends of the socket that carries descriptors; maxsize."""
 
     @classmethod
-    def _attach(cls, memfd: int, reader: int, writer: int, maxsize: int) -> Self: ...
+    def _attach(cls, memfd: Descriptor, reader: Descriptor, writer: Descriptor, maxsize: int) -> Self: ...
 
 class Connection:
     """One end of a pipe of messages, made by `Pipe()`."""
 
-    def __new__(cls, *, _handle: tuple[int, int, int]) -> Self: ...
+    def __new__(cls, *, _handle: tuple[Descriptor, Descriptor, int]) -> Self: ...
     @property
     def closed(self) -> bool:
         """Whether this end is closed."""
@@ -583,7 +602,7 @@ class Connection:
         """Descriptors of the segment and of the socket; flags."""
 
     @classmethod
-    def _attach(cls, memfd: int, socket: int, flags: int) -> Self: ...
+    def _attach(cls, memfd: Descriptor, socket: Descriptor, flags: int) -> Self: ...
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """Returns two connected ends; with duplex=False the first only receives, the second only sends."""
@@ -591,8 +610,10 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
 def _in_channel() -> bool:
     """Whether this thread is pickling a message for a channel of ours."""
 
-def _channel_fd(fd: int | Token) -> int:
+def _channel_fd(fd: int | Token, own: bool) -> int:
     """Sends a descriptor with the message that is being pickled; returns its index there.
+
+    Unless it is for one object's own use, it has the same index each time.
 
     Raises:
         RuntimeError: no message is being pickled in this thread.
@@ -604,5 +625,9 @@ def _own_descriptors(cls: _Class) -> _Class:
     The interpreter specialises calls of methods only where the object is exactly of the class that they name.
     """
 
-def _received_fd(index: int) -> int:
-    """Returns a descriptor that came with the message being unpickled; it is the caller's from now on."""
+def _received_fd(index: int, own: bool) -> Descriptor:
+    """Returns a descriptor that came with the message being unpickled.
+
+    Raises:
+        RuntimeError: no message is being unpickled in this thread, or another has taken it for its own.
+    """

@@ -33,38 +33,67 @@ def assert_travelling(obj: object) -> None:
 
 def reduce_block(obj: Any) -> Reduced:
     """Reduces an object inside a segment that others share: its handle is `(fd, token, *numbers)`."""
-    return _reduce(obj, fds=2)
+    return _reduce(obj, fds=2, own=False)
 
 
 def reduce_connection(obj: Any) -> Reduced:
     """Reduces an object with a segment and a socket of its own: its handle is `(fd, fd, *numbers)`."""
-    return _reduce(obj, fds=2)
+    return _reduce(obj, fds=2, own=True)
 
 
 def reduce_queue(obj: Any) -> Reduced:
     """Reduces an object with a segment and both ends of a socket: its handle is `(fd, fd, fd, *numbers)`."""
-    return _reduce(obj, fds=3)
+    return _reduce(obj, fds=3, own=True)
 
 
-def _reduce(obj: Any, fds: int) -> Reduced:
+def _reduce(obj: Any, fds: int, own: bool) -> Reduced:
+    """`own`: it closes its descriptors, and so needs some that no other object has."""
     if _native._in_channel():
         handle = obj._handle()
-        return rebuild_received, (type(obj), [_native._channel_fd(fd) for fd in handle[:fds]], handle[fds:])
+        indices = [_native._channel_fd(fd, own) for fd in handle[:fds]]
+        return rebuild_received, (type(obj), indices, handle[fds:], own)
     assert_spawning(obj)
     handle = obj._handle()
     return rebuild, (type(obj), [_lend(fd) for fd in handle[:fds]], handle[fds:])
 
 
-def _lend(fd: Any) -> Any:
+class _Lent:
+    """A descriptor lent to the child that is being started: one for each number, which a pickle names once.
+
+    So the child gets each number once, as every popen demands, also the stdlib's. What is made of it there takes a
+    copy, or shares it with others of its kind, and the number itself is closed when all have been unpickled.
+    """
+
+    def __init__(self, fd: Any) -> None:
+        self._fd = fd  # a token's descriptors stay open until the child has them
+        self._pickled = False
+        self._sockets: list[Any] = []
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        popen: Any = get_spawning_popen()
+        fd = self._fd.fileno() if isinstance(self._fd, _native.Token) else self._fd
+        if not self._pickled:
+            self._pickled = True
+            return inherited, (popen.DupFd(popen.duplicate_for_child(fd)),)
+        # Another pickle for the same child (one inside the other, as by cloudpickle) needs a descriptor of its own. It
+        # waits in a socket: a copy here would stay open, and hide that the child has closed its own, for as long as
+        # the popen is kept.
+        import socket
+
+        sending, receiving = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sockets.append(receiving)
+        with sending:
+            socket.send_fds(sending, [b"."], [fd])
+        return inherited_in_socket, (popen.DupFd(popen.duplicate_for_child(receiving.fileno())),)
+
+
+def _lend(fd: Any) -> _Lent:
     popen: Any = get_spawning_popen()
-    lent, kept = vars(popen).setdefault("_fastmp_lent", ({}, []))
-    if isinstance(fd, _native.Token):
-        kept.append(fd)  # its descriptors stay open until the child has them
-        fd = fd.fileno()
-    # Any popen, also the stdlib's, where a descriptor passed twice is an error.
-    if fd not in lent:
-        lent[fd] = popen.DupFd(popen.duplicate_for_child(fd))
-    return lent[fd]
+    lent = vars(popen).setdefault("_fastmp_lent", {})
+    number = fd.fileno() if isinstance(fd, _native.Token) else fd
+    if number not in lent:
+        lent[number] = _Lent(fd)
+    return lent[number]
 
 
 def forget_lent(popen: Any) -> None:
@@ -72,14 +101,25 @@ def forget_lent(popen: Any) -> None:
     vars(popen).pop("_fastmp_lent", None)
 
 
-def rebuild(cls: Any, descriptors: list[Any], numbers: tuple[int, ...]) -> Any:
+def inherited(descriptor: Any) -> _native.Descriptor:
+    """Makes of a lent descriptor, in the process that was started with it, what objects are made of."""
+    return _native.Descriptor(descriptor.detach())
+
+
+def inherited_in_socket(descriptor: Any) -> _native.Descriptor:
+    """The same of one that waits in a socket, which was lent."""
+    import socket
+
+    with socket.socket(fileno=descriptor.detach()) as receiving:
+        _, (fd,), _, _ = socket.recv_fds(receiving, 1, 1)
+    return _native.Descriptor(fd)
+
+
+def rebuild(cls: Any, descriptors: list[_native.Descriptor], numbers: tuple[int, ...]) -> Any:
     """Makes the object anew in a process that has been started with it."""
-    fds = [descriptor.detach() for descriptor in descriptors]
-    for fd in fds:
-        os.set_inheritable(fd, False)  # it has just come through an exec, and shall not through another
-    return cls._attach(*fds, *numbers)
+    return cls._attach(*descriptors, *numbers)
 
 
-def rebuild_received(cls: Any, indices: list[int], numbers: tuple[int, ...]) -> Any:
+def rebuild_received(cls: Any, indices: list[int], numbers: tuple[int, ...], own: bool) -> Any:
     """Makes the object anew where its message is received: its descriptors ride on the channel's socket."""
-    return cls._attach(*[_native._received_fd(index) for index in indices], *numbers)
+    return cls._attach(*[_native._received_fd(index, own) for index in indices], *numbers)

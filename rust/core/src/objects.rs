@@ -24,11 +24,11 @@
 //! ```
 
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::arena::Block;
-pub use crate::arena::Handle;
+pub use crate::arena::{Handle, Incoming};
 use crate::error::{Error, Result};
 use crate::layout::{Backing, Kind, Object, WithSlice};
 use crate::overlays::Overlay;
@@ -40,13 +40,13 @@ use crate::sync::robust_semaphore::{self, Permit, RobustSemaphoreState};
 use crate::sync::semaphore;
 use crate::sys::mapping::Mapping;
 
-/// What has come in from another process: descriptors of its own, to be given up.
+/// What has come in from another process.
 #[derive(Debug)]
 pub struct Given {
     /// The segment that the object lies in.
-    pub segment: OwnedFd,
+    pub segment: Incoming,
     /// What keeps its block from being used again; None if it left without.
-    pub token: Option<OwnedFd>,
+    pub token: Option<Incoming>,
     /// Bytes from the segment's start.
     pub offset: usize,
 }
@@ -57,12 +57,12 @@ impl Given {
     /// # Errors
     /// `Os` when descriptors have run out.
     pub fn copy_of(handle: &Handle) -> Result<Given> {
-        let copy = |fd: std::os::fd::BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 0);
+        let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 0).map(Incoming::new);
         Ok(Given { segment: copy(handle.segment())?, token: Some(copy(handle.token())?), offset: handle.offset() })
     }
 
     fn block(self, kind: Kind) -> Result<Block> {
-        Block::attach(self.segment, self.token, self.offset, kind)
+        Block::attach_by(&self.segment, self.token.as_ref(), self.offset, kind)
     }
 }
 

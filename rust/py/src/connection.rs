@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
 use crate::errors::{raise, raise_receiving};
+use crate::handles::Descriptor;
 use crate::{blocking, handles, message};
 
 const READABLE: u32 = 1;
@@ -112,16 +113,21 @@ impl Connection {
 impl Connection {
     #[new]
     #[pyo3(signature = (*, _handle))]
-    fn new(_handle: (RawFd, RawFd, u32)) -> PyResult<Self> {
+    fn new(_handle: (Py<Descriptor>, Py<Descriptor>, u32)) -> PyResult<Self> {
         let (memfd, socket, flags) = _handle;
         let flags =
             Flags { readable: flags & READABLE != 0, writable: flags & WRITABLE != 0, second: flags & SECOND != 0 };
-        let (memfd, socket) = (handles::owned(memfd)?, handles::owned(socket)?);
+        let (memfd, socket) = (memfd.get().own()?, socket.get().own()?);
         Ok(Self::over(End::attach(memfd, socket, flags).map_err(raise)?))
     }
 
     #[classmethod]
-    fn _attach<'py>(cls: &Bound<'py, PyType>, memfd: RawFd, socket: RawFd, flags: u32) -> PyResult<Bound<'py, PyAny>> {
+    fn _attach<'py>(
+        cls: &Bound<'py, PyType>,
+        memfd: Py<Descriptor>,
+        socket: Py<Descriptor>,
+        flags: u32,
+    ) -> PyResult<Bound<'py, PyAny>> {
         handles::attached(cls, (memfd, socket, flags))
     }
 

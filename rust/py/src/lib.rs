@@ -19,6 +19,8 @@ mod _native {
     #[pymodule_export]
     use crate::errors::{CorruptedError, OwnerDiedWarning};
     #[pymodule_export]
+    use crate::handles::Descriptor;
+    #[pymodule_export]
     use crate::message::channel_fds::{Token, channel_fd, in_channel, received_fd};
     #[pymodule_export]
     use crate::queue::Queue;

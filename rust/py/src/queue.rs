@@ -11,7 +11,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
+use crate::handles::Descriptor;
 use crate::{blocking, handles, message};
+
+/// What `_attach()` is given: descriptors of the segment and of both ends of the socket; maxsize.
+type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
 
 /// A queue of objects that many processes put into and get from.
 ///
@@ -35,15 +39,11 @@ impl Queue {
 impl Queue {
     #[new]
     #[pyo3(signature = (maxsize = 0, *, ctx = None, _handle = None))]
-    fn new(
-        maxsize: i64,
-        ctx: Option<&Bound<'_, PyAny>>,
-        _handle: Option<(RawFd, RawFd, RawFd, u64)>,
-    ) -> PyResult<Self> {
+    fn new(maxsize: i64, ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
         let _ = ctx;
         let queue = match _handle {
             Some((memfd, reader, writer, _)) => {
-                Core::attach(handles::owned(memfd)?, handles::owned(reader)?, handles::owned(writer)?)
+                Core::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?)
             }
             None => Core::create(maxsize.max(0) as u64),
         };
@@ -53,9 +53,9 @@ impl Queue {
     #[classmethod]
     fn _attach<'py>(
         cls: &Bound<'py, PyType>,
-        memfd: RawFd,
-        reader: RawFd,
-        writer: RawFd,
+        memfd: Py<Descriptor>,
+        reader: Py<Descriptor>,
+        writer: Py<Descriptor>,
         maxsize: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
         handles::attached(cls, (memfd, reader, writer, maxsize))

@@ -51,12 +51,14 @@
 //! block counts as reachable by it all the same.
 
 mod allocator;
+mod incoming;
 mod segment;
 mod tokens;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+pub use incoming::Incoming;
 pub use segment::Segment;
 
 use allocator::{Allocation, BlockPlace, LARGEST, allocator};
@@ -166,12 +168,16 @@ impl Block {
     /// The block at `offset` of the segment behind `fd`, if a `kind` is there, held by `token` (see [`Handle`]; None:
     /// there is none). A segment is mapped once in a process, however many blocks of it are held, and so is a token.
     pub fn attach(fd: OwnedFd, token: Option<OwnedFd>, offset: usize, kind: Kind) -> Result<Block> {
-        let id = memfd::identity(&fd)?;
+        Self::attach_by(&Incoming::new(fd), token.map(Incoming::new).as_ref(), offset, kind)
+    }
+
+    /// The same by descriptors that other blocks may share.
+    pub fn attach_by(segment: &Incoming, token: Option<&Incoming>, offset: usize, kind: Kind) -> Result<Block> {
+        let segment = segment.segment()?;
         let token = match token {
-            Some(token) => Self::token(token, id)?,
+            Some(token) => token.token(&segment)?,
             None => None,
         };
-        let segment = Self::segment(fd, id)?;
         let bytes = layout::view::<Header>(segment.mapping(), offset)?.check(kind)? as usize;
         segment.mapping().range(offset + Header::BYTES, bytes)?;
         Ok(Block { segment, offset, bytes, origin: Origin::Received(token) })
@@ -184,7 +190,6 @@ impl Block {
         }
         let known = allocator().received.get(id);
         if let Some(known) = known {
-            known.absorb(token);
             return Ok(Some(known));
         }
         // If another thread is quicker there are two: each holds the token.
@@ -196,17 +201,13 @@ impl Block {
     fn segment(fd: OwnedFd, id: (u64, u64)) -> Result<Arc<Segment>> {
         let known = allocator().segments.get(id);
         if let Some(segment) = known {
-            segment.absorb(fd);
             return Ok(segment);
         }
         let new = Arc::new(Segment::attach(fd, Kind::Arena, 0)?);
         let mut allocator = allocator();
-        // Another thread may have been quicker.
+        // Another thread may have been quicker; `new` is then dropped after the lock.
         if let Some(segment) = allocator.segments.get(id) {
             drop(allocator);
-            if let Some(new) = Arc::into_inner(new) {
-                segment.absorb(new.into_fd());
-            }
             return Ok(segment);
         }
         allocator.segments.insert(id, &new);

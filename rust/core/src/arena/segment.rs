@@ -62,15 +62,6 @@ impl Segment {
     pub fn own_fd(&self) -> Result<BorrowedFd<'_>> {
         self.fd.get().ok_or(Error::Os(Errno::BADF))
     }
-
-    /// Another descriptor of this segment has come in, and is not needed.
-    pub(super) fn absorb(&self, fd: OwnedFd) {
-        self.fd.absorb(fd);
-    }
-
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.fd.into_fd()
-    }
 }
 
 impl AsFd for Segment {

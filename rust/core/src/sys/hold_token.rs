@@ -114,11 +114,4 @@ impl HoldToken {
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(AsFd::as_fd)
     }
-
-    /// Another descriptor of the same pass has come in, and is not needed.
-    pub fn absorb(&self, other: OwnedFd) {
-        if let Some(fd) = &self.fd {
-            fd.absorb(other);
-        }
-    }
 }

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::Result;
 use crate::sys::memfd;
@@ -33,21 +33,6 @@ impl VerifiedFd {
     /// The descriptor, if it is still that of the file.
     pub fn get(&self) -> Option<BorrowedFd<'_>> {
         memfd::identity(&*self.fd).is_ok_and(|id| id == self.id).then(|| self.fd.as_fd())
-    }
-
-    /// The descriptor alone.
-    pub fn into_fd(self) -> OwnedFd {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: taken once, for `this` is never dropped.
-        unsafe { ManuallyDrop::take(&mut this.fd) }
-    }
-
-    /// Close `other`, a second descriptor of the same file, unless it is the very same number (a spawned child is
-    /// given each number once, however many objects name it).
-    pub fn absorb(&self, other: OwnedFd) {
-        if other.as_raw_fd() == self.fd.as_raw_fd() {
-            let _ = other.into_raw_fd();
-        }
     }
 }
 

@@ -2,12 +2,14 @@
 //! is unpickled.
 
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use fastmp_core::objects::Handle;
 use fastmp_core::sys::socket::MAX_FDS;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+
+use crate::handles::Descriptor;
 
 /// A token's descriptor under way. Until it is dropped the block that it goes with counts as reachable, and the
 /// numbers stay open.
@@ -34,8 +36,9 @@ impl Token {
 /// What is collected for one message.
 #[derive(Default)]
 struct Collected {
-    /// Each number with its copy. It stays open until the message is complete, by whoever lends it or by the token.
-    fds: Vec<(RawFd, OwnedFd)>,
+    /// Each copy, with the number that others may share it by. That stays open until the message is complete, by
+    /// whoever lends it or by the token.
+    fds: Vec<(Option<RawFd>, OwnedFd)>,
     tokens: Vec<Handle>,
     /// The one under which other blocks may leave, too.
     shared: Option<Handle>,
@@ -43,7 +46,16 @@ struct Collected {
 
 thread_local! {
     static SENDING: RefCell<Option<Collected>> = const { RefCell::new(None) };
-    static RECEIVED: RefCell<Vec<OwnedFd>> = const { RefCell::new(Vec::new()) };
+    static RECEIVED: RefCell<Vec<Arrived>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A descriptor of the message that is being unpickled.
+enum Arrived {
+    Fd(OwnedFd),
+    /// One that blocks share.
+    Shared(Py<Descriptor>),
+    /// Gone to its one object.
+    Taken,
 }
 
 /// The handle under which other blocks may leave in the message being pickled.
@@ -59,9 +71,9 @@ pub fn collecting<T>(f: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Vec<OwnedF
     result.map(|value| (value, mine.fds.into_iter().map(|(_, copy)| copy).collect()))
 }
 
-/// Run `f` with these descriptors to hand out copies of.
+/// Run `f` with these descriptors to hand out.
 pub fn handing_out<T>(fds: Vec<OwnedFd>, f: impl FnOnce() -> T) -> T {
-    let outer = RECEIVED.replace(fds);
+    let outer = RECEIVED.replace(fds.into_iter().map(Arrived::Fd).collect());
     let result = f();
     drop(RECEIVED.replace(outer));
     result
@@ -74,12 +86,12 @@ pub fn in_channel() -> bool {
     SENDING.with_borrow(Option::is_some)
 }
 
-/// Have a copy of `fd`, a number or a token, travel with the message being pickled; gives its index there, the same
-/// for the same `fd` (a number stays open until the message is sent: what is being pickled owns it).
+/// Have a copy of `fd`, a number or a token, travel with the message being pickled; gives its index there. Not `own`:
+/// the same index for the same `fd` (which stays open until the message is sent: what is being pickled owns it).
 #[pyfunction]
 #[pyo3(name = "_channel_fd")]
 #[allow(unsafe_code)]
-pub fn channel_fd(fd: &Bound<'_, PyAny>) -> PyResult<usize> {
+pub fn channel_fd(fd: &Bound<'_, PyAny>, own: bool) -> PyResult<usize> {
     let token = fd.cast::<Token>().ok().map(|token| &token.get().handle);
     let fd: RawFd = match token {
         Some(handle) => handle.token().as_raw_fd(),
@@ -89,7 +101,9 @@ pub fn channel_fd(fd: &Bound<'_, PyAny>) -> PyResult<usize> {
         let Some(Collected { fds, tokens, shared }) = sending else {
             return Err(PyRuntimeError::new_err("no message is being pickled for a channel that carries descriptors"));
         };
-        if let Some(index) = fds.iter().position(|(known, _)| *known == fd) {
+        if let Some(index) = fds.iter().position(|(known, _)| *known == Some(fd))
+            && !own
+        {
             return Ok(index);
         }
         if fds.len() >= MAX_FDS {
@@ -100,19 +114,34 @@ pub fn channel_fd(fd: &Bound<'_, PyAny>) -> PyResult<usize> {
         }
         // SAFETY: not -1, and borrowed for this call alone; if it is not open, the copy fails with EBADF.
         let copy = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
-        fds.push((fd, copy));
+        fds.push(((!own).then_some(fd), copy));
         tokens.extend(token.cloned());
         *shared = shared.take().or_else(|| token.filter(|handle| handle.is_shared()).cloned());
         Ok(fds.len() - 1)
     })
 }
 
-/// A copy of the descriptor with this index of the message being unpickled, the caller's to close.
+/// The descriptor with this index of the message being unpickled. It is there already: what the message needs was
+/// secured before the message was taken. `own`: it is for one object; else the same for each that asks.
 #[pyfunction]
 #[pyo3(name = "_received_fd")]
-pub fn received_fd(index: usize) -> PyResult<RawFd> {
-    RECEIVED.with_borrow(|fds| match fds.get(index) {
-        Some(fd) => Ok(fd.try_clone()?.into_raw_fd()),
-        None => Err(PyRuntimeError::new_err("this object can only be unpickled where its message is received")),
+pub fn received_fd(py: Python<'_>, index: usize, own: bool) -> PyResult<Py<Descriptor>> {
+    RECEIVED.with_borrow_mut(|arrived| {
+        let missing = || PyRuntimeError::new_err("this object can only be unpickled where its message is received");
+        let one = arrived.get_mut(index).ok_or_else(missing)?;
+        match std::mem::replace(one, Arrived::Taken) {
+            Arrived::Fd(fd) => {
+                let descriptor = Py::new(py, Descriptor::received(fd, own))?;
+                if !own {
+                    *one = Arrived::Shared(descriptor.clone_ref(py));
+                }
+                Ok(descriptor)
+            }
+            Arrived::Shared(descriptor) => {
+                *one = Arrived::Shared(descriptor.clone_ref(py));
+                Ok(descriptor)
+            }
+            Arrived::Taken => Err(missing()),
+        }
     })
 }

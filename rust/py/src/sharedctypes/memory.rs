@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
-use crate::handles;
+use crate::handles::{self, Descriptor};
 use crate::message::channel_fds::Token;
 
 /// Zeroed shared memory of `size` bytes, as a writable buffer.
@@ -31,9 +31,9 @@ impl Block {
 impl Block {
     #[new]
     #[pyo3(signature = (size = 0, *, _handle = None))]
-    fn new(size: isize, _handle: Option<(RawFd, RawFd, usize, usize)>) -> PyResult<Self> {
+    fn new(size: isize, _handle: Option<(Py<Descriptor>, Py<Descriptor>, usize, usize)>) -> PyResult<Self> {
         if let Some((fd, token, offset, size)) = _handle {
-            let given = handles::given((fd, token, offset))?;
+            let given = handles::given((fd, token, offset));
             return Ok(Self { core: fcore::objects::Memory::attach(given, size).map_err(raise)? });
         }
         let size = usize::try_from(size).map_err(|_| PyValueError::new_err("size must not be negative"))?;
@@ -43,8 +43,8 @@ impl Block {
     #[classmethod]
     fn _attach<'py>(
         cls: &Bound<'py, PyType>,
-        fd: RawFd,
-        token: RawFd,
+        fd: Py<Descriptor>,
+        token: Py<Descriptor>,
         offset: usize,
         size: usize,
     ) -> PyResult<Bound<'py, PyAny>> {

@@ -1,7 +1,5 @@
 //! `Barrier`: what a barrier shares; its action and default timeout are the Python class's.
 
-use std::os::fd::RawFd;
-
 use fastmp_core as fcore;
 use fastmp_core::Error;
 use fastmp_core::sync::barrier::Arrived;
@@ -11,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
-use crate::handles::{Given, Lent};
+use crate::handles::{Descriptor, Given, Lent};
 use crate::{blocking, handles};
 
 /// So many parties wait for each other.
@@ -32,14 +30,19 @@ impl Barrier {
     #[pyo3(signature = (parties = 0, *, _handle = None))]
     fn new(parties: i64, _handle: Option<Given>) -> PyResult<Self> {
         let core = match _handle {
-            Some(handle) => fcore::objects::Barrier::attach(handles::given(handle)?).map_err(raise)?,
+            Some(handle) => fcore::objects::Barrier::attach(handles::given(handle)).map_err(raise)?,
             None => create(parties)?,
         };
         Ok(Self { core })
     }
 
     #[classmethod]
-    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, token: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
+    fn _attach<'py>(
+        cls: &Bound<'py, PyType>,
+        fd: Py<Descriptor>,
+        token: Py<Descriptor>,
+        offset: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
         handles::attached(cls, (fd, token, offset))
     }
 

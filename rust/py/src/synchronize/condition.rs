@@ -1,7 +1,5 @@
 //! `Condvar`: what a `Condition` adds to its lock.
 
-use std::os::fd::RawFd;
-
 use fastmp_core as fcore;
 use fastmp_core::sync::lock::LockState;
 use fastmp_core::sys::liveness::{me, thread_id};
@@ -11,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
-use crate::handles::{Given, Lent};
+use crate::handles::{Descriptor, Given, Lent};
 use crate::synchronize::lock::{Lock, RLock, take_back};
 use crate::{blocking, handles};
 
@@ -50,14 +48,19 @@ impl Condvar {
     #[pyo3(signature = (*, _handle = None))]
     fn new(_handle: Option<Given>) -> PyResult<Self> {
         let core = match _handle {
-            Some(handle) => fcore::objects::Condvar::attach(handles::given(handle)?),
+            Some(handle) => fcore::objects::Condvar::attach(handles::given(handle)),
             None => fcore::objects::Condvar::create(),
         };
         Ok(Self { core: core.map_err(raise)? })
     }
 
     #[classmethod]
-    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, token: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
+    fn _attach<'py>(
+        cls: &Bound<'py, PyType>,
+        fd: Py<Descriptor>,
+        token: Py<Descriptor>,
+        offset: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
         handles::attached(cls, (fd, token, offset))
     }
 

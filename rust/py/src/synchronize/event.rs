@@ -1,13 +1,11 @@
 //! `Event`.
 
-use std::os::fd::RawFd;
-
 use fastmp_core as fcore;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::raise;
-use crate::handles::{Given, Lent};
+use crate::handles::{Descriptor, Given, Lent};
 use crate::{blocking, handles};
 
 /// A flag that processes wait for.
@@ -23,14 +21,19 @@ impl Event {
     fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
         let _ = ctx;
         let core = match _handle {
-            Some(handle) => fcore::objects::Event::attach(handles::given(handle)?),
+            Some(handle) => fcore::objects::Event::attach(handles::given(handle)),
             None => fcore::objects::Event::create(),
         };
         Ok(Self { core: core.map_err(raise)? })
     }
 
     #[classmethod]
-    fn _attach<'py>(cls: &Bound<'py, PyType>, fd: RawFd, token: RawFd, offset: usize) -> PyResult<Bound<'py, PyAny>> {
+    fn _attach<'py>(
+        cls: &Bound<'py, PyType>,
+        fd: Py<Descriptor>,
+        token: Py<Descriptor>,
+        offset: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
         handles::attached(cls, (fd, token, offset))
     }
 

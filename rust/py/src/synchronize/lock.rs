@@ -1,7 +1,6 @@
 //! `Lock` and `RLock`.
 
 use std::ffi::CString;
-use std::os::fd::RawFd;
 
 use fastmp_core as fcore;
 use fastmp_core::sync::lock::LockState;
@@ -13,7 +12,7 @@ use pyo3::types::PyType;
 
 use crate::capi::fast_methods::FastLock;
 use crate::errors::{OwnerDiedWarning, raise};
-use crate::handles::{Given, Lent};
+use crate::handles::{Descriptor, Given, Lent};
 use crate::{blocking, handles};
 
 /// The slow path of both: whatever the fast path could not do at once.
@@ -106,7 +105,7 @@ macro_rules! lock_class {
             fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
                 let _ = ctx;
                 let core = match _handle {
-                    Some(handle) => fcore::objects::Lock::attach(handles::given(handle)?),
+                    Some(handle) => fcore::objects::Lock::attach(handles::given(handle)),
                     None => fcore::objects::Lock::create(),
                 };
                 Ok(Self { core: core.map_err(raise)? })
@@ -115,8 +114,8 @@ macro_rules! lock_class {
             #[classmethod]
             fn _attach<'py>(
                 cls: &Bound<'py, PyType>,
-                fd: RawFd,
-                token: RawFd,
+                fd: Py<Descriptor>,
+                token: Py<Descriptor>,
                 offset: usize,
             ) -> PyResult<Bound<'py, PyAny>> {
                 handles::attached(cls, (fd, token, offset))

@@ -14,7 +14,7 @@ use pyo3::types::PyType;
 
 use crate::capi::fast_methods::FastLock;
 use crate::errors::{os_error, raise};
-use crate::handles::Given;
+use crate::handles::{Descriptor, Given};
 use crate::message::channel_fds::Token;
 use crate::synchronize::lock::warn;
 use crate::{blocking, handles};
@@ -43,7 +43,7 @@ fn create(value: i64, bounded: bool, recover: bool) -> PyResult<Permits> {
 }
 
 fn attach(handle: Given, recover: bool) -> PyResult<Permits> {
-    let given = handles::given(handle)?;
+    let given = handles::given(handle);
     let attached = if recover {
         fcore::objects::RobustSemaphore::attach(given).map(Permits::Named)
     } else {
@@ -141,7 +141,7 @@ macro_rules! semaphore_class {
                 value: i64,
                 recover: bool,
                 ctx: Option<&Bound<'_, PyAny>>,
-                _handle: Option<(RawFd, RawFd, usize, bool)>,
+                _handle: Option<(Py<Descriptor>, Py<Descriptor>, usize, bool)>,
             ) -> PyResult<Self> {
                 let _ = ctx;
                 let permits = match _handle {
@@ -154,8 +154,8 @@ macro_rules! semaphore_class {
             #[classmethod]
             fn _attach<'py>(
                 cls: &Bound<'py, PyType>,
-                fd: RawFd,
-                token: RawFd,
+                fd: Py<Descriptor>,
+                token: Py<Descriptor>,
                 offset: usize,
                 recover: bool,
             ) -> PyResult<Bound<'py, PyAny>> {

@@ -1,0 +1,101 @@
+//! A descriptor that came in and serves any number of blocks.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+
+use crate::arena::{Block, Segment};
+use crate::error::{Error, Result};
+use crate::sys::hold_token::HoldToken;
+use crate::sys::memfd;
+
+/// The descriptor of a segment or of a token, as it came from another process.
+///
+/// The first block that is attached by it takes it over, and the others share what it led to. So attaching
+/// needs no further descriptor, and cannot fail for want of one. A clone is the same one.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody has asked for what is behind it yet.
+    Fd(OwnedFd),
+    Segment(Arc<Segment>),
+    /// None: it is the segment's descriptor, which stands for no token.
+    Token(Option<Arc<HoldToken>>),
+    /// Taken out, or of no use to the one who asked first.
+    Spent,
+}
+
+impl Incoming {
+    /// Take `fd` over.
+    pub fn new(fd: OwnedFd) -> Incoming {
+        Incoming { state: Arc::new(Mutex::new(State::Fd(fd))) }
+    }
+
+    /// Take `fd` over, which has just come through an exec, and shall not through another.
+    pub fn inherited(fd: OwnedFd) -> Result<Incoming> {
+        fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+        Ok(Self::new(fd))
+    }
+
+    /// Run `f` on the state, which is `Spent` meanwhile.
+    fn replace<T>(&self, f: impl FnOnce(State) -> Result<(State, T)>) -> Result<T> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (new, value) = f(std::mem::replace(&mut *state, State::Spent))?;
+        *state = new;
+        Ok(value)
+    }
+
+    /// The descriptor itself.
+    ///
+    /// # Errors
+    /// `Os` (EBADF) once it has been used or taken.
+    pub fn take(&self) -> Result<OwnedFd> {
+        self.replace(|state| match state {
+            State::Fd(fd) => Ok((State::Spent, fd)),
+            _ => Err(Error::Os(Errno::BADF)),
+        })
+    }
+
+    /// A copy of it.
+    ///
+    /// # Errors
+    /// `Os`: EMFILE where there is no number left, EBADF once it has been used or taken.
+    pub fn copy(&self) -> Result<OwnedFd> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Fd(fd) => Ok(fcntl_dupfd_cloexec(fd.as_fd(), 3)?),
+            _ => Err(Error::Os(Errno::BADF)),
+        }
+    }
+
+    pub(super) fn segment(&self) -> Result<Arc<Segment>> {
+        self.replace(|state| {
+            let segment = match state {
+                State::Fd(fd) => {
+                    let id = memfd::identity(&fd)?;
+                    Block::segment(fd, id)?
+                }
+                State::Segment(segment) => segment,
+                State::Token(_) | State::Spent => return Err(Error::Corrupted("the descriptor is no segment")),
+            };
+            Ok((State::Segment(segment.clone()), segment))
+        })
+    }
+
+    /// None if it is another descriptor of `segment`.
+    pub(super) fn token(&self, segment: &Segment) -> Result<Option<Arc<HoldToken>>> {
+        self.replace(|state| {
+            let token = match state {
+                State::Fd(fd) => Block::token(fd, segment.id())?,
+                State::Token(token) => token,
+                State::Segment(_) | State::Spent => return Err(Error::Corrupted("the descriptor is no token")),
+            };
+            Ok((State::Token(token.clone()), token))
+        })
+    }
+}
