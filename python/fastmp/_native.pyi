@@ -292,7 +292,7 @@ class Condvar:
             AttributeError: it is no lock of fastmp.
         """
 
-    def notify(self, lock: Lock | RLock, n: int = 1) -> None:
+    def notify(self, lock: Lock | RLock, n: float) -> None:
         """Wakes `n` of those who wait, the longest-waiting first.
 
         Raises:

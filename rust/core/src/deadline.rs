@@ -56,6 +56,14 @@ impl Deadline {
         }
     }
 
+    /// The earlier of this deadline and `at`, a reading of the monotonic clock in nanoseconds.
+    pub fn or_at(self, at: u64) -> u64 {
+        match self {
+            Deadline::Never => at,
+            Deadline::At(deadline) => deadline.min(at),
+        }
+    }
+
     /// The earlier of this deadline and `slice` from now: no wait is longer than a slice, so that
     /// a death is noticed although nobody signals it.
     pub fn slice(self, slice: Duration) -> u64 {

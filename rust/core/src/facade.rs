@@ -23,6 +23,7 @@ mod imp {
     use std::sync::atomic::AtomicBool;
     pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+    pub use crate::deadline::now;
     use crate::error::{Error, Result};
     use crate::sys::futex::{self, Parked};
     use crate::sys::liveness;
@@ -52,6 +53,20 @@ mod imp {
     /// Does this wait go on after it came up at the end of a slice? Said once; there is nothing to spin for then.
     pub fn resumed() -> bool {
         RESUMED.take()
+    }
+
+    /// A full fence between an atomic read-modify-write and a look at another word, so that of two threads that each
+    /// change one word and then look at the other's at least one sees the change. SeqCst accesses would say so too,
+    /// but only if every access to both words were SeqCst, and loom makes less of them than the memory model does.
+    ///
+    /// On x86 a read-modify-write is a full fence already, whatever its order: there the compiler alone is to be held.
+    #[inline]
+    pub fn fence_after_rmw() {
+        if cfg!(target_arch = "x86_64") {
+            std::sync::atomic::compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// One step of a busy wait.
@@ -202,6 +217,16 @@ mod imp {
     /// No wait comes up.
     pub fn resumed() -> bool {
         false
+    }
+
+    /// Time stands still in a model.
+    pub fn now() -> u64 {
+        1
+    }
+
+    /// See the real one.
+    pub fn fence_after_rmw() {
+        fence(Ordering::SeqCst);
     }
 
     /// One step of a busy wait.

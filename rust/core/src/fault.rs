@@ -18,6 +18,7 @@ pub fn leases() -> bool {
 
 #[cfg(feature = "kill-points")]
 mod armed {
+    use std::collections::VecDeque;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,7 +32,7 @@ mod armed {
     }
 
     static ANY: AtomicBool = AtomicBool::new(false);
-    static POINT: Mutex<Option<(String, u32, Action)>> = Mutex::new(None);
+    static POINTS: Mutex<VecDeque<(String, u32, Action)>> = Mutex::new(VecDeque::new());
 
     static NO_LEASES: AtomicBool = AtomicBool::new(false);
 
@@ -47,8 +48,13 @@ mod armed {
 
     /// Arm `name`: the `nth` time (from 1) that this process reaches it, `action` happens.
     pub fn arm(name: &str, nth: u32, action: Action) {
-        if let Ok(mut point) = POINT.lock() {
-            *point = Some((name.to_owned(), nth, action));
+        arm_in_turn(&[(name, nth, action)]);
+    }
+
+    /// Arm several: each from when the one before it has been reached.
+    pub fn arm_in_turn(points: &[(&str, u32, Action)]) {
+        if let Ok(mut armed) = POINTS.lock() {
+            *armed = points.iter().map(|&(name, nth, action)| (name.to_owned(), nth, action)).collect();
         }
         ANY.store(true, Ordering::SeqCst);
     }
@@ -58,16 +64,16 @@ mod armed {
         if !ANY.load(Ordering::Relaxed) {
             return;
         }
-        let Ok(mut point) = POINT.lock() else { return };
-        let Some((armed, left, action)) = point.as_mut() else { return };
+        let Ok(mut points) = POINTS.lock() else { return };
+        let Some((armed, left, action)) = points.front_mut() else { return };
         if armed != name {
             return;
         }
         *left -= 1;
         if *left == 0 {
             let action = *action;
-            *point = None;
-            drop(point);
+            points.pop_front();
+            drop(points);
             let signal = match action {
                 Action::Kill => rustix::process::Signal::KILL,
                 Action::Stop => rustix::process::Signal::STOP,
@@ -78,4 +84,4 @@ mod armed {
 }
 
 #[cfg(feature = "kill-points")]
-pub use armed::{Action, arm, deny_leases, leases, reached};
+pub use armed::{Action, arm, arm_in_turn, deny_leases, leases, reached};

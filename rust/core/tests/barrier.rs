@@ -286,6 +286,58 @@ fn a_slow_party_hears_how_its_own_round_ended() {
     }
 }
 
+/// A party dies; who breaks the barrier for it dies before it wakes the others.
+#[test]
+fn a_break_outlives_who_makes_it() {
+    let _turn = common::turn();
+    for reap in [true, false] {
+        let meeting = Meeting::of(4);
+        let mut first = meeting.party(Err(Error::Broken));
+        let mut mender = Child::doomed("barrier.waking", 1, || {
+            let _ = meeting.meet(false);
+        });
+        until("the mender has come", || meeting.core().waiting() == 2);
+        mender.until_parked();
+        let mut third = meeting.party(Err(Error::Broken));
+        // Held still, so that the mender is the one who finds it.
+        third.until_parked();
+        third.signal(libc::SIGSTOP);
+        third.until_stopped();
+        first.kill();
+        if reap {
+            assert_eq!(first.wait(), KILLED);
+        }
+        assert_eq!(mender.wait(), KILLED);
+        assert!(meeting.core().is_broken());
+        third.signal(libc::SIGCONT);
+        assert_eq!(third.wait(), OK);
+    }
+}
+
+/// One who comes dies with the gate in hand, its name left behind; and so does who takes the gate over.
+#[test]
+fn a_gate_outlives_who_takes_it_over() {
+    let _turn = common::turn();
+    for second in ["mutex.recovered", "barrier.named", "barrier.arrived"] {
+        let meeting = Meeting::of(3);
+        for (point, arrived) in [("barrier.named", 0), (second, u32::from(second == "barrier.arrived"))] {
+            let mut doomed = Child::doomed(point, 1, || {
+                let _ = meeting.arrive(false);
+            });
+            assert_eq!(doomed.wait(), KILLED, "{second}");
+            assert_eq!(meeting.core().waiting(), arrived, "{second}");
+        }
+        // Who died after it was counted breaks the barrier for those who wait; who died before was never there.
+        if second == "barrier.arrived" {
+            assert_eq!(meeting.meet(false), Err(Error::Broken));
+            meeting.core().reset();
+        }
+        let (mut one, mut other) = (meeting.party(Ok(())), meeting.party(Ok(())));
+        assert!(meeting.meet(false).is_ok());
+        assert_eq!((one.wait(), other.wait()), (OK, OK), "{second}");
+    }
+}
+
 #[test]
 fn random_kills_leave_nobody_waiting() {
     let _turn = common::turn();

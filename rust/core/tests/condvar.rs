@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::conditions::Watched;
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::Deadline;
-use fastmp_core::fault::{Action, arm};
+use fastmp_core::fault::{Action, arm, arm_in_turn};
 use fastmp_core::sync::condvar::SLOTS;
 
 fn soon() -> Deadline {
@@ -194,30 +194,106 @@ fn a_notifier_that_dies_before_its_wake_up_harms_nobody() {
     assert_eq!(watched.lock.recoveries(), 1);
 }
 
+/// The first, who was granted, dies; so does its heir, at each step of taking over. A third one, who waited when the wake-up was
+/// given, gets it.
 #[test]
-fn an_heir_that_dies_takes_no_other_grant_with_it() {
+fn a_grant_outlives_its_heir() {
     let _turn = common::turn();
-    let watched = Watched::new();
+    for point in ["condvar.inherited", "condvar.vacated"] {
+        let watched = Watched::new();
+        let mut first = waiter(&watched);
+        let mut heir = Child::fork(|| {
+            arm(point, 1, Action::Kill);
+            let _ = watched.wait_once(soon());
+        });
+        until("both wait", || watched.condvar().waiters() == 2);
+        heir.until_parked();
+        let mut third = waiter(&watched);
+        // Held still, so that the heir is the one who finds it.
+        third.signal(libc::SIGSTOP);
+        third.until_stopped();
+        first.signal(libc::SIGSTOP);
+        first.until_stopped();
+        watched.notify(1);
+        let mut late = waiter_after_the_dead(&watched);
+        first.kill();
+        assert_eq!(first.wait(), KILLED);
+        assert_eq!(heir.wait(), KILLED, "{point}");
+        third.signal(libc::SIGCONT);
+        assert_eq!(third.wait(), OK, "{point}: who waited when the wake-up was given never gets it");
+        assert!(late.ended().is_none(), "{point}: woken by nobody");
+        watched.notify(1);
+        assert_eq!(late.wait(), OK, "{point}");
+        assert_eq!(watched.condvar().waiters(), 0, "{point}");
+    }
+}
+
+/// An heir that is granted something itself before it has left its own slot hands that on, and dies doing it or after.
+#[test]
+fn an_heir_with_two_grants_takes_none_with_it() {
+    let _turn = common::turn();
+    for point in ["condvar.passed_on", "condvar.vacated"] {
+        let watched = Watched::new();
+        let mut first = waiter(&watched);
+        let mut heir = Child::fork(|| {
+            arm_in_turn(&[("condvar.inherited", 1, Action::Stop), (point, 1, Action::Kill)]);
+            let _ = watched.wait_once(soon());
+        });
+        until("both wait", || watched.condvar().waiters() == 2);
+        heir.until_parked();
+        let (mut third, mut fourth) = (waiter(&watched), waiter(&watched));
+        for child in [&first, &third, &fourth] {
+            child.signal(libc::SIGSTOP);
+            child.until_stopped();
+        }
+        watched.notify(1);
+        first.kill();
+        assert_eq!(first.wait(), KILLED);
+        heir.until_stopped();
+        // It has the first one's grant, and its own slot still waits: this one goes there.
+        watched.notify(1);
+        heir.signal(libc::SIGCONT);
+        assert_eq!(heir.wait(), KILLED, "{point}");
+        third.signal(libc::SIGCONT);
+        fourth.signal(libc::SIGCONT);
+        assert_eq!((third.wait(), fourth.wait()), (OK, OK), "{point}: two wake-ups for two");
+    }
+}
+
+/// One without a slot finds that the granted one has died, lets all without a slot go on, and dies before it has freed the slot.
+#[test]
+fn those_without_a_slot_outlive_who_clears_up() {
+    let _turn = common::turn();
+    let (watched, words) = (Watched::with_slots(1), words());
     let mut first = waiter(&watched);
-    let words = words();
-    let mut heir = Child::fork(|| {
-        arm("condvar.inherited", 1, Action::Kill);
-        words.set(0, 1);
-        let _ = watched.wait_once(soon());
-    });
-    until("both wait", || watched.condvar().waiters() == 2);
-    heir.until_parked();
+    let without = |word: usize, point: &'static str| {
+        let child = Child::fork(|| {
+            arm(point, 1, Action::Kill);
+            let _ = watched.enter();
+            words.set(word, 1);
+            assert!(watched.wait(soon()), "never woken");
+            watched.leave();
+        });
+        until("it waits", || words.get(word) == 1);
+        child.until_parked();
+        child
+    };
+    let (mut mender, mut other) = (without(0, "condvar.reached"), without(1, "none"));
+    other.signal(libc::SIGSTOP);
+    other.until_stopped();
     first.signal(libc::SIGSTOP);
     first.until_stopped();
     watched.notify(1);
     first.kill();
     assert_eq!(first.wait(), KILLED);
-    assert_eq!(heir.wait(), KILLED);
-    let mut last = waiter_after_the_dead(&watched);
-    until("the heir's slot, or the last one's, is granted", || {
-        watched.notify(1);
-        last.ended() == Some(OK)
-    });
+    assert_eq!(mender.wait(), KILLED);
+    other.signal(libc::SIGCONT);
+    assert_eq!(other.wait(), OK);
+    // The slot can be used again.
+    let mut next = Child::fork(|| assert!(watched.wait_once(soon()), "never woken"));
+    until("it has the slot", || watched.condvar().waiters() == 1);
+    watched.notify(1);
+    assert_eq!(next.wait(), OK);
 }
 
 #[test]

@@ -170,6 +170,40 @@ fn a_waiter_takes_over_within_100_ms() {
     assert!(best < Duration::from_millis(100), "{best:?}");
 }
 
+/// The holder dies, and so does who takes over from it, as soon as it has: a third one gets the lock.
+#[test]
+fn a_lock_outlives_who_takes_it_over() {
+    let _turn = common::turn();
+    for reap in [true, false] {
+        for polls in [true, false] {
+            let lock = lock();
+            let mut holder = Child::fork(|| assert_eq!(take(&lock), Acquired::Clean));
+            holder.zombify();
+            if reap {
+                assert_eq!(holder.wait(), OK);
+            }
+            let mut heir = Child::doomed("mutex.recovered", 1, || {
+                if polls {
+                    until("a poll takes over", || lock.try_lock_or_recover(me(), thread_id()).is_some());
+                } else {
+                    let _ = take(&lock);
+                }
+            });
+            heir.zombify();
+            assert_eq!(lock.owner().map(|(owner, _)| owner.pid()), Some(heir.pid()), "it died holding");
+            if reap {
+                assert_eq!(heir.wait(), KILLED);
+            }
+            match take(&lock) {
+                Acquired::Recovered(owner) => assert_eq!(owner.pid(), heir.pid()),
+                Acquired::Clean => panic!("taken as if nobody had died"),
+            }
+            assert!(lock.is_mine(me(), thread_id()));
+            lock.unlock_once(me(), thread_id()).unwrap();
+        }
+    }
+}
+
 #[test]
 fn frequent_signals_do_not_hide_a_death() {
     let _turn = common::turn();
@@ -300,11 +334,12 @@ fn a_holder_that_dies_before_its_wake_up_harms_nobody() {
 fn a_waiter_that_gives_up_hands_its_wake_up_on() {
     let _turn = common::turn();
     // Woken, robbed by a passer-by, out of time: unless it says that others wait, they sleep on when the lock becomes free.
-    let (lock, words) = (mutex(), words());
-    for _ in 0..20 {
+    let lock = mutex();
+    let mut rounds = 0;
+    while rounds < 10 {
         assert!(lock.try_lock(me()));
         let mut quitter = Child::fork(|| {
-            if lock.lock(me(), Deadline::after(0.03)).is_ok() {
+            if lock.lock(me(), Deadline::after(0.1)).is_ok() {
                 lock.unlock();
             }
         });
@@ -315,19 +350,19 @@ fn a_waiter_that_gives_up_hands_its_wake_up_on() {
         });
         other.until_parked();
         quitter.signal(libc::SIGSTOP);
-        quitter.until_stopped();
+        // On a busy machine its time may be over: that round does not count.
+        until("it stops, or has ended", || matches!(common::state(quitter.pid()), Some('T' | 'Z')));
+        rounds += u32::from(common::state(quitter.pid()) == Some('T'));
         lock.unlock();
-        let robbed = lock.try_lock(me());
-        std::thread::sleep(Duration::from_millis(30));
+        let robbed = lock.try_lock_or_recover(me()).is_some();
+        std::thread::sleep(Duration::from_millis(100));
         quitter.signal(libc::SIGCONT);
         assert_eq!(quitter.wait(), OK);
         if robbed {
             lock.unlock();
         }
         assert_eq!(other.wait(), OK);
-        words.add(0, 1);
     }
-    assert_eq!(words.get(0), 20);
 }
 
 #[test]

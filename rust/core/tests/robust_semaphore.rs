@@ -179,6 +179,38 @@ fn who_dies_giving_back_or_taking_over_leaves_the_permit() {
     assert_eq!((semaphore.core().free(), semaphore.acquire()), (1, Acquired::Clean));
 }
 
+/// A holder of two dies; who takes one of them over dies as soon as it has, with no wake-up for the others, who were asleep.
+#[test]
+fn permits_outlive_who_takes_them_over() {
+    let _turn = common::turn();
+    for reap in [true, false] {
+        let semaphore = Semaphore::of(2);
+        let mut holder = semaphore.holder(2);
+        let mut mender = Child::doomed("robust_semaphore.recovered", 1, || {
+            let _ = semaphore.acquire();
+        });
+        mender.until_parked();
+        let mut others: Vec<_> =
+            (0..2).map(|_| Child::fork(|| assert!(matches!(semaphore.acquire(), Acquired::Recovered(_))))).collect();
+        for other in &others {
+            other.until_parked();
+            // Held still, so that the mender is the one who finds it.
+            other.signal(libc::SIGSTOP);
+            other.until_stopped();
+        }
+        holder.kill();
+        if reap {
+            assert_eq!(holder.wait(), KILLED);
+        }
+        mender.zombify();
+        if reap {
+            assert_eq!(mender.wait(), KILLED);
+        }
+        others.iter().for_each(|other| other.signal(libc::SIGCONT));
+        assert!(others.iter_mut().all(|other| other.wait() == OK), "reap: {reap}");
+    }
+}
+
 #[test]
 fn random_kills_lose_no_permit() {
     let _turn = common::turn();

@@ -225,7 +225,7 @@ impl End {
                 // Every slot for extents is in use, and nobody tells when one no longer is.
                 Err(Error::WouldBlock) => {
                     let waiters = &self.incoming.ring().state().not_empty;
-                    waiters.park(waiters.register(), Deadline::At(deadline.slice(SLOT)))?;
+                    waiters.park(waiters.register(), deadline.slice(SLOT))?;
                     facade::end_slice()?;
                 }
                 Err(Error::TimedOut) => return Err(Error::Empty),

@@ -190,7 +190,7 @@ pub(super) fn wait_for<T>(
                 ticket = Some(waiters.register());
             }
             Some(t) => {
-                let parked = waiters.park(t, deadline)?;
+                let parked = waiters.park(t, deadline.slice(facade::SLICE))?;
                 kill_point!("channel.woken");
                 if parked == facade::Parked::TimedOut && !more() && !deadline.passed() {
                     facade::end_slice()?;

@@ -34,16 +34,15 @@
 //!
 //! Release on every change of the word and Acquire on reading it: who comes out has seen what each party did before it came.
 
-use std::time::Duration;
-
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU64, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::overlay;
 use crate::sync::mutex::Mutex;
-use crate::sync::probe::{may_probe, turn};
+use crate::sync::probe::turn;
 use crate::sync::spin::Spin;
+use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
 
 const BROKEN: u64 = 1;
 const ACTING: u64 = 2;
@@ -229,46 +228,20 @@ impl<'a> Barrier<'a> {
 
     /// Wait until an action is over, nothing of this party's being counted: its own time begins after that.
     fn until_over(&self, word: u64, deadline: Deadline) -> Result<()> {
-        let mut slice = facade::SLICE;
-        loop {
-            let now = self.load();
-            if (now ^ word) & (GENERATIONS | BROKEN) != 0 {
-                return Ok(());
-            }
-            let deadline = if self.is_acted_on(now)? { Deadline::Never } else { deadline };
-            if deadline.passed() {
-                return Err(Error::TimedOut);
-            }
-            let parked = self.park(now, deadline, slice);
-            slice = facade::SLICE;
-            if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
-                // The last place is that of the one who acts.
-                let now = self.load();
-                if (now ^ word) & (GENERATIONS | BROKEN) == 0 {
-                    match self.look_at(now, self.places.len().saturating_sub(1)) {
-                        Liveness::Dead => continue,
-                        Liveness::Dying => slice = facade::DYING,
-                        Liveness::Unknown => (),
-                    }
-                }
-            }
-            if parked? == Parked::TimedOut && slice == facade::SLICE {
-                facade::end_slice()?;
-            }
-        }
+        waiting::wait(&mut ActionWait { barrier: *self, from: word, parked: word }, deadline)
     }
 
-    /// Sleep until the low half is no longer as in `word`, for a slice at most.
-    fn park(&self, word: u64, deadline: Deadline, slice: Duration) -> Result<Parked> {
-        let parked = word | PARKED;
+    /// Make `word` say that somebody may be asleep; false if it is no longer that.
+    fn mark_parked(&self, word: u64) -> bool {
         // Relaxed: the kernel compares the word itself.
-        if word != parked
-            && self.state.word.compare_exchange(word, parked, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
-            return Ok(Parked::Woken);
-        }
+        word & PARKED != 0
+            || self.state.word.compare_exchange(word, word | PARKED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Sleep until the low half is no longer as in `word`.
+    fn park(&self, word: u64, until: u64) -> Result<Parked> {
         kill_point!("barrier.parking");
-        self.state.word.park(parked, deadline.slice(slice))
+        self.state.word.park(word | PARKED, until)
     }
 
     /// How the generation of `arrival` ended, if it has.
@@ -288,49 +261,11 @@ impl<'a> Barrier<'a> {
     /// # Errors
     /// `Broken`; `Interrupted`: still there.
     pub fn wait(&self, arrival: Arrival, me: Owner, deadline: Deadline) -> Result<()> {
-        if deadline != Deadline::PASSED
-            && let Some(outcome) = SPIN.until(|| self.outcome(arrival))
-        {
-            return outcome;
-        }
-        let mut slice = facade::SLICE;
-        loop {
-            if let Some(outcome) = self.outcome(arrival) {
-                return outcome;
-            }
-            if me != arrival.me {
-                return Err(Error::Broken);
-            }
-            let word = self.load();
-            if word & GENERATIONS != arrival.generation || word & BROKEN != 0 {
-                continue;
-            }
-            if !self.makes_sense(word) {
-                return Err(Error::Corrupted("a barrier counts more parties than it has"));
-            }
-            // All have come: the action takes its time, and time-outs are over.
-            let deadline = if self.is_acted_on(word)? { Deadline::Never } else { deadline };
-            if deadline.passed() {
-                self.change(word, word | BROKEN);
-                continue;
-            }
-            let parked = self.park(word, deadline, slice);
-            slice = facade::SLICE;
-            if parked == Ok(Parked::TimedOut) || (parked.is_err() && may_probe()) {
-                match self.watch(arrival) {
-                    Liveness::Dead => continue,
-                    Liveness::Dying => slice = facade::DYING,
-                    Liveness::Unknown => (),
-                }
-            }
-            if parked? == Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
-                facade::end_slice()?;
-            }
-        }
+        waiting::wait(&mut PartyWait { barrier: *self, arrival, me, parked: 0 }, deadline)
     }
 
     /// Look at the party after this one, and at another one each time; break the barrier for the dead.
-    fn watch(&self, arrival: Arrival) -> Liveness {
+    fn look_around(&self, arrival: Arrival) -> Liveness {
         let word = self.load();
         let count = ((word >> 32) as usize).min(self.places.len());
         if word & GENERATIONS != arrival.generation || word & BROKEN != 0 || count == 0 {
@@ -466,5 +401,140 @@ impl<'a> Barrier<'a> {
     #[cfg(loom)]
     pub fn ring(&self) {
         self.state.word.unpark(u32::MAX);
+    }
+}
+
+fn found<T>(liveness: Liveness) -> Found<T> {
+    match liveness {
+        // The barrier is broken for it, or something else was quicker.
+        Liveness::Dead => Found::Changed,
+        Liveness::Dying => Found::Dying,
+        Liveness::Unknown => Found::Nothing,
+    }
+}
+
+/// A party's wait for the others.
+struct PartyWait<'a> {
+    barrier: Barrier<'a>,
+    arrival: Arrival,
+    me: Owner,
+    /// What it sleeps on.
+    parked: u64,
+}
+
+impl Wait for PartyWait<'_> {
+    type Output = ();
+
+    fn attempt(&mut self) -> Result<Option<()>> {
+        self.barrier.outcome(self.arrival).transpose()
+    }
+
+    fn spin(&self) -> Option<&'static Spin> {
+        Some(&SPIN)
+    }
+
+    fn prepare(&mut self) -> Result<Prepared<()>> {
+        if let Some(outcome) = self.barrier.outcome(self.arrival) {
+            return outcome.map(Prepared::Ready);
+        }
+        if self.me != self.arrival.me {
+            return Err(Error::Broken);
+        }
+        self.parked = self.barrier.load();
+        if self.parked & GENERATIONS != self.arrival.generation || self.parked & BROKEN != 0 {
+            return Ok(Prepared::Changed);
+        }
+        if !self.barrier.makes_sense(self.parked) {
+            return Err(Error::Corrupted("a barrier counts more parties than it has"));
+        }
+        Ok(if self.barrier.mark_parked(self.parked) { Prepared::Registered } else { Prepared::Changed })
+    }
+
+    fn park(&mut self, until: u64) -> Result<Parked> {
+        self.barrier.park(self.parked, until)
+    }
+
+    fn probe(&mut self, look: Look) -> Result<Found<()>> {
+        Ok(if look == Look::Thorough { found(self.barrier.look_around(self.arrival)) } else { Found::Nothing })
+    }
+
+    fn give_up(&mut self) -> Result<Option<()>> {
+        let word = self.barrier.load();
+        if self.me != self.arrival.me {
+            return self.attempt()?.map_or(Err(Error::Broken), |()| Ok(Some(())));
+        }
+        // What has ended meanwhile, or is acted on, is not to be broken: the next try tells.
+        if word & GENERATIONS == self.arrival.generation && word & BROKEN == 0 && !self.barrier.is_acted_on(word)? {
+            if !self.barrier.makes_sense(word) {
+                return Err(Error::Corrupted("a barrier counts more parties than it has"));
+            }
+            self.barrier.change(word, word | BROKEN);
+        }
+        Ok(None)
+    }
+
+    fn deadline(&self, deadline: Deadline) -> Result<Deadline> {
+        // All have come: the action takes its time, and time-outs are over.
+        let word = self.barrier.load();
+        let acts = word & GENERATIONS == self.arrival.generation && self.barrier.is_acted_on(word)?;
+        Ok(if acts { Deadline::Never } else { deadline })
+    }
+}
+
+/// The wait of one who is early for the next generation, until the action of this one is over.
+struct ActionWait<'a> {
+    barrier: Barrier<'a>,
+    /// The word that said so.
+    from: u64,
+    /// What it sleeps on.
+    parked: u64,
+}
+
+impl ActionWait<'_> {
+    fn is_over(&self, word: u64) -> bool {
+        (word ^ self.from) & (GENERATIONS | BROKEN) != 0
+    }
+}
+
+impl Wait for ActionWait<'_> {
+    type Output = ();
+
+    fn attempt(&mut self) -> Result<Option<()>> {
+        Ok(self.is_over(self.barrier.load()).then_some(()))
+    }
+
+    fn spin(&self) -> Option<&'static Spin> {
+        None
+    }
+
+    fn prepare(&mut self) -> Result<Prepared<()>> {
+        self.parked = self.barrier.load();
+        if self.is_over(self.parked) {
+            return Ok(Prepared::Ready(()));
+        }
+        Ok(if self.barrier.mark_parked(self.parked) { Prepared::Registered } else { Prepared::Changed })
+    }
+
+    fn park(&mut self, until: u64) -> Result<Parked> {
+        self.barrier.park(self.parked, until)
+    }
+
+    fn probe(&mut self, look: Look) -> Result<Found<()>> {
+        let word = self.barrier.load();
+        if look != Look::Thorough || self.is_over(word) {
+            return Ok(Found::Nothing);
+        }
+        // The last place is that of the one who acts.
+        Ok(found(self.barrier.look_at(word, self.barrier.places.len().saturating_sub(1))))
+    }
+
+    fn give_up(&mut self) -> Result<Option<()>> {
+        Err(Error::TimedOut)
+    }
+
+    fn deadline(&self, deadline: Deadline) -> Result<Deadline> {
+        let word = self.barrier.load();
+        let acts = !self.is_over(word) && self.barrier.is_acted_on(word)?;
+        Ok(if acts { Deadline::Never } else { deadline })
     }
 }

@@ -18,12 +18,20 @@
 //!
 //! # Death
 //! - of a waiter: its slot stays `WAITING`. A grant that goes there passes on as any grant of the dead.
-//! - of a granted one, before it took the grant: other waiters look for such slots at the end of each slice. One whose ticket is below the
-//!   grant's bound, so that it waited already when the grant was given, takes it over: CAS dead `GRANTED` -> 0, the commit point, and then its
-//!   own word -> `GRANTED`. If it has been granted itself meanwhile, it hands the grant that reaches further on. If none of those who waited then is left, the grant
-//!   is void, as it is in a notify that finds nobody.
+//! - of a granted one, before it took the grant: other waiters look for such slots at the end of each slice. One whose
+//!   ticket is below the grant's bound waited already when the grant was given. It takes the slot over, grant and all, by
+//!   CAS dead `GRANTED` -> me `GRANTED`: the commit point. So at every instant the grant is in one slot, which names who has
+//!   it. Then it leaves its own slot; if that has been granted too, that grant goes to another first.
+//!   If none of those who waited then is left, the grant is void, as it is in a notify that finds nobody.
+//! - of the heir: before its CAS it has done nothing; after it the grant is the heir's, and passes on as the first one did.
+//!   Its own slot stays as that of a dead waiter.
 //! - of a notifier, after the CAS and before the wake-up: the waiter finds the grant at the end of its slice.
+//! - of one that hands a grant on: the other is granted first, and then the own slot freed. Who dies in between has woken one
+//!   too many, not one too few.
 //! - while preparing: a slot that is nobody's, until it is cleared.
+//!
+//! A slot's bound only grows, from one tenant to the next: bounds are tickets, and so a newer grant's is the largest. Nothing
+//! resets it, for who grants writes the bound before its CAS, and the slot may change hands in between.
 //!
 //! Slots of the dead are cleared when a grant of the dead was found, and when no slot is free.
 //!
@@ -39,8 +47,9 @@ use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, AtomicU64, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::overlay;
-use crate::sync::probe::may_probe;
+use crate::sync::probe::{may_probe, turn};
 use crate::sync::spin::Spin;
+use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
 use crate::sync::waitset::WaitSet;
 
 const STATE: u64 = 3;
@@ -50,6 +59,8 @@ const PARKED: u64 = 3;
 
 /// Slots of a condition in shared memory: with its head they fill a page.
 pub const SLOTS: usize = 166;
+/// Owners that get a thorough look when slots are short; the others get a cheap one, and a thorough one in turn.
+const LOOKS: usize = 6;
 
 static SPIN: Spin = Spin::new(20_000);
 
@@ -122,14 +133,13 @@ impl Slot {
 
     /// Free the slot of somebody who no longer waits.
     fn free(&self) {
-        self.bound.store(0, Ordering::Relaxed);
-        // Release: its stores are over. SeqCst: with the registration of those who wait for a slot, before the look at whether there are any.
-        self.word.store(0, Ordering::SeqCst);
+        // Release: its stores are over. An RMW: those who wait for a slot are looked for next (see `waitset`).
+        self.word.swap(0, Ordering::Release);
     }
 
     fn clear(&self, word: u64) -> bool {
-        // Acquire: what the dead have stored is visible to whoever clears up after them. SeqCst: as in `free`.
-        self.word.compare_exchange(word, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        // Acquire: what the dead have stored is visible to whoever clears up after them. Release: as in `free`.
+        self.word.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -169,8 +179,8 @@ impl<'a> Condvar<'a> {
 
     fn claim(&self, me: Owner, ticket: u64) -> Option<usize> {
         for (at, slot) in self.slots.iter().enumerate() {
-            // SeqCst: as in `free`. Loom makes less of it than the memory model does, so there the CAS alone has to do.
-            if !cfg!(loom) && slot.word.load(Ordering::SeqCst) != 0 {
+            // Relaxed: a look that saves most CASes. The waitset's fences make it see what was freed before it registered.
+            if slot.word.load(Ordering::Relaxed) != 0 {
                 continue;
             }
             // Acquire: pairs with the release in `free`: its last user's stores are over.
@@ -178,7 +188,6 @@ impl<'a> Condvar<'a> {
                 kill_point!("condvar.claimed");
                 // Before the slot waits, so that no notifier stops looking ahead of it.
                 self.state.used.fetch_max(at as u32 + 1, Ordering::Relaxed);
-                slot.bound.store(0, Ordering::Relaxed);
                 slot.ticket.store(ticket, Ordering::Relaxed);
                 slot.word.store(me.word() | WAITING, Ordering::Release);
                 kill_point!("condvar.prepared");
@@ -193,8 +202,8 @@ impl<'a> Condvar<'a> {
         &self.slots[..used.min(self.slots.len())]
     }
 
-    /// Wait for a grant until `deadline`, the user's lock not being held; with the lock in hand again it is to be `consume`. Who was forked in the middle, by a signal handler, has no slot
-    /// of its own: it goes on as if woken.
+    /// Wait for a grant until `deadline`, the user's lock not being held. With the lock in hand again, `consume` it. Who was
+    /// forked in the middle, by a signal handler, has no slot of its own: it goes on as if woken.
     ///
     /// # Errors
     /// `TimedOut`: over, without a grant. `Interrupted` by a signal: still waiting, call again or `cancel`.
@@ -202,153 +211,119 @@ impl<'a> Condvar<'a> {
         if me != waiting.me {
             return Ok(());
         }
-        let Some(at) = (match waiting.slot {
-            Some(at) => Some(at),
-            None => self.wait_for_slot(waiting, deadline)?,
-        }) else {
+        if waiting.slot.is_none() {
+            waiting.slot = waiting::wait(&mut SlotWait { condvar: *self, waiting, parked: 0 }, deadline)?;
+        }
+        if waiting.slot.is_none() {
             return Ok(());
-        };
-        let slot = &self.slots[at];
-        let mine = |word: u64| word & Owner::MASK == waiting.me.word() && word & 1 == WAITING;
-        if deadline != Deadline::PASSED {
-            SPIN.until(|| (!mine(slot.word.load(Ordering::Relaxed))).then_some(()));
         }
-        let mut slice = facade::SLICE;
-        loop {
-            // Acquire: pairs with the release of a grant.
-            let word = slot.word.load(Ordering::Acquire);
-            if word & Owner::MASK != waiting.me.word() {
-                return Err(Error::Corrupted("a condition's slot has changed hands"));
-            }
-            if word & STATE == GRANTED {
-                return Ok(());
-            }
-            let overlooked = self.state.granted_below.load(Ordering::Relaxed) > waiting.ticket;
-            let late = deadline.passed();
-            if overlooked || late {
-                if !slot.clear(word) {
-                    continue;
-                }
-                // From now on it may be another thread's.
-                waiting.slot = None;
-                self.state.no_slot.notify();
-                return if overlooked { Ok(()) } else { Err(Error::TimedOut) };
-            }
-            let parked = word | PARKED;
-            if word != parked && slot.word.compare_exchange(word, parked, Ordering::Relaxed, Ordering::Relaxed).is_err()
-            {
-                continue;
-            }
-            kill_point!("condvar.parking");
-            let how = slot.word.park(parked, deadline.slice(slice));
-            kill_point!("condvar.woken");
-            slice = facade::SLICE;
-            // Signals that come more often than slices end must not keep a death from being noticed.
-            if how == Ok(Parked::TimedOut) || (how.is_err() && may_probe()) {
-                match self.inherit(waiting, slot) {
-                    Liveness::Dead => return Ok(()),
-                    Liveness::Dying => slice = facade::DYING,
-                    Liveness::Unknown => (),
-                }
-            }
-            if how? == Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
-                facade::end_slice()?;
-            }
-        }
+        waiting::wait(&mut GrantWait { condvar: *self, waiting, parked: 0 }, deadline)
     }
 
-    /// Wait for a slot; None: granted without one.
-    fn wait_for_slot(&self, waiting: &mut Waiting, deadline: Deadline) -> Result<Option<usize>> {
-        loop {
-            // Registered before both looks: whoever grants or frees something after them sees it.
-            let seen = self.state.no_slot.register();
-            // An RMW, and not a load, for loom's sake.
-            if self.state.granted_below.fetch_max(0, Ordering::SeqCst) > waiting.ticket {
-                return Ok(None);
-            }
-            waiting.slot = self.claim(waiting.me, waiting.ticket);
-            if waiting.slot.is_some() {
-                // One wake-up for each slot that became free, but the flag stood for all who sleep here.
-                self.state.no_slot.notify();
-                // Between the first look and the slot a notifier may have seen this one nowhere. An RMW: as above.
-                if self.state.granted_below.fetch_max(0, Ordering::SeqCst) <= waiting.ticket {
-                    return Ok(waiting.slot);
-                }
-                let slotted = Waiting { slot: waiting.slot.take(), ..*waiting };
-                self.cancel(slotted, waiting.me);
-                return Ok(None);
-            }
-            if deadline.passed() {
-                return Err(Error::TimedOut);
-            }
-            if self.state.no_slot.park(seen, deadline)? == Parked::TimedOut {
-                if may_probe() {
-                    self.clear_up(facade::is_dead);
-                }
-                if !deadline.passed() {
-                    facade::end_slice()?;
-                }
-            }
-        }
+    /// Are all granted that drew such a ticket and have no slot? An RMW: it takes its place in the order of the notifier's,
+    /// which sees a slot that was taken before it.
+    fn is_overlooked(&self, ticket: u64) -> bool {
+        self.state.granted_below.fetch_max(0, Ordering::AcqRel) > ticket
     }
 
-    /// Take a grant that was given to one who is dead by now, if there is one for this waiter: `Dead` if so.
-    fn inherit(&self, waiting: &Waiting, mine: &Slot) -> Liveness {
+    /// Take over a slot with a grant that was given to one who is dead by now, if there is one for this waiter: `Dead` if so.
+    fn inherit(&self, waiting: &mut Waiting) -> Liveness {
         let mut seen = Liveness::Unknown;
-        for slot in self.used() {
+        for (at, slot) in self.used().iter().enumerate() {
             let word = slot.word.load(Ordering::Acquire);
             let Some(owner) = Owner::in_word(word).filter(|&owner| owner != waiting.me) else { continue };
-            let bound = slot.bound.load(Ordering::Relaxed);
-            if word & STATE != GRANTED || bound <= waiting.ticket {
+            if word & STATE != GRANTED || self.bound(slot) <= waiting.ticket {
                 continue;
             }
             match facade::probe(owner) {
-                Liveness::Dead if slot.clear(word) => {
-                    kill_point!("condvar.inherited");
-                    let word = mine.word.load(Ordering::Acquire);
-                    if word & STATE == GRANTED || !mine.grant(word, bound) {
-                        // Two grants: the one that reaches further is more likely to find somebody.
-                        self.pass_on(bound.max(mine.bound.load(Ordering::Relaxed)));
+                Liveness::Dead => {
+                    let mine = waiting.me.word() | GRANTED;
+                    // Acquire: the grant's past. Release: this waiter's, for its own heir.
+                    if slot.word.compare_exchange(word, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                        continue;
                     }
+                    kill_point!("condvar.inherited");
+                    if let Some(old) = waiting.slot.replace(at) {
+                        self.vacate(&self.slots[old], waiting.me);
+                    }
+                    kill_point!("condvar.vacated");
                     self.clear_waiting();
                     self.state.no_slot.notify();
                     return Liveness::Dead;
                 }
                 Liveness::Dying => seen = Liveness::Dying,
-                _ => (),
+                Liveness::Unknown => (),
             }
         }
         seen
     }
 
+    /// Free the slot of one who waits no longer; a grant that has come all the same goes to another.
+    fn vacate(&self, slot: &Slot, me: Owner) {
+        loop {
+            let word = slot.word.load(Ordering::Acquire);
+            if word & Owner::MASK != me.word() {
+                return;
+            }
+            if word & STATE == GRANTED {
+                // In this order: who dies in between has woken one too many, not one too few.
+                self.pass_on(self.bound(slot));
+                return self.leave(slot);
+            }
+            if slot.clear(word) {
+                return self.state.no_slot.notify();
+            }
+        }
+    }
+
+    /// Those with tickets below waited when `slot` was granted. Whatever is found in memory: nobody has a ticket yet to be drawn.
+    fn bound(&self, slot: &Slot) -> u64 {
+        slot.bound.load(Ordering::Relaxed).min(self.state.next.load(Ordering::Relaxed))
+    }
+
     /// Free the slots of those who died waiting: of each the cheap proof only.
     fn clear_waiting(&self) {
+        self.clear_waiting_if(facade::is_dead_quick);
+    }
+
+    fn clear_waiting_if(&self, mut is_dead: impl FnMut(Owner) -> bool) {
         for slot in self.used() {
-            if let Some(word) = slot.waiting()
-                && Owner::in_word(word).is_some_and(facade::is_dead_quick)
-            {
+            let word = slot.word.load(Ordering::Acquire);
+            if word & STATE != GRANTED && Owner::in_word(word).is_some_and(&mut is_dead) {
                 slot.clear(word);
             }
         }
     }
 
     /// Free what the dead have left, except for grants that a waiter may still inherit.
-    fn clear_up(&self, is_dead: impl Fn(Owner) -> bool) {
+    fn clear_up(&self, mut is_dead: impl FnMut(Owner) -> bool) {
+        // Those who wait first: they are no heirs.
+        self.clear_waiting_if(&mut is_dead);
         for slot in self.used() {
             let word = slot.word.load(Ordering::Acquire);
-            if !Owner::in_word(word).is_some_and(&is_dead) {
+            if word & STATE != GRANTED || !Owner::in_word(word).is_some_and(&mut is_dead) {
                 continue;
             }
-            let bound = slot.bound.load(Ordering::Relaxed);
-            if word & STATE == GRANTED {
-                if self.first(bound).is_some() {
-                    continue;
-                }
+            let bound = self.bound(slot);
+            if self.first(bound).is_none() {
+                // In this order: who dies in between has woken one too many, not one too few.
                 self.reach_those_without(bound);
+                kill_point!("condvar.reached");
+                slot.clear(word);
             }
-            slot.clear(word);
         }
         self.state.no_slot.notify();
+    }
+
+    /// The same, with thorough looks at some of the owners, others in turn.
+    fn clear_up_thoroughly(&self) {
+        let first = turn().wrapping_mul(LOOKS) % self.slots.len().max(1);
+        let mut at = 0;
+        self.clear_up(|owner| {
+            at += 1;
+            let thorough = (at + self.slots.len() - first) % self.slots.len().max(1) < LOOKS;
+            if thorough { facade::is_dead(owner) } else { facade::is_dead_quick(owner) }
+        });
     }
 
     /// Of those who wait with a ticket below `bound`, the one with the lowest.
@@ -397,32 +372,20 @@ impl<'a> Condvar<'a> {
 
     /// End a wait without having been woken: a grant that has come all the same goes to another.
     pub fn cancel(&self, waiting: Waiting, me: Owner) {
-        let Some(slot) = waiting.slot.map(|at| &self.slots[at]).filter(|_| me == waiting.me) else { return };
-        loop {
-            let word = slot.word.load(Ordering::Acquire);
-            if word & Owner::MASK != waiting.me.word() {
-                return;
-            }
-            if word & STATE == GRANTED {
-                // In this order: who dies in between has woken one too many, not one too few.
-                self.pass_on(slot.bound.load(Ordering::Relaxed));
-                return self.leave(slot);
-            }
-            if slot.clear(word) {
-                return self.state.no_slot.notify();
-            }
+        if let Some(slot) = waiting.slot.map(|at| &self.slots[at]).filter(|_| me == waiting.me) {
+            self.vacate(slot, me);
         }
     }
 
-    /// Wake `most` of those who wait, the longest-waiting first. The user's lock is held.
-    pub fn notify(&self, most: u64) {
+    /// Wake `most` of those who wait, the longest-waiting first; gives how many were found. The user's lock is held.
+    pub fn notify(&self, most: u64) -> u64 {
         let bound = self.state.next.load(Ordering::Relaxed);
         // Ends, although slots that become free are taken anew: tickets below the bound are as many as waited.
         let (mut left, mut looked) = (most, false);
         while left > 0 {
             match self.first(bound) {
                 Some((slot, word)) => left -= u64::from(slot.grant(word, bound)),
-                None if looked => return,
+                None if looked => break,
                 // Then one more look: who has just found a slot sees this, or is seen there.
                 None => {
                     self.reach_those_without(bound);
@@ -430,6 +393,7 @@ impl<'a> Condvar<'a> {
                 }
             }
         }
+        most - left
     }
 
     /// How many wait, at this instant.
@@ -441,5 +405,147 @@ impl<'a> Condvar<'a> {
     #[cfg(loom)]
     pub fn ring(&self) {
         self.slots.iter().for_each(|slot| slot.word.unpark(u32::MAX));
+    }
+}
+
+/// A wait for a grant, in a slot.
+struct GrantWait<'a, 'w> {
+    condvar: Condvar<'a>,
+    waiting: &'w mut Waiting,
+    /// What it sleeps on.
+    parked: u64,
+}
+
+impl<'a> GrantWait<'a, '_> {
+    fn slot(&self) -> Result<(&'a Slot, u64)> {
+        let slot = self.waiting.slot.and_then(|at| self.condvar.slots.get(at));
+        // Acquire: pairs with the release of a grant.
+        let word = slot.map_or(0, |slot| slot.word.load(Ordering::Acquire));
+        match slot {
+            Some(slot) if word & Owner::MASK == self.waiting.me.word() => Ok((slot, word)),
+            _ => Err(Error::Corrupted("a condition's slot has changed hands")),
+        }
+    }
+
+    /// Free the slot in which nothing has come.
+    fn leave(&mut self, slot: &Slot, word: u64) -> bool {
+        let left = slot.clear(word);
+        if left {
+            // From now on it may be another thread's.
+            self.waiting.slot = None;
+            self.condvar.state.no_slot.notify();
+        }
+        left
+    }
+}
+
+impl Wait for GrantWait<'_, '_> {
+    type Output = ();
+
+    fn attempt(&mut self) -> Result<Option<()>> {
+        let (slot, word) = self.slot()?;
+        if word & STATE == GRANTED {
+            return Ok(Some(()));
+        }
+        // Among those granted without a slot, just before it had one.
+        let overlooked = self.condvar.state.granted_below.load(Ordering::Relaxed) > self.waiting.ticket;
+        Ok((overlooked && self.leave(slot, word)).then_some(()))
+    }
+
+    fn spin(&self) -> Option<&'static Spin> {
+        Some(&SPIN)
+    }
+
+    fn prepare(&mut self) -> Result<Prepared<()>> {
+        if self.attempt()?.is_some() {
+            return Ok(Prepared::Ready(()));
+        }
+        let (slot, word) = self.slot()?;
+        self.parked = word | PARKED;
+        // Not over a grant. Relaxed: the kernel compares the word itself.
+        let marked = word & STATE != GRANTED
+            && (word == self.parked
+                || slot.word.compare_exchange(word, self.parked, Ordering::Relaxed, Ordering::Relaxed).is_ok());
+        Ok(if marked { Prepared::Registered } else { Prepared::Changed })
+    }
+
+    fn park(&mut self, until: u64) -> Result<Parked> {
+        let (slot, _) = self.slot()?;
+        kill_point!("condvar.parking");
+        let parked = slot.word.park(self.parked, until);
+        kill_point!("condvar.woken");
+        parked
+    }
+
+    fn probe(&mut self, look: Look) -> Result<Found<()>> {
+        if look != Look::Thorough {
+            return Ok(Found::Nothing);
+        }
+        Ok(match self.condvar.inherit(self.waiting) {
+            Liveness::Dead => Found::Ended(()),
+            Liveness::Dying => Found::Dying,
+            Liveness::Unknown => Found::Nothing,
+        })
+    }
+
+    fn give_up(&mut self) -> Result<Option<()>> {
+        let (slot, word) = self.slot()?;
+        if word & STATE == GRANTED {
+            return Ok(Some(()));
+        }
+        if self.leave(slot, word) { Err(Error::TimedOut) } else { Ok(None) }
+    }
+}
+
+/// A wait for a slot; its end without one is a grant.
+struct SlotWait<'a, 'w> {
+    condvar: Condvar<'a>,
+    waiting: &'w Waiting,
+    /// What it sleeps on.
+    parked: u32,
+}
+
+impl Wait for SlotWait<'_, '_> {
+    type Output = Option<usize>;
+
+    fn attempt(&mut self) -> Result<Option<Option<usize>>> {
+        let (condvar, me, ticket) = (self.condvar, self.waiting.me, self.waiting.ticket);
+        if condvar.is_overlooked(ticket) {
+            return Ok(Some(None));
+        }
+        let Some(at) = condvar.claim(me, ticket) else { return Ok(None) };
+        // One wake-up for each slot that became free, but the flag stood for all who sleep here.
+        condvar.state.no_slot.notify();
+        // Between the first look and the slot a notifier may have seen this one nowhere.
+        if condvar.is_overlooked(ticket) {
+            condvar.vacate(&condvar.slots[at], me);
+            return Ok(Some(None));
+        }
+        Ok(Some(Some(at)))
+    }
+
+    fn spin(&self) -> Option<&'static Spin> {
+        None
+    }
+
+    fn prepare(&mut self) -> Result<Prepared<Option<usize>>> {
+        // Registered before both looks: whoever grants or frees something after them sees it.
+        self.parked = self.condvar.state.no_slot.register();
+        Ok(self.attempt()?.map_or(Prepared::Registered, Prepared::Ready))
+    }
+
+    fn park(&mut self, until: u64) -> Result<Parked> {
+        self.condvar.state.no_slot.park(self.parked, until)
+    }
+
+    fn probe(&mut self, look: Look) -> Result<Found<Option<usize>>> {
+        if look == Look::Thorough && may_probe() {
+            self.condvar.clear_up_thoroughly();
+        }
+        Ok(Found::Nothing)
+    }
+
+    fn give_up(&mut self) -> Result<Option<Option<usize>>> {
+        Err(Error::TimedOut)
     }
 }

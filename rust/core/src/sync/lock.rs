@@ -1,8 +1,8 @@
 //! The shared state of `Lock` and `RLock`: a mutex, the holding thread, and how often it holds.
 //!
 //! `thread` and `depth` are written by the holder alone, while it holds. A thread that reads its own id in `thread`, with
-//! its process in the word, wrote it itself: nobody else stores that value, and a release clears it first. So Relaxed does. They
-//! say nothing once the holder is dead: whoever takes over writes them anew.
+//! its process in the word, wrote it itself: nobody else stores that value, and a release clears it first, whoever
+//! releases. So Relaxed does. They say nothing once the holder is dead: whoever takes over writes them anew.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -59,17 +59,30 @@ impl LockState {
         kill_point!("lock.held");
     }
 
-    /// Release, whoever holds it.
+    /// Release, whoever holds it, as `thread`.
+    ///
+    /// # Errors
+    /// `Overflow` if nobody does.
     #[inline]
-    pub fn unlock_any(&self) -> Result<()> {
+    pub fn unlock_any(&self, thread: u32) -> Result<()> {
+        // No name may stay: the next holder's process would find it there before it has written its own.
+        match self.thread.load(Ordering::Relaxed) {
+            0 => (),
+            holder if holder == thread => self.thread.store(0, Ordering::Relaxed),
+            // Another's lock. If that one has just been released and taken anew, the new name stays.
+            holder => _ = self.thread.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed),
+        }
         self.mutex.unlock_any()
     }
 
-    /// Undo an acquisition of this thread's, whatever the kind of lock.
-    pub fn unlock_if_mine(&self, me: Owner) {
-        self.depth.store(0, Ordering::Relaxed);
-        self.thread.store(0, Ordering::Relaxed);
-        self.mutex.unlock_mine(me);
+    /// Undo an acquisition of this thread's, whatever the kind of lock; nothing if another has released it meanwhile.
+    #[inline]
+    pub fn unlock_if_mine(&self, me: Owner, thread: u32) {
+        if self.is_mine(me, thread) {
+            self.depth.store(0, Ordering::Relaxed);
+            self.thread.store(0, Ordering::Relaxed);
+            self.mutex.unlock_mine(me);
+        }
     }
 
     /// Release all that this thread holds of it; gives how often that was, for `lock_with_depth`.
@@ -81,7 +94,7 @@ impl LockState {
             return Err(Error::NotOwner);
         }
         let depth = self.depth.load(Ordering::Relaxed).max(1);
-        self.unlock_if_mine(me);
+        self.unlock_if_mine(me, thread);
         Ok(depth)
     }
 

@@ -1,13 +1,14 @@
 //! Locks over shared words. No unsafe code here: its review is about orders alone.
 
 pub mod barrier;
+pub mod condition;
 pub mod condvar;
 pub mod event;
 pub mod lock;
 pub mod mutex;
 pub mod probe;
-
 pub mod robust_semaphore;
 pub mod semaphore;
 pub mod spin;
+pub mod waiting;
 pub mod waitset;

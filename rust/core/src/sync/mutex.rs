@@ -6,30 +6,55 @@
 //! | bits | what |
 //! |---|---|
 //! | 0 | `WAITERS`: somebody may be parked |
-//! | 1 | 0 |
-//! | 2-63 | the holder ([`Owner`]) |
+//! | 1 | `RESERVED`: the next holder is to be one that has slept for it |
+//! | 2-63 | the holder ([`Owner`]); 0: nobody |
 //!
 //! - acquire: CAS 0 -> me. This is the commit point: before it nothing is held, after it the word itself says by whom.
 //! - wait: CAS word -> word | `WAITERS`, then park while the low half is unchanged.
-//! - release: swap 0; if the old word had `WAITERS`, wake one. A woken waiter acquires *with* `WAITERS`, for it does not know
-//!   whether it was the only one: at worst one needless wake-up.
+//! - release: swap 0; if the old word had `WAITERS`, wake one. A woken waiter acquires *with* `WAITERS`, for it does not
+//!   know whether it was the only one: at worst one needless wake-up.
 //!
-//! Death: of the holder: a waiter looks at it at the end of each slice; proved dead, it CASes the dead word -> me | `WAITERS`.
-//! The CAS fails if anybody else was quicker. Between the swap and the wake-up: waiters find the word free at the end of their
-//! slice. Of a waiter: leaves `WAITERS`, which costs one call. Of a woken waiter: as between swap and wake-up.
+//! # Fairness
+//! A lock that is free goes to whoever comes first: a holder that takes it again at once is quicker than a waiter that has
+//! to wake up. That is what makes it fast, and what would starve waiters. So a waiter that has waited for [`PATIENCE`] sets
+//! `RESERVED`, not more often than once in that time for each lock. A release then leaves `RESERVED` | `WAITERS` behind, and
+//! wakes one. Who comes now waits; who has slept may take it (parking_lot's eventual fairness, Go's starvation mode).
 //!
-//! Acquire on taking, release on giving up: the only edge needed is from one holder to the next. The flag is set with Relaxed: the futex
-//! compares the word itself.
+//! The reservation names nobody. So it needs no mending when its waiter dies or gives up: another that has slept takes the
+//! lock, or who came waits for [`RESERVATION`] and then has slept. It is a hint, never what exclusion rests on. Callers
+//! that do not wait take a reserved lock as well: nobody holds it, and they could not tell when it is theirs.
+//!
+//! # Death
+//! - of the holder: a waiter looks at it at the end of each slice; proved dead, it CASes the dead word -> me | `WAITERS`,
+//!   the commit point. The CAS fails if anybody else was quicker. If the new holder dies at once, it is in the word itself.
+//! - between a release's swap and its wake-up: waiters find the word free at the end of their slice.
+//! - of a waiter: leaves `WAITERS`, which costs one call, and perhaps `RESERVED`: see above.
+//! - of a woken waiter: as between swap and wake-up.
+//!
+//! Acquire on taking, release on giving up: the only edge needed is from one holder to the next. Flags are set with Relaxed:
+//! the futex compares the word itself. A CAS that adds flags to a free word goes on with the release sequence of the swap.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::facade::{self, AtomicU32, Liveness, Ordering, Owner, Word64};
+use crate::facade::{self, AtomicU32, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::overlay;
 use crate::sync::probe::may_probe;
 use crate::sync::spin::Spin;
+use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
 
 const WAITERS: u64 = 1;
+const RESERVED: u64 = 2;
+const FLAGS: u64 = WAITERS | RESERVED;
+
+/// Nanoseconds that a waiter lets others be quicker. In a model time stands still, and every sleeper is out of patience.
+const PATIENCE: u64 = if cfg!(loom) { 0 } else { 1_000_000 };
+/// Nanoseconds that a free lock stays reserved at most: for a waiter that has a core some 50 us are enough to wake up.
+const RESERVATION: u64 = 250_000;
+/// Waiting for so many times its patience, a waiter no longer minds how long ago another was served.
+const URGENT: u64 = 16;
+/// Of the clock, for `served`: nanoseconds in one of its ticks, as a power of two.
+const TICK: u32 = 16;
 
 overlay! {
     /// A lock word and how often it was taken over from the dead. All zero is free.
@@ -37,7 +62,8 @@ overlay! {
     pub struct Mutex {
         word: Word64,
         recoveries: AtomicU32,
-        _reserved: AtomicU32,
+        /// When a reservation was last used, in ticks of some 65 us that wrap. Only fairness depends on it.
+        served: AtomicU32,
     }
 }
 
@@ -57,7 +83,7 @@ impl Mutex {
     /// A free lock.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Mutex { word: Word64::new(0), recoveries: AtomicU32::new(0), _reserved: AtomicU32::new(0) }
+        Mutex { word: Word64::new(0), recoveries: AtomicU32::new(0), served: AtomicU32::new(0) }
     }
 
     /// Take it if it is free.
@@ -69,12 +95,19 @@ impl Mutex {
 
     /// Take it if it is free, or if its holder is proved dead.
     pub fn try_lock_or_recover(&self, me: Owner) -> Option<Acquired> {
-        if self.try_lock(me) {
-            return Some(Acquired::Clean);
+        loop {
+            let word = self.word.load(Ordering::Relaxed);
+            let Some(owner) = Owner::in_word(word) else {
+                // Acquire: as in `try_lock`. A reservation is for those who wait: its waiter may ask again.
+                let mine = me.word() | word & WAITERS;
+                match self.word.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed) {
+                    Ok(_) => return Some(Acquired::Clean),
+                    Err(_) => continue,
+                }
+            };
+            let dead = facade::is_dead_quick(owner) || (may_probe() && facade::is_dead(owner));
+            return if dead { self.take_over(word, owner, me) } else { None };
         }
-        let word = self.word.load(Ordering::Relaxed);
-        let dead = Owner::in_word(word).filter(|&o| facade::is_dead_quick(o) || (may_probe() && facade::is_dead(o)))?;
-        self.take_over(word, dead, me)
     }
 
     /// Take it, waiting until `deadline`.
@@ -109,95 +142,16 @@ impl Mutex {
         })
     }
 
-    /// Spin for it, as long as that pays; take it as `mine`, the flag included or not.
-    fn spin(&self, mine: u64) -> bool {
-        let take = || {
-            let word = self.word.load(Ordering::Relaxed);
-            // Acquire: as in `try_lock`.
-            (word & Owner::MASK == 0
-                && self.word.compare_exchange(word, mine | word, Ordering::Acquire, Ordering::Relaxed).is_ok())
-            .then_some(())
-        };
-        SPIN.until(take).is_some()
-    }
-
     #[cold]
     fn lock_slow(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
-        let resumed = facade::resumed();
-        if deadline != Deadline::PASSED && !resumed && self.spin(me.word()) {
-            return Ok(Acquired::Clean);
-        }
-        let mut mine = me.word();
-        let mut looked = resumed;
-        let mut slice = facade::SLICE;
-        let mut due = Deadline::At(Deadline::Never.slice(slice));
-        loop {
-            let word = self.word.load(Ordering::Relaxed);
-            if word & Owner::MASK == 0 {
-                // Acquire: as in `try_lock`.
-                if self.word.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                    return Ok(Acquired::Clean);
-                }
-                continue;
-            }
-            // One cheap look before the first sleep: it may have been dead for long.
-            if !looked
-                && let Some(owner) = Owner::in_word(word).filter(|&o| facade::is_dead_quick(o))
-                && let Some(taken) = self.take_over(word, owner, me)
-            {
-                return Ok(taken);
-            }
-            looked = true;
-            let waited = word | WAITERS;
-            let late = deadline.passed();
-            // Who gives up after a wake-up that another's quickness made useless leaves the flag, for those who sleep on.
-            if (!late || mine & WAITERS != 0)
-                && word != waited
-                && self.word.compare_exchange(word, waited, Ordering::Relaxed, Ordering::Relaxed).is_err()
-            {
-                continue;
-            }
-            if late {
-                return self.try_lock_or_recover(me).ok_or(Error::TimedOut);
-            }
-            // Woken again and again in vain: signals must be looked at all the same. The flag stands for those who sleep on.
-            if mine & WAITERS != 0 && !cfg!(loom) && due.passed() {
-                due = Deadline::At(Deadline::Never.slice(slice));
-                facade::end_slice()?;
-            }
-            kill_point!("mutex.parking");
-            let parked = self.word.park(waited, deadline.slice(slice));
-            kill_point!("mutex.woken");
-            mine = me.word() | WAITERS;
-            slice = facade::SLICE;
-            // Signals that come more often than slices end must not keep the death from being noticed.
-            if parked == Ok(facade::Parked::TimedOut) || (parked.is_err() && may_probe()) {
-                let word = self.word.load(Ordering::Relaxed);
-                if let Some(owner) = Owner::in_word(word) {
-                    match facade::probe(owner) {
-                        Liveness::Dead => {
-                            if let Some(taken) = self.take_over(word, owner, me) {
-                                return Ok(taken);
-                            }
-                        }
-                        Liveness::Dying => slice = facade::DYING,
-                        Liveness::Unknown => (),
-                    }
-                }
-            }
-            match parked? {
-                // Somebody has just released it, and may have taken it again for a moment: as at first.
-                facade::Parked::Woken if self.spin(mine) => return Ok(Acquired::Clean),
-                facade::Parked::TimedOut if slice == facade::SLICE && !deadline.passed() => facade::end_slice()?,
-                _ => (),
-            }
-        }
+        waiting::wait(&mut LockWait { mutex: self, me, flags: 0, asleep_since: 0, parked: 0 }, deadline)
     }
 
     #[cold]
     fn take_over(&self, word: u64, dead: Owner, me: Owner) -> Option<Acquired> {
         // Acquire: whatever the dead holder had stored is visible to the one who found it dead.
         self.word.compare_exchange(word, me.word() | WAITERS, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        kill_point!("mutex.recovered");
         self.recoveries.fetch_add(1, Ordering::Relaxed);
         Some(Acquired::Recovered(dead))
     }
@@ -206,7 +160,12 @@ impl Mutex {
     #[inline]
     pub fn unlock(&self) {
         // Release: pairs with the acquire of the next holder.
-        if self.word.swap(0, Ordering::Release) & WAITERS != 0 {
+        let word = self.word.swap(0, Ordering::Release);
+        if word & FLAGS != 0 {
+            if word & RESERVED != 0 {
+                // Not in one step with the swap, which this spares: if another is quicker, the waiter asks again.
+                let _ = self.word.compare_exchange(0, FLAGS, Ordering::Relaxed, Ordering::Relaxed);
+            }
             self.wake();
         }
     }
@@ -220,9 +179,9 @@ impl Mutex {
         let mut word = self.word.load(Ordering::Relaxed);
         while word & Owner::MASK != 0 {
             // Release: as in `unlock`.
-            match self.word.compare_exchange(word, 0, Ordering::Release, Ordering::Relaxed) {
+            match self.word.compare_exchange(word, Self::released(word), Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => {
-                    if word & WAITERS != 0 {
+                    if word & FLAGS != 0 {
                         self.wake();
                     }
                     return Ok(());
@@ -239,12 +198,18 @@ impl Mutex {
         let mut word = self.word.load(Ordering::Relaxed);
         while Owner::in_word(word) == Some(me) {
             // Release: as in `unlock`.
-            match self.word.compare_exchange(word, 0, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) if word & WAITERS != 0 => return self.wake(),
+            match self.word.compare_exchange(word, Self::released(word), Ordering::Release, Ordering::Relaxed) {
+                Ok(_) if word & FLAGS != 0 => return self.wake(),
                 Ok(_) => return,
                 Err(now) => word = now,
             }
         }
+    }
+
+    /// What a release makes of `word`.
+    #[inline]
+    fn released(word: u64) -> u64 {
+        if word & RESERVED != 0 { FLAGS } else { 0 }
     }
 
     #[cold]
@@ -268,5 +233,118 @@ impl Mutex {
     #[cfg(loom)]
     pub fn ring(&self) {
         self.word.unpark(u32::MAX);
+    }
+}
+
+/// A wait for the lock.
+struct LockWait<'a> {
+    mutex: &'a Mutex,
+    me: Owner,
+    /// What to take it with: `WAITERS` once this one has slept, for others may sleep still.
+    flags: u64,
+    /// When it first went to sleep; 0: not yet.
+    asleep_since: u64,
+    /// What it sleeps on.
+    parked: u64,
+}
+
+impl LockWait<'_> {
+    /// May it take the lock as `word` has it?
+    fn may_take(&self, word: u64) -> bool {
+        word & Owner::MASK == 0 && (word & RESERVED == 0 || self.flags != 0)
+    }
+
+    fn take(&self, word: u64) -> Option<Acquired> {
+        let mine = self.me.word() | word & WAITERS | self.flags;
+        // Acquire: as in `try_lock`.
+        self.mutex.word.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        if word & RESERVED != 0 {
+            self.mutex.served.store((facade::now() >> TICK) as u32, Ordering::Relaxed);
+        }
+        Some(Acquired::Clean)
+    }
+
+    /// Has it waited for so long that it is its turn?
+    fn is_out_of_patience(&self) -> bool {
+        if self.asleep_since == 0 {
+            return false;
+        }
+        let now = facade::now();
+        let (waited, served) = (now.saturating_sub(self.asleep_since), self.mutex.served.load(Ordering::Relaxed));
+        let since = u64::from(((now >> TICK) as u32).wrapping_sub(served)) << TICK;
+        waited >= PATIENCE && (since >= PATIENCE || waited >= URGENT * PATIENCE)
+    }
+}
+
+impl Wait for LockWait<'_> {
+    type Output = Acquired;
+
+    fn attempt(&mut self) -> Result<Option<Acquired>> {
+        let word = self.mutex.word.load(Ordering::Relaxed);
+        Ok(if self.may_take(word) { self.take(word) } else { None })
+    }
+
+    fn spin(&self) -> Option<&'static Spin> {
+        Some(&SPIN)
+    }
+
+    fn prepare(&mut self) -> Result<Prepared<Acquired>> {
+        let word = self.mutex.word.load(Ordering::Relaxed);
+        if self.may_take(word) {
+            return Ok(self.take(word).map_or(Prepared::Changed, Prepared::Ready));
+        }
+        let reserves = word & RESERVED == 0 && self.is_out_of_patience();
+        self.parked = word | WAITERS | if reserves { RESERVED } else { 0 };
+        if word != self.parked
+            && self.mutex.word.compare_exchange(word, self.parked, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return Ok(Prepared::Changed);
+        }
+        // Now it pays to be awake: the next release is for this one.
+        if reserves && let Some(taken) = SPIN.until(|| self.attempt().transpose()) {
+            return taken.map(Prepared::Ready);
+        }
+        Ok(Prepared::Registered)
+    }
+
+    fn park(&mut self, until: u64) -> Result<Parked> {
+        let now = facade::now();
+        let until = if self.parked & Owner::MASK == 0 { until.min(now + RESERVATION) } else { until };
+        kill_point!("mutex.parking");
+        let parked = self.mutex.word.park(self.parked, until);
+        kill_point!("mutex.woken");
+        if self.asleep_since == 0 {
+            self.asleep_since = now;
+        }
+        self.flags = WAITERS;
+        parked
+    }
+
+    fn probe(&mut self, look: Look) -> Result<Found<Acquired>> {
+        let word = self.mutex.word.load(Ordering::Relaxed);
+        let Some(owner) = Owner::in_word(word) else { return Ok(Found::Nothing) };
+        let liveness = match look {
+            Look::Quick if facade::is_dead_quick(owner) => Liveness::Dead,
+            Look::Quick | Look::Woken => Liveness::Unknown,
+            Look::Thorough => facade::probe(owner),
+        };
+        Ok(match liveness {
+            Liveness::Dead => self.mutex.take_over(word, owner, self.me).map_or(Found::Changed, Found::Ended),
+            Liveness::Dying => Found::Dying,
+            Liveness::Unknown => Found::Nothing,
+        })
+    }
+
+    fn give_up(&mut self) -> Result<Option<Acquired>> {
+        let taken = self.mutex.try_lock_or_recover(self.me);
+        if taken.is_none() && self.asleep_since != 0 {
+            // Perhaps its own reservation, perhaps another's, who then asks again: better than one for nobody.
+            let word = self.mutex.word.load(Ordering::Relaxed);
+            if word & RESERVED != 0 && word & Owner::MASK != 0 {
+                let without = word & !RESERVED;
+                let _ = self.mutex.word.compare_exchange(word, without, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+        taken.map(Some).ok_or(Error::TimedOut)
     }
 }

@@ -21,6 +21,7 @@ use crate::overlay;
 use crate::sync::mutex::Acquired;
 use crate::sync::probe::{may_probe, turn};
 use crate::sync::spin::Spin;
+use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
 use crate::sync::waitset::WaitSet;
 
 /// The most permits that are kept by name: what is looked through at each call.
@@ -76,9 +77,8 @@ impl Permit {
     }
 
     fn holder(&self) -> Option<Owner> {
-        // SeqCst: with the waitset, for one who looks once more after registering. Loom makes less of it than the memory model does.
-        let word = if cfg!(loom) { self.0.fetch_or(0, Ordering::SeqCst) } else { self.0.load(Ordering::SeqCst) };
-        Owner::in_word(word)
+        // Relaxed: the waitset's fences see to it that who looks after registering sees what was released before.
+        Owner::in_word(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -147,7 +147,7 @@ impl<'a> RobustSemaphore<'a> {
                     if permit.take(owner.word(), me) {
                         kill_point!("robust_semaphore.recovered");
                         self.state.recoveries.fetch_add(1, Ordering::Relaxed);
-                        // It may have held more than this one.
+                        // It may have held more than this one: who is woken and finds another count looks too.
                         self.state.waiting.notify();
                         return Ok(Acquired::Recovered(owner));
                     }
@@ -165,49 +165,13 @@ impl<'a> RobustSemaphore<'a> {
     /// # Errors
     /// `TimedOut`, or `Interrupted` by a signal.
     pub fn acquire(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
-        let resumed = facade::resumed();
-        let spins = deadline != Deadline::PASSED && !resumed && self.permits.len() <= SHORT;
-        if spins && SPIN.until(|| self.try_acquire(me).then_some(())).is_some() {
-            return Ok(Acquired::Clean);
-        }
-        if deadline.passed() {
-            return self.try_acquire_or_recover(me).ok_or(Error::TimedOut);
-        }
-        let mut slice = facade::SLICE;
-        let mut looked = resumed;
-        loop {
-            let seen = self.state.waiting.register();
-            if self.try_acquire(me) {
-                kill_point!("robust_semaphore.taken");
-                self.pass_on();
-                return Ok(Acquired::Clean);
-            }
-            // Before the first sleep, too: it may have been dead for long.
-            match if looked { Err(Liveness::Unknown) } else { self.recover(me, 0, 0) } {
-                Ok(recovered) => return Ok(recovered),
-                Err(_) if deadline.passed() => {
-                    self.pass_on();
-                    return Err(Error::TimedOut);
-                }
-                Err(_) => looked = true,
-            }
-            kill_point!("robust_semaphore.parking");
-            let parked = self.state.waiting.park_for(seen, deadline, slice);
-            kill_point!("robust_semaphore.woken");
-            slice = facade::SLICE;
-            // Signals and wake-ups that come more often than slices end must not keep a death from being noticed; and whoever took over
-            // from the dead wakes others, for there may be more.
-            if parked == Ok(Parked::TimedOut) || may_probe() {
-                match self.recover(me, turn(), LOOKS) {
-                    Ok(recovered) => return Ok(recovered),
-                    Err(Liveness::Dying) => slice = facade::DYING,
-                    Err(_) => (),
-                }
-            }
-            if parked? == Parked::TimedOut && slice == facade::SLICE && !deadline.passed() {
-                facade::end_slice()?;
-            }
-        }
+        if self.try_acquire(me) { Ok(Acquired::Clean) } else { self.acquire_slow(me, deadline) }
+    }
+
+    #[cold]
+    fn acquire_slow(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
+        let recoveries = self.recoveries();
+        waiting::wait(&mut PermitWait { semaphore: *self, me, ticket: None, recoveries }, deadline)
     }
 
     /// One who leaves the waitset may have been woken for a permit that others wait for as well.
@@ -224,9 +188,9 @@ impl<'a> RobustSemaphore<'a> {
     pub fn release(&self, me: Owner) -> Result<()> {
         let hint = self.state.hint.load(Ordering::Relaxed) as usize;
         let mut mine = self.from(hint).filter(|(_, permit)| permit.holder() == Some(me));
-        // SeqCst: with the waitset's registration; and release: pairs with the acquire of whoever takes it.
+        // Release: pairs with the acquire of whoever takes it.
         let given =
-            |permit: &Permit| permit.0.compare_exchange(me.word(), 0, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+            |permit: &Permit| permit.0.compare_exchange(me.word(), 0, Ordering::Release, Ordering::Relaxed).is_ok();
         let Some((at, _)) = mine.find(|(_, permit)| given(permit)) else { return Err(Error::NotOwner) };
         if at != hint {
             self.state.hint.store(at as u32, Ordering::Relaxed);
@@ -255,5 +219,68 @@ impl<'a> RobustSemaphore<'a> {
     #[cfg(loom)]
     pub fn ring(&self) {
         self.state.waiting.ring();
+    }
+}
+
+/// A wait for a permit.
+struct PermitWait<'a> {
+    semaphore: RobustSemaphore<'a>,
+    me: Owner,
+    /// What it sleeps on, once it has registered.
+    ticket: Option<u32>,
+    /// How many had been recovered at its last look at the holders.
+    recoveries: u32,
+}
+
+impl Wait for PermitWait<'_> {
+    type Output = Acquired;
+
+    fn attempt(&mut self) -> Result<Option<Acquired>> {
+        if !self.semaphore.try_acquire(self.me) {
+            return Ok(None);
+        }
+        if self.ticket.is_some() {
+            kill_point!("robust_semaphore.taken");
+            self.semaphore.pass_on();
+        }
+        Ok(Some(Acquired::Clean))
+    }
+
+    fn spin(&self) -> Option<&'static Spin> {
+        (self.semaphore.permits.len() <= SHORT).then_some(&SPIN)
+    }
+
+    fn prepare(&mut self) -> Result<Prepared<Acquired>> {
+        self.ticket = Some(self.semaphore.state.waiting.register());
+        Ok(self.attempt()?.map_or(Prepared::Registered, Prepared::Ready))
+    }
+
+    fn park(&mut self, until: u64) -> Result<Parked> {
+        kill_point!("robust_semaphore.parking");
+        let parked = self.ticket.map_or(Ok(Parked::Woken), |ticket| self.semaphore.state.waiting.park(ticket, until));
+        kill_point!("robust_semaphore.woken");
+        parked
+    }
+
+    fn probe(&mut self, look: Look) -> Result<Found<Acquired>> {
+        let (turn, looks) = match look {
+            Look::Quick => (0, 0),
+            Look::Woken if self.semaphore.recoveries() == self.recoveries => return Ok(Found::Nothing),
+            Look::Woken | Look::Thorough => (turn(), LOOKS),
+        };
+        self.recoveries = self.semaphore.recoveries();
+        Ok(match self.semaphore.recover(self.me, turn, looks) {
+            Ok(recovered) => Found::Ended(recovered),
+            Err(Liveness::Dying) => Found::Dying,
+            Err(_) => Found::Nothing,
+        })
+    }
+
+    fn give_up(&mut self) -> Result<Option<Acquired>> {
+        if self.ticket.is_some() {
+            self.semaphore.pass_on();
+            return Err(Error::TimedOut);
+        }
+        self.semaphore.try_acquire_or_recover(self.me).map(Some).ok_or(Error::TimedOut)
     }
 }

@@ -14,10 +14,11 @@
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::facade::{self, AtomicU32, Ordering, Word32};
+use crate::facade::{AtomicU32, Ordering, Parked, Word32};
 use crate::kill_point;
 use crate::overlay;
 use crate::sync::spin::Spin;
+use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
 
 const WAITERS: u32 = 1 << 31;
 /// The most permits there can be.
@@ -71,43 +72,7 @@ impl Semaphore {
 
     #[cold]
     fn acquire_slow(&self, deadline: Deadline) -> Result<()> {
-        if deadline != Deadline::PASSED && SPIN.until(|| self.try_acquire().then_some(())).is_some() {
-            return Ok(());
-        }
-        let mut flag = 0;
-        loop {
-            let word = self.word.load(Ordering::Relaxed);
-            if word & MAX > 0 {
-                let taken = (word - 1) | flag;
-                // Acquire: as in `try_acquire`.
-                if self.word.compare_exchange(word, taken, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                    kill_point!("semaphore.taken");
-                    if flag != 0 && taken & MAX > 0 {
-                        self.word.unpark(1);
-                    }
-                    return Ok(());
-                }
-                continue;
-            }
-            let late = deadline.passed();
-            // Who gives up after a wake-up that another's quickness made useless leaves the flag, for those who sleep on.
-            if (!late || flag != 0)
-                && word & WAITERS == 0
-                && self.word.compare_exchange(word, word | WAITERS, Ordering::Relaxed, Ordering::Relaxed).is_err()
-            {
-                continue;
-            }
-            if late {
-                return Err(Error::TimedOut);
-            }
-            kill_point!("semaphore.parking");
-            let parked = self.word.park(WAITERS, deadline.slice(facade::SLICE))?;
-            kill_point!("semaphore.woken");
-            flag = WAITERS;
-            if parked == facade::Parked::TimedOut && self.permits() == 0 && !deadline.passed() {
-                facade::end_slice()?;
-            }
-        }
+        waiting::wait(&mut PermitWait { semaphore: self, flag: 0 }, deadline)
     }
 
     /// Give a permit back.
@@ -150,5 +115,69 @@ impl Semaphore {
     /// The upper bound.
     pub fn most(&self) -> u32 {
         self.most.load(Ordering::Relaxed)
+    }
+}
+
+struct PermitWait<'a> {
+    semaphore: &'a Semaphore,
+    /// `WAITERS` once it has slept: others may sleep still.
+    flag: u32,
+}
+
+impl PermitWait<'_> {
+    /// Take a permit if `word` still says that there is one.
+    fn take(&self, word: u32) -> bool {
+        let taken = (word - 1) | self.flag;
+        // Acquire: as in `try_acquire`.
+        let got = self.semaphore.word.compare_exchange(word, taken, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        if got {
+            kill_point!("semaphore.taken");
+            if self.flag != 0 && taken & MAX > 0 {
+                self.semaphore.word.unpark(1);
+            }
+        }
+        got
+    }
+}
+
+impl Wait for PermitWait<'_> {
+    type Output = ();
+
+    fn attempt(&mut self) -> Result<Option<()>> {
+        let word = self.semaphore.word.load(Ordering::Relaxed);
+        Ok((word & MAX > 0 && self.take(word)).then_some(()))
+    }
+
+    fn spin(&self) -> Option<&'static Spin> {
+        Some(&SPIN)
+    }
+
+    fn prepare(&mut self) -> Result<Prepared<()>> {
+        let word = self.semaphore.word.load(Ordering::Relaxed);
+        if word & MAX > 0 {
+            return Ok(if self.take(word) { Prepared::Ready(()) } else { Prepared::Changed });
+        }
+        // Relaxed: the kernel compares the word itself.
+        let marked = word == WAITERS
+            || self.semaphore.word.compare_exchange(word, WAITERS, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        Ok(if marked { Prepared::Registered } else { Prepared::Changed })
+    }
+
+    fn park(&mut self, until: u64) -> Result<Parked> {
+        kill_point!("semaphore.parking");
+        let parked = self.semaphore.word.park(WAITERS, until);
+        kill_point!("semaphore.woken");
+        self.flag = WAITERS;
+        parked
+    }
+
+    fn probe(&mut self, _: Look) -> Result<Found<()>> {
+        // Nobody knows who holds its permits.
+        Ok(Found::Nothing)
+    }
+
+    fn give_up(&mut self) -> Result<Option<()>> {
+        // The flag, just set again, stands for those who sleep on.
+        Err(Error::TimedOut)
     }
 }

@@ -5,17 +5,15 @@
 //! - Waiter: `register` (sets bit 0), check the condition once more, `park` while the word is as registered.
 //! - Waker: change the condition, then `notify`: nothing to do unless bit 0 is set; else clear it, count, wake.
 //!
-//! The four accesses - the waker's store of the condition and load of the word, the waiter's RMW of the word and load
-//! of the condition - are all SeqCst: in their one total order either the waker sees the bit or the waiter the condition.
+//! A full fence stands between the waker's change and its look at bit 0, and one between the waiter's bit 0 and its look at the
+//! condition: so either the waker sees the bit or the waiter the condition. What order the condition's own accesses have does
+//! not matter for that, but the change must be a read-modify-write, or have one after it ([`facade::fence_after_rmw`]).
 //!
 //! `notify` wakes one waiter and clears the bit although others may sleep. The woken one sets it again (`register`), and once it
 //! has taken what it waited for it notifies in turn if there is more: the wake-up is handed down, not sent to all. If it is killed
 //! first, the others find out at the end of their slice ([`facade::SLICE`]); a waiter that is killed leaves at most bit 0, which
 //! costs the next waker one call.
 
-use std::time::Duration;
-
-use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::facade::{self, Ordering, Parked, Word32};
 use crate::overlay;
@@ -39,17 +37,15 @@ impl WaitSet {
 
     /// Say that this thread is about to wait; gives what to `park` on.
     pub fn register(&self) -> u32 {
-        self.word.fetch_or(WAITING, Ordering::SeqCst) | WAITING
+        // AcqRel: from one waiter to the next, for what they look at beside the condition.
+        let word = self.word.fetch_or(WAITING, Ordering::AcqRel) | WAITING;
+        facade::fence_after_rmw();
+        word
     }
 
-    /// Sleep until woken, for a slice at most.
-    pub fn park(&self, ticket: u32, deadline: Deadline) -> Result<Parked> {
-        self.park_for(ticket, deadline, facade::SLICE)
-    }
-
-    /// The same, with a slice of another length.
-    pub fn park_for(&self, ticket: u32, deadline: Deadline, slice: Duration) -> Result<Parked> {
-        self.word.park(ticket, deadline.slice(slice))
+    /// Sleep until woken, until a reading of the monotonic clock at the latest.
+    pub fn park(&self, ticket: u32, until: u64) -> Result<Parked> {
+        self.word.park(ticket, until)
     }
 
     /// Test aid: as if a death had just ended every waiter's slice.
@@ -58,10 +54,11 @@ impl WaitSet {
         self.word.unpark(u32::MAX);
     }
 
-    /// May somebody be waiting?
+    /// May somebody be waiting? Asked after the change that they wait for.
     #[inline]
     pub fn is_waited_on(&self) -> bool {
-        self.word.load(Ordering::SeqCst) & WAITING != 0
+        facade::fence_after_rmw();
+        self.word.load(Ordering::Relaxed) & WAITING != 0
     }
 
     /// Wake one waiter, if there may be one.
@@ -84,7 +81,8 @@ impl WaitSet {
         let mut word = self.word.load(Ordering::Relaxed);
         while word & WAITING != 0 {
             let counted = (word & !WAITING).wrapping_add(2);
-            match self.word.compare_exchange(word, counted, Ordering::SeqCst, Ordering::Relaxed) {
+            // Release: pairs with the acquire of the next registration.
+            match self.word.compare_exchange(word, counted, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return self.word.unpark(n),
                 Err(now) => word = now,
             }

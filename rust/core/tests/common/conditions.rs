@@ -3,6 +3,7 @@
 use fastmp_core::arena::Block;
 use fastmp_core::layout::{Kind, Object, WithSlice};
 use fastmp_core::overlays::Overlay;
+use fastmp_core::sync::condition::ConditionWait;
 use fastmp_core::sync::condvar::{Condvar, CondvarState, SLOTS, Slot};
 use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::mutex::Acquired;
@@ -43,14 +44,11 @@ impl Watched {
 
     /// Under the lock: give it up until notified; was it in time?
     pub fn wait(&self, deadline: Deadline) -> bool {
-        let mut waiting = self.condvar().prepare_wait(me());
-        let depth = self.lock.unlock_all(me(), thread_id()).expect("it is held");
-        let woken = self.condvar().wait(&mut waiting, me(), deadline);
-        let _ = self.lock.lock_with_depth(me(), thread_id(), depth, Deadline::Never).expect("no signals");
+        let mut wait = ConditionWait::begin(self.condvar(), &self.lock, me(), thread_id()).expect("it is held");
+        let woken = wait.wait(me(), deadline);
+        let _ = wait.take_back(me(), thread_id()).expect("no signals");
         assert!(matches!(woken, Ok(()) | Err(Error::TimedOut)), "{woken:?}");
-        if woken.is_ok() {
-            self.condvar().consume(waiting, me());
-        }
+        wait.end(me(), thread_id());
         woken.is_ok()
     }
 

@@ -1,6 +1,7 @@
 //! The condition over a lock, with the death of a waiter whom a grant has reached.
 
 use fastmp_core::facade::{Owner, die};
+use fastmp_core::sync::condition::ConditionWait;
 use fastmp_core::sync::condvar::{Condvar, CondvarState, Slot, Waiting};
 use fastmp_core::sync::lock::LockState;
 use fastmp_core::{Deadline, Error, Result};
@@ -52,10 +53,10 @@ fn await_count(shared: &Shared, pid: u32, least: u32) {
     let (me, own) = (owner(pid), &shared.lock);
     let _ = own.lock.lock(me, 1, Deadline::Never).unwrap();
     while shared.counted() < least {
-        let waiting = own.core().prepare_wait(me);
-        let depth = own.lock.unlock_all(me, 1).unwrap();
-        own.wait(me, waiting, Deadline::Never).unwrap();
-        let _ = own.lock.lock_with_depth(me, 1, depth, Deadline::Never).unwrap();
+        let mut wait = ConditionWait::begin(own.core(), &own.lock, me, 1).unwrap();
+        wait.wait(me, Deadline::Never).unwrap();
+        let _ = wait.take_back(me, 1).unwrap();
+        wait.end(me, 1);
     }
     own.lock.unlock_once(me, 1).unwrap();
 }
@@ -201,5 +202,59 @@ fn who_has_no_slot_gets_the_next_one() {
         });
         (0..2).for_each(|_| shared.lock.notify(owner(1), 1));
         waiters.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+/// The heir of a grant dies in its turn, before or after it has taken the grant over: a third one gets it.
+#[test]
+fn a_grant_of_the_dead_outlives_its_heir() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(3));
+        let _dead = shared.lock.prepare_wait(owner(2));
+        let heir = shared.lock.prepare_wait(owner(3));
+        let waiting = shared.lock.prepare_wait(owner(4));
+        shared.lock.notify(owner(1), 1);
+        die(2);
+        // It dies as soon as it has the grant, and never uses it.
+        let heir = on(&shared, move |shared| {
+            let mut heir = heir;
+            shared.lock.core().wait(&mut heir, owner(3), Deadline::Never).unwrap();
+            die(3);
+            shared.lock.core().ring();
+        });
+        let third = on(&shared, |shared| {
+            shared.lock.wait(owner(4), waiting, Deadline::Never).unwrap();
+            // It may have been quicker than the heir, who then needs another.
+            shared.lock.notify(owner(4), 1);
+        });
+        shared.lock.core().ring();
+        heir.join().unwrap();
+        third.join().unwrap();
+    });
+}
+
+/// Threads of one process look the same in a slot's word: one that has just got the slot is granted what was meant for the
+/// one before. When it dies, another that waited at the time gets it.
+#[test]
+fn a_slot_that_changes_hands_under_a_notifier_keeps_the_grant() {
+    model(2, || {
+        let shared = Guarded::new(Owned::new(2));
+        let (leaving, waiting) = (shared.lock.prepare_wait(owner(2)), shared.lock.prepare_wait(owner(3)));
+        let mut without = shared.lock.prepare_wait(owner(2));
+        let crowd = on(&shared, move |shared| {
+            shared.lock.core().cancel(leaving, owner(2));
+            // It gets the slot, and perhaps the grant, and never uses it.
+            shared.lock.core().wait(&mut without, owner(2), Deadline::Never).unwrap();
+            die(2);
+            shared.lock.core().ring();
+        });
+        let heir = on(&shared, |shared| {
+            shared.lock.wait(owner(3), waiting, Deadline::Never).unwrap();
+            // It may have had a grant of its own, and then the other needs one.
+            shared.lock.notify(owner(3), 1);
+        });
+        shared.lock.notify(owner(1), 1);
+        crowd.join().unwrap();
+        heir.join().unwrap();
     });
 }

@@ -144,3 +144,48 @@ fn recursion_keeps_others_out() {
         other.join().unwrap();
     });
 }
+
+/// A plain lock is of the thread that took it last, not of one of the same process that had it before.
+#[test]
+fn a_lock_that_another_thread_holds_is_not_mine() {
+    model(3, || {
+        let shared = Guarded::new(LockState::new());
+        let me = owner(1);
+        assert_eq!(shared.lock.lock(me, 11, Deadline::Never), Ok(Acquired::Clean));
+        shared.lock.unlock_any(11).unwrap();
+        let other = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                assert_eq!(shared.lock.lock(me, 12, Deadline::Never), Ok(Acquired::Clean));
+                assert!(shared.lock.is_mine(me, 12));
+                shared.lock.unlock_any(12).unwrap();
+            })
+        };
+        assert!(!shared.lock.is_mine(me, 11));
+        other.join().unwrap();
+    });
+}
+
+/// The same when it was a third thread that gave it up for the first.
+#[test]
+fn a_lock_that_another_has_released_is_nobodys() {
+    model(2, || {
+        let shared = Guarded::new(LockState::new());
+        let me = owner(1);
+        assert_eq!(shared.lock.lock(me, 11, Deadline::Never), Ok(Acquired::Clean));
+        let releaser = {
+            let shared = shared.clone();
+            thread::spawn(move || shared.lock.unlock_any(13).unwrap())
+        };
+        let next = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                assert_eq!(shared.lock.lock(me, 12, Deadline::Never), Ok(Acquired::Clean));
+                assert!(shared.lock.is_mine(me, 12));
+            })
+        };
+        releaser.join().unwrap();
+        assert!(!shared.lock.is_mine(me, 11));
+        next.join().unwrap();
+    });
+}

@@ -1,6 +1,5 @@
 //! The waitset, under a store that is used as queues use it.
 
-use fastmp_core::Deadline;
 use fastmp_core::facade::{AtomicU32, Ordering};
 use fastmp_core::sync::waitset::WaitSet;
 use loom::sync::Arc;
@@ -8,7 +7,7 @@ use loom::thread;
 
 use crate::model;
 
-/// Things to wait for. Read-modify-write on both sides: loom makes less of SeqCst than the waitset relies on.
+/// Things to wait for: looks at them are loads, as in queues.
 struct Store {
     waiting: WaitSet,
     things: AtomicU32,
@@ -16,14 +15,14 @@ struct Store {
 
 impl Store {
     fn put(&self) {
-        self.things.fetch_add(1, Ordering::SeqCst);
+        self.things.fetch_add(1, Ordering::Release);
         self.waiting.notify();
     }
 
     fn take(&self) -> bool {
-        let mut seen = self.things.fetch_add(0, Ordering::SeqCst);
+        let mut seen = self.things.load(Ordering::Relaxed);
         while seen > 0 {
-            match self.things.compare_exchange(seen, seen - 1, Ordering::SeqCst, Ordering::SeqCst) {
+            match self.things.compare_exchange(seen, seen - 1, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => seen = now,
             }
@@ -36,11 +35,11 @@ impl Store {
         let mut ticket = None;
         while !self.take() {
             if let Some(ticket) = ticket {
-                self.waiting.park(ticket, Deadline::Never).unwrap();
+                self.waiting.park(ticket, u64::MAX).unwrap();
             }
             ticket = Some(self.waiting.register());
         }
-        if ticket.is_some() && self.things.fetch_add(0, Ordering::SeqCst) > 0 {
+        if ticket.is_some() && self.things.load(Ordering::Relaxed) > 0 {
             self.waiting.notify();
         }
     }

@@ -1,6 +1,7 @@
 //! Conditions, barriers, and permits that know their holders.
 
 use fastmp_core::sync::barrier::{Arrived, Barrier, BarrierState, Place};
+use fastmp_core::sync::condition::ConditionWait;
 use fastmp_core::sync::condvar::{Condvar, CondvarState, SLOTS, Slot};
 use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::robust_semaphore::{Permit, RobustSemaphore, RobustSemaphoreState};
@@ -35,13 +36,10 @@ impl Watched {
 
     /// Under the lock: give it up until notified.
     fn wait(&self, deadline: Deadline) -> bool {
-        let mut waiting = self.condvar().prepare_wait(me());
-        let depth = self.lock.unlock_all(me(), thread_id()).unwrap();
-        let woken = in_time(self.condvar().wait(&mut waiting, me(), deadline)).is_some();
-        let _ = self.lock.lock_with_depth(me(), thread_id(), depth, soon()).unwrap();
-        if woken {
-            self.condvar().consume(waiting, me());
-        }
+        let mut wait = ConditionWait::begin(self.condvar(), &self.lock, me(), thread_id()).unwrap();
+        let woken = in_time(wait.wait(me(), deadline)).is_some();
+        let _ = wait.take_back(me(), thread_id()).unwrap();
+        wait.end(me(), thread_id());
         woken
     }
 }

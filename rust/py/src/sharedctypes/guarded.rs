@@ -107,16 +107,18 @@ impl Parts {
         let (Guard::Plain(state) | Guard::Recursive(state)) = &self.guard else { return Ok(None) };
         // SAFETY: `self.lock` keeps it.
         let state = unsafe { state.as_ref() };
-        let (me, thread) = (me(), thread_id());
+        let (mut owner, mut thread) = (me(), thread_id());
         // Nothing else of this thread can run before it is given back: not even a count is needed.
-        if matches!(self.guard, Guard::Recursive(_)) && state.is_mine(me, thread) {
+        if matches!(self.guard, Guard::Recursive(_)) && state.is_mine(owner, thread) {
             return Ok(Some(f()));
         }
-        if !state.try_lock_once(me, thread) {
+        if !state.try_lock_once(owner, thread) {
             self.wait_for(state)?;
+            // A signal handler may have forked meanwhile: what was waited for is held as who this is now.
+            (owner, thread) = (me(), thread_id());
         }
         let result = f();
-        state.unlock_if_mine(me);
+        state.unlock_if_mine(owner, thread);
         Ok(Some(result))
     }
 
@@ -126,7 +128,7 @@ impl Parts {
         Python::attach(|py| {
             // Whoever is warned must not find the lock held by an access of its own: first the warning, then the lock.
             while let Some(dead) = lock::wait_for(py, state)? {
-                state.unlock_if_mine(me());
+                state.unlock_if_mine(me(), thread_id());
                 lock::warn(py, name, dead)?;
             }
             Ok(())
@@ -347,7 +349,7 @@ impl FastLock for Guarded {
     fn try_release(&self) -> bool {
         match self.parts() {
             // SAFETY: as in `take`.
-            Some(Parts { guard: Guard::Plain(state), .. }) => unsafe { state.as_ref() }.unlock_any().is_ok(),
+            Some(Parts { guard: Guard::Plain(state), .. }) => unsafe { state.as_ref() }.unlock_any(thread_id()).is_ok(),
             Some(Parts { guard: Guard::Recursive(state), .. }) => {
                 // SAFETY: as in `take`.
                 unsafe { state.as_ref() }.unlock_once(me(), thread_id()).is_ok()

@@ -1,16 +1,17 @@
 //! `Condvar`: what a `Condition` adds to its lock.
 
-use fastmp_core as fcore;
+use fastmp_core::sync::condition::ConditionWait;
 use fastmp_core::sync::lock::LockState;
+use fastmp_core::sync::mutex::Acquired;
 use fastmp_core::sys::liveness::{me, thread_id};
-use fastmp_core::{Error, Result};
+use fastmp_core::{self as fcore, Error};
 use pyo3::exceptions::{PyAssertionError, PyAttributeError};
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyInt, PyType};
 
 use crate::errors::raise;
 use crate::handles::{Descriptor, Given, Lent};
-use crate::synchronize::lock::{Lock, RLock, take_back};
+use crate::synchronize::lock::{Lock, RLock, warn};
 use crate::{blocking, handles};
 
 /// The lock that goes with it, which the calling thread holds.
@@ -70,30 +71,19 @@ impl Condvar {
         let guard = Guard::of(lock, "must acquire() condition before using wait()")?;
         let core = self.core.core();
         let deadline = blocking::deadline(timeout);
-        let mut waiting = core.prepare_wait(me());
-        let depth = match guard.state.unlock_all(me(), thread_id()) {
-            Ok(depth) => depth,
-            // Somebody else has released it in this very moment.
-            Err(error) => {
-                core.cancel(waiting, me());
-                return Err(raise(error));
-            }
-        };
-        let ended: PyResult<Result<()>> = blocking::wait(py, || core.wait(&mut waiting, me(), deadline));
-        let woken = matches!(ended, Ok(Ok(())));
-        let mut waiting = Some(waiting);
-        if !woken && let Some(waiting) = waiting.take() {
-            core.cancel(waiting, me());
+        let mut wait = ConditionWait::begin(core, guard.state, me(), thread_id()).map_err(raise)?;
+        // Who it is for is asked each time: a signal handler may have forked.
+        let ended = blocking::wait(py, || wait.wait(me(), deadline));
+        if ended.is_err() {
+            wait.cancel(me());
         }
-        let taken = take_back(py, guard.state, guard.name, depth);
-        if let Some(waiting) = waiting {
-            // Only with the lock in hand is the wake-up used; it is, also if the warning has become an error.
-            if guard.state.is_mine(me(), thread_id()) {
-                core.consume(waiting, me());
-            } else {
-                core.cancel(waiting, me());
-            }
-        }
+        let taken = blocking::wait(py, || wait.take_back(me(), thread_id()));
+        wait.end(me(), thread_id());
+        // The lock is held also if the warning is made an error: the caller is inside a `with`.
+        let taken = taken.and_then(|taken| match taken.map_err(raise)? {
+            Acquired::Clean => Ok(()),
+            Acquired::Recovered(dead) => warn(py, guard.name, dead),
+        });
         if let Err(error) = taken {
             if let Err(first) = ended {
                 error.value(py).setattr("__context__", first.into_value(py))?;
@@ -107,11 +97,19 @@ impl Condvar {
         }
     }
 
-    /// Wake `n` of those who wait, the longest-waiting first.
-    #[pyo3(signature = (lock, n = 1))]
-    fn notify(&self, lock: &Bound<'_, PyAny>, n: i64) -> PyResult<()> {
+    /// Wake `n` of those who wait, the longest-waiting first. As in the stdlib `n` is whatever can be compared with a number.
+    fn notify(&self, lock: &Bound<'_, PyAny>, n: &Bound<'_, PyAny>) -> PyResult<()> {
         Guard::of(lock, "lock is not owned")?;
-        self.core.core().notify(u64::try_from(n).unwrap_or(0));
+        if n.is_exact_instance_of::<PyInt>() {
+            // What does not fit is more than can wait, or negative.
+            let most = n.extract::<i64>().or_else(|_| Ok::<_, PyErr>(if n.gt(0)? { i64::MAX } else { 0 }))?;
+            self.core.core().notify(u64::try_from(most).unwrap_or(0));
+            return Ok(());
+        }
+        let mut woken = 0u64;
+        while n.gt(woken)? && self.core.core().notify(1) > 0 {
+            woken += 1;
+        }
         Ok(())
     }
 

@@ -29,7 +29,7 @@ pub fn acquire(py: Python<'_>, state: &LockState, name: &str, block: bool, timeo
         Ok(Acquired::Clean) => Ok(true),
         Ok(Acquired::Recovered(dead)) => {
             // A warning made an error: the caller must not end up with the lock.
-            warn(py, name, dead).inspect_err(|_| state.unlock_if_mine(me()))?;
+            warn(py, name, dead).inspect_err(|_| state.unlock_if_mine(me(), thread_id()))?;
             Ok(true)
         }
         Err(Error::TimedOut) => Ok(false),
@@ -49,15 +49,6 @@ pub fn wait_for(py: Python<'_>, state: &LockState) -> PyResult<Option<Owner>> {
 pub fn warn(py: Python<'_>, name: &str, dead: Owner) -> PyResult<()> {
     let text = format!("{name} was held by process {}, which died; what it guards may be half-done", dead.pid());
     PyErr::warn(py, &py.get_type::<OwnerDiedWarning>(), &CString::new(text).unwrap_or_default(), 1)
-}
-
-/// Take it back `depth` times after a wait. Unlike after `acquire` it is held also if a warning has become an error: the caller is inside a `with`.
-pub fn take_back(py: Python<'_>, state: &LockState, name: &str, depth: u32) -> PyResult<()> {
-    let got = blocking::wait(py, || state.lock_with_depth(me(), thread_id(), depth, Deadline::Never))?;
-    match got.map_err(raise)? {
-        Acquired::Clean => Ok(()),
-        Acquired::Recovered(dead) => warn(py, name, dead),
-    }
 }
 
 macro_rules! lock_class {
@@ -171,7 +162,7 @@ lock_class!(
     Lock,
     "A lock that one thread of one process holds at a time.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
     |state: &LockState| -> Result<bool> { Ok(state.try_lock_once(me(), thread_id())) },
-    |state: &LockState| state.unlock_any()
+    |state: &LockState| state.unlock_any(thread_id())
 );
 
 lock_class!(

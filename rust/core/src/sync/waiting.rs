@@ -1,0 +1,231 @@
+//! The one loop of all waits.
+//!
+//! Try; spin for a bounded while; register; try again; park until an absolute deadline; unregister. Each kind of wait
+//! says in a [`Wait`] what these are for it. The loop does the rest:
+//!
+//! - It sleeps in slices ([`facade::SLICE`]). At the end of each it looks at those whose death would end the wait, and
+//!   comes up for signals: one that arrived just before the sleep has interrupted nothing.
+//! - A slice has its own clock. Wake-ups that were in vain, and signals, do not put its end off, however often they come.
+//! - A wait that came up and is called again goes on where it was: the clock of its slice is kept by its thread.
+//! - Who has never registered leaves no trace. Who gives up afterwards says so ([`Wait::give_up`]).
+
+use std::cell::Cell;
+
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::facade::{self, Parked};
+use crate::sync::spin::Spin;
+
+/// What registering has come to.
+#[derive(Debug)]
+pub enum Prepared<T> {
+    /// There was no need: this is what was waited for.
+    Ready(T),
+    /// Something has changed meanwhile: try again.
+    Changed,
+    /// Whoever changes something from now on wakes this thread.
+    Registered,
+}
+
+/// How thoroughly to look at the living.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Before the first sleep: somebody may have been dead for long. A system call or two.
+    Quick,
+    /// After a wake-up, which the finder of a death may have sent. A load or two, unless there is reason for more.
+    Woken,
+    /// At the end of a slice.
+    Thorough,
+}
+
+/// What a look at those who could have died has shown.
+#[derive(Debug)]
+pub enum Found<T> {
+    /// Somebody has, and this ends the wait.
+    Ended(T),
+    /// Somebody has, and something changed: try again.
+    Changed,
+    /// Somebody is about to: the next slice is short.
+    Dying,
+    /// Nothing is known.
+    Nothing,
+}
+
+/// A wait for something. All that is shared is behind references; the value itself is one thread's.
+pub trait Wait {
+    /// What it is for.
+    type Output;
+
+    /// Take it, if that is possible at once.
+    ///
+    /// # Errors
+    /// What ends the wait otherwise: a broken barrier, a corrupted word.
+    fn attempt(&mut self) -> Result<Option<Self::Output>>;
+
+    /// As `attempt`, in a spin: what is cheap when it is in vain.
+    ///
+    /// # Errors
+    /// Those of `attempt`.
+    fn glance(&mut self) -> Result<Option<Self::Output>> {
+        self.attempt()
+    }
+
+    /// Does it pay to spin? Then by this budget.
+    fn spin(&self) -> Option<&'static Spin>;
+
+    /// Register as a waiter, and try once more.
+    ///
+    /// # Errors
+    /// Those of `attempt`.
+    fn prepare(&mut self) -> Result<Prepared<Self::Output>>;
+
+    /// Sleep until woken, until a reading of the monotonic clock at the latest.
+    ///
+    /// # Errors
+    /// `Interrupted` by a signal.
+    fn park(&mut self, until: u64) -> Result<Parked>;
+
+    /// Look at those whose death would end the wait, or whose work is to be done by another when they are dead.
+    ///
+    /// # Errors
+    /// Those of `attempt`.
+    fn probe(&mut self, look: Look) -> Result<Found<Self::Output>>;
+
+    /// The deadline has passed: unregister, and hand on what may have come meanwhile. `None`: try again.
+    ///
+    /// # Errors
+    /// `TimedOut`: it is over.
+    fn give_up(&mut self) -> Result<Option<Self::Output>>;
+
+    /// The deadline that counts just now, if it is not always the caller's.
+    ///
+    /// # Errors
+    /// `Corrupted`.
+    fn deadline(&self, deadline: Deadline) -> Result<Deadline> {
+        Ok(deadline)
+    }
+}
+
+/// Short slices in a row, for one who is dying. After so many it is taking its time, and so do its waiters.
+const DYING_MOST: u8 = 10;
+
+/// When a wait looks at the others again. Kept by its thread when it comes up for signals, for the call that goes on.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    look: u64,
+    dying: u8,
+}
+
+thread_local! {
+    static CAME_UP: Cell<Option<Pace>> = const { Cell::new(None) };
+}
+
+impl Pace {
+    fn begin() -> Pace {
+        Pace { look: facade::now() + facade::SLICE.as_nanos() as u64, dying: 0 }
+    }
+
+    /// Has the slice ended? In a model it ends whenever a sleep does.
+    fn is_over(&self, parked: &Result<Parked>) -> bool {
+        if cfg!(loom) { matches!(parked, Ok(Parked::TimedOut)) } else { facade::now() >= self.look }
+    }
+
+    fn next(&mut self, dying: bool) {
+        self.dying = if dying { self.dying.saturating_add(1) } else { 0 };
+        let slice = if dying && self.dying <= DYING_MOST { facade::DYING } else { facade::SLICE };
+        self.look = facade::now() + slice.as_nanos() as u64;
+    }
+
+    /// Keep it for the call that goes on.
+    fn come_up<T>(self, error: Error) -> Result<T> {
+        if error == Error::Interrupted {
+            CAME_UP.set(Some(self));
+        }
+        Err(error)
+    }
+}
+
+fn spin<W: Wait>(wait: &mut W) -> Option<Result<W::Output>> {
+    wait.spin()?.until(|| wait.glance().transpose())
+}
+
+/// Wait until there is what is waited for, until `deadline` at the latest.
+///
+/// # Errors
+/// `TimedOut`; `Interrupted` by a signal, or to look for one: run handlers, and call it again with a wait like this one;
+/// what the wait itself ends with.
+pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
+    let kept = CAME_UP.take();
+    // A wait that goes on has nothing to spin for. Both are asked: either may have come up.
+    let resumed = facade::resumed() | kept.is_some();
+    let mut pace = kept.unwrap_or_else(Pace::begin);
+    let mut comes_up = facade::now() + facade::SLICE.as_nanos() as u64;
+    if !resumed
+        && deadline != Deadline::PASSED
+        && let Some(done) = spin(wait)
+    {
+        return done;
+    }
+    let (mut registered, mut looked) = (false, resumed);
+    loop {
+        let deadline = wait.deadline(deadline)?;
+        let late = deadline.passed();
+        if late && !registered {
+            if let Some(done) = wait.attempt()? {
+                return Ok(done);
+            }
+        } else {
+            match wait.prepare()? {
+                Prepared::Ready(done) => return Ok(done),
+                Prepared::Changed => continue,
+                Prepared::Registered => registered = true,
+            }
+        }
+        if !looked {
+            looked = true;
+            match wait.probe(Look::Quick)? {
+                Found::Ended(done) => return Ok(done),
+                Found::Changed => continue,
+                Found::Dying | Found::Nothing => (),
+            }
+        }
+        if late {
+            match wait.give_up()? {
+                Some(done) => return Ok(done),
+                None => continue,
+            }
+        }
+        let parked = wait.park(deadline.or_at(pace.look));
+        if !pace.is_over(&parked) {
+            match parked {
+                // Somebody has just changed something, and another may have been quicker: as at first.
+                Ok(Parked::Woken) => match wait.probe(Look::Woken)? {
+                    Found::Ended(done) => return Ok(done),
+                    _ => {
+                        if let Some(done) = spin(wait) {
+                            return done;
+                        }
+                    }
+                },
+                Ok(Parked::TimedOut) => (),
+                Err(error) => return pace.come_up(error),
+            }
+            continue;
+        }
+        let found = wait.probe(Look::Thorough)?;
+        pace.next(matches!(found, Found::Dying));
+        match found {
+            Found::Ended(done) => return Ok(done),
+            Found::Changed => continue,
+            Found::Dying | Found::Nothing => (),
+        }
+        if let Err(error) = parked {
+            return pace.come_up(error);
+        }
+        // Not at the end of a short slice, and not if there is time for one more try only.
+        if facade::now() >= comes_up && !deadline.passed() {
+            comes_up = facade::now() + facade::SLICE.as_nanos() as u64;
+            facade::end_slice().or_else(|error| pace.come_up(error))?;
+        }
+    }
+}
