@@ -25,7 +25,7 @@ help:
 	@echo "make bench   fastmp against multiprocessing, one table (ARGS='--quick --only queue')"
 	@echo "make fairness  how processes share one lock, fastmp's and multiprocessing's (4 minutes)"
 	@echo "make wheel   a release wheel in target/wheels"
-	@echo "make lint    formatting, clippy, ruff, the stub against the module;  make format  mends the first"
+	@echo "make lint    formatting, clippy, ruff, mypy, the stub against the module;  make format  mends the first"
 	@echo "make clean   remove all that was built, the virtual environment too"
 
 demo: $(VENV)/.installed $(VENV)/.group-demo
@@ -78,6 +78,7 @@ lint: $(VENV)/.installed $(VENV)/.group-lint
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	for version in 3.11 3.15; do $(PY) -m mypy --python-version $$version python/fastmp || exit; done
 	cd $(VENV) && $(PY) -m mypy.stubtest --ignore-disjoint-bases \
 		--ignore-unused-allowlist --allowlist $(CURDIR)/tests/stubtest_allow.txt fastmp._native
 

@@ -5,11 +5,10 @@ import os
 import resource
 from multiprocessing import forkserver
 
+import fastmp
 import pytest
 from children import ends
 from children.common import wait_until
-
-import fastmp
 
 STARTS = ["fastmp-fork", "fastmp-spawn", "multiprocessing-spawn", "multiprocessing-forkserver"]
 

@@ -9,7 +9,6 @@ no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, 
 `ctx` is accepted as the stdlib's classes do, and not used: an object serves every start method.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any, Self, TypeVar, final
 
@@ -360,8 +359,7 @@ class Block:
         """Where it is mapped in this process."""
 
     def __len__(self) -> int: ...
-    if sys.version_info >= (3, 12):
-        def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
     def _handle(self) -> tuple[int, Token, int, int]:
         """Descriptor of the segment, token, offset and length in bytes."""
 
@@ -451,8 +449,7 @@ class GuardedArray(Guarded):
     def __delitem__(self, key: Any, /) -> None:
         """Raises AttributeError."""
 
-    if sys.version_info >= (3, 12):
-        def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Queue:
     """A queue of messages; one that has been put survives the process that put it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from multiprocessing.context import assert_spawning, get_spawning_popen
 
 from . import _native

@@ -62,8 +62,8 @@ def _run(process_obj: BaseProcess, parent_sentinel: int) -> None:
         if sys.version_info >= (3, 13):
             # From then on a forked child runs its own atexit callbacks, as the stdlib's does.
             atexit._clear()
-            atexit.register(util._exit_function)
-        code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
+            atexit.register(util._exit_function)  # type: ignore[attr-defined]
+        code = process_obj._bootstrap(parent_sentinel=parent_sentinel)  # type: ignore[attr-defined]
     finally:
         if sys.version_info >= (3, 13):
             atexit._run_exitfuncs()

@@ -13,6 +13,6 @@ class Popen(popen_forkserver.Popen):
 
     def _launch(self, process_obj: BaseProcess) -> None:
         try:
-            super()._launch(process_obj)
+            super()._launch(process_obj)  # type: ignore[misc]
         finally:
             handles.forget_lent(self)

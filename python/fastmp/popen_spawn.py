@@ -29,7 +29,7 @@ def _command_line(**fds: int) -> list[str]:
     if getattr(sys, "frozen", False):
         return [sys.executable, "--multiprocessing-fork", *arguments]
     program = _PROGRAM.format(directory=_DIRECTORY, arguments=", ".join(arguments))
-    flags = util._args_from_interpreter_flags()
+    flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [spawn.get_executable(), *flags, "-c", program, "--multiprocessing-fork"]
 
 
@@ -61,15 +61,15 @@ class Popen(popen_fork.Popen):
         handles.forget_lent(self)
 
     def _write(self, process_obj: BaseProcess, file: BinaryIO) -> None:
-        preparation = spawn.get_preparation_data(process_obj._name)
-        context.set_spawning_popen(self)
+        preparation = spawn.get_preparation_data(process_obj.name)
+        context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
-            context.reduction.dump(preparation, file)
-            context.reduction.dump(process_obj, file)
+            for part in (preparation, process_obj):
+                context.reduction.dump(part, file)  # type: ignore[attr-defined]
         finally:
             context.set_spawning_popen(None)
 
     def _start(self, process_obj: BaseProcess, parent_sentinel: int, lifeline: int) -> int:
         command = _command_line(data=self._data, parent_sentinel=parent_sentinel, lifeline=lifeline)
         passed = self._fds | {self._data, parent_sentinel, lifeline}
-        return util.spawnv_passfds(spawn.get_executable(), command, passed)
+        return util.spawnv_passfds(os.fsencode(spawn.get_executable()), command, sorted(passed))

@@ -60,7 +60,7 @@ class ForkServerProcess(BaseProcess):
         return Popen(process_obj)
 
 
-CLASSES: dict[str, type[BaseProcess]] = {
+CLASSES: dict[str, type[ForkProcess | SpawnProcess | ForkServerProcess]] = {
     "fork": ForkProcess,
     "spawn": SpawnProcess,
     "forkserver": ForkServerProcess,
@@ -78,7 +78,7 @@ class Process(BaseProcess):
 
     @staticmethod
     def _after_fork() -> None:
-        CLASSES[start_method.settle()]._after_fork()
+        CLASSES[start_method.settle()]._after_fork()  # type: ignore[union-attr]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import pickle
 import weakref
-from multiprocessing.context import reduction
+from multiprocessing import reduction
 from operator import attrgetter
 
 from . import _native, handles, synchronize
@@ -107,7 +107,8 @@ def _checked(lock: Any, ctx: Any) -> Any:
 
 
 def _new_lock(ctx: Any) -> Any:
-    return synchronize.RLock() if ctx is None or _is_plain(type(ctx)) else ctx.RLock()
+    kind: Any = type(ctx)
+    return synchronize.RLock() if ctx is None or _is_plain(kind) else ctx.RLock()
 
 
 @functools.cache
@@ -155,7 +156,7 @@ def rebuild_ctype(type_: Any, block: Block) -> Any:
 
 def _register(type_: type) -> None:
     """Sees to it that objects of a ctypes type pickle by reduce_ctype."""
-    reducers = reduction.ForkingPickler._extra_reducers
+    reducers = reduction.ForkingPickler._extra_reducers  # type: ignore[attr-defined]
     registered = reducers.get(type_)
     if registered is not reduce_ctype:
         if registered is not None:
@@ -215,7 +216,8 @@ def _items(obj: Any) -> tuple[Any, ...]:
     block = getattr(obj, "_wrapper", None)
     if not isinstance(block, Block):
         return ()
-    type_, length = type(obj), ()
+    type_: Any = type(obj)
+    length: tuple[int, ...] = ()
     if isinstance(obj, ctypes.Array):
         item, length = type_._type_, (type_._length_,)
         if item not in _simple_types or type_ is not item * type_._length_:

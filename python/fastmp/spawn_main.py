@@ -38,10 +38,11 @@ def spawn_main(data: int, parent_sentinel: int, lifeline: int) -> NoReturn:
     lifelines.keep(lifeline)
     process = current_process()
     with open(data, "rb") as file:
-        process._inheriting = True  # starting a process would be a mistake: the main module is being imported
+        # Starting a process would be a mistake: the main module is being imported.
+        process._inheriting = True  # type: ignore[attr-defined]
         try:
             spawn.prepare(pickle.load(file))
             child = pickle.load(file)
         finally:
-            del process._inheriting
+            del process._inheriting  # type: ignore[attr-defined]
     sys.exit(child._bootstrap(parent_sentinel))

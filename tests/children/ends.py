@@ -28,7 +28,7 @@ class Twice:
         return list, ((copy_of(self.one), copy_of(self.one)),)
 
 
-class copy_of:  # noqa: N801
+class copy_of:
     """Is pickled as `one`, and is not known to the pickler as the same object."""
 
     def __init__(self, one):
