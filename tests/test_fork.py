@@ -152,3 +152,76 @@ def test_objects_outlive_the_process_that_made_them(mp):
     os.waitpid(child, 0)
     wait_until(lambda: result.value, "the grandchild")
     assert result.value == 5
+
+
+def blocked(call):
+    """Starts a thread that waits in `call`, and returns when it sleeps there."""
+    thread = threading.Thread(target=forking.until_closed, args=(call,), daemon=True)
+    thread.start()
+    wait_until(lambda: thread_sleeps(thread.native_id), "a thread in its wait")
+    return thread
+
+
+def thread_sleeps(thread_id):
+    """Five times in a row: a wait spins before it sleeps."""
+    for _ in range(5):
+        with open(f"/proc/self/task/{thread_id}/stat") as file:
+            if file.read().rpartition(")")[2].split()[0] != "S":
+                return False
+        time.sleep(0.002)
+    return True
+
+
+def fill(conn):
+    """Sends until it waits."""
+    while True:
+        conn.send_bytes(b"x" * 10_000)
+
+
+WAITS = {
+    "recv": lambda conn: conn.recv(),
+    "recv_bytes": lambda conn: conn.recv_bytes(),
+    "recv_bytes_into": lambda conn: conn.recv_bytes_into(bytearray(10)),
+    "poll": lambda conn: conn.poll(None),
+    "send": fill,
+    "large send": lambda conn: [conn.send_bytes(b"x" * 200_000) for _ in range(100)],
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_closing_a_connection_that_threads_of_the_parent_wait_in(mp, wait):
+    """The child's copies are closed at once: all of them, and the peer sees the end when the parent's are, too."""
+    conn, peer = mp.Pipe()
+    threads = [blocked(lambda: WAITS[wait](conn)) for _ in range(2)]
+    go, (told, tell) = mp.Event(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            peer.close()
+            before = forking.descriptors("fastmp-pipe", "socket:")
+            conn.close()
+            os.write(tell, b"%d " % (before - forking.descriptors("fastmp-pipe", "socket:")))
+            assert conn.closed
+            with contextlib.suppress(OSError):
+                conn.poll()
+            go.wait()
+            code = 0
+        finally:
+            os._exit(code)
+    try:
+        # The socket, and the segment's.
+        assert int(os.read(told, 10)) == 2
+        conn.close()
+        for thread in threads:
+            thread.join()
+        with contextlib.suppress(EOFError):
+            while True:
+                peer.recv_bytes()
+        with pytest.raises(BrokenPipeError):
+            peer.send(1)
+    finally:
+        go.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(told)
+        os.close(tell)

@@ -10,7 +10,7 @@ no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, 
 """
 
 from collections.abc import Callable
-from typing import Any, Self, TypeVar, final
+from typing import Any, Self, SupportsIndex, TypeVar, final
 
 from typing_extensions import Buffer
 
@@ -517,9 +517,22 @@ class Queue:
     def _attach(cls, memfd: Descriptor, reader: Descriptor, writer: Descriptor, maxsize: int) -> Self: ...
 
 class Connection:
-    """One end of a pipe of messages, made by `Pipe()`."""
+    """One end of a pipe of messages, made by `Pipe()`; or the stdlib's, over a descriptor of the program's."""
 
-    def __new__(cls, *, _handle: tuple[Descriptor, Descriptor, int]) -> Self: ...
+    def __new__(
+        cls,
+        handle: SupportsIndex | None = None,
+        readable: object = None,
+        writable: object = None,
+        *,
+        _handle: tuple[Descriptor, Descriptor, int] | None = None,
+    ) -> Self:
+        """A connection over a descriptor, which it takes over: it speaks the stdlib's protocol.
+
+        Raises:
+            ValueError: the descriptor is negative, or the connection may neither receive nor send.
+        """
+
     @property
     def closed(self) -> bool:
         """Whether this end is closed."""
@@ -595,8 +608,13 @@ class Connection:
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *args: object) -> None: ...
-    def _handle(self) -> tuple[int, int, int]:
-        """Descriptors of the segment and of the socket; flags."""
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]: ...
+    @property
+    def _handle(self) -> int | None:
+        """`fileno()`; None once it is closed."""
+
+    def _export(self) -> tuple[int, int, int] | None:
+        """Descriptors of the segment and of the socket; flags. None for a connection of the stdlib's kind."""
 
     @classmethod
     def _attach(cls, memfd: Descriptor, socket: Descriptor, flags: int) -> Self: ...

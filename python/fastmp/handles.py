@@ -32,28 +32,54 @@ def assert_travelling(obj: object) -> None:
 
 def reduce_block(obj: Any) -> Reduced:
     """Reduces an object inside a segment that others share: its handle is `(fd, token, *numbers)`."""
-    return _reduce(obj, fds=2, own=False)
-
-
-def reduce_connection(obj: Any) -> Reduced:
-    """Reduces an object with a segment and a socket of its own: its handle is `(fd, fd, *numbers)`."""
-    return _reduce(obj, fds=2, own=True)
+    return _reduce(obj, type(obj), obj._handle, 2, own=False)
 
 
 def reduce_queue(obj: Any) -> Reduced:
     """Reduces an object with a segment and both ends of a socket: its handle is `(fd, fd, fd, *numbers)`."""
-    return _reduce(obj, fds=3, own=True)
+    return _reduce(obj, type(obj), obj._handle, 3, own=True)
 
 
-def _reduce(obj: Any, fds: int, own: bool) -> Reduced:
+def reduce_connection(obj: Any) -> Reduced:
+    """Reduces an object with a segment and a socket of its own: its handle is `(fd, fd, *numbers)`."""
+    return _reduce_connection(obj, share=False)
+
+
+def reduce_connection_anywhere(obj: Any) -> Reduced:
+    """The same; outside our channels the descriptors are asked for here by whoever unpickles, as in the stdlib."""
+    return _reduce_connection(obj, share=True)
+
+
+def _reduce_connection(obj: Any, share: bool) -> Reduced:
+    handle = obj._export()
+    if handle is not None:
+        return _reduce(obj, type(obj), lambda: handle, 2, own=True, share=share)
+    handle = (obj.fileno(), type(obj), obj.readable, obj.writable)
+    return _reduce(obj, _OverDescriptor, lambda: handle, 1, own=True, share=share)
+
+
+class _OverDescriptor:
+    """Makes a connection of the stdlib's kind."""
+
+    @staticmethod
+    def _attach(descriptor: _native.Descriptor, cls: Any, readable: bool, writable: bool) -> Any:
+        return cls(descriptor.detach(), readable, writable)
+
+
+def _reduce(obj: Any, cls: Any, lend: Callable[[], Any], fds: int, own: bool, share: bool = False) -> Reduced:
     """`own`: it closes its descriptors, and so needs some that no other object has."""
     if _native._in_channel():
-        handle = obj._handle()
+        handle = lend()
         indices = [_native._channel_fd(fd, own) for fd in handle[:fds]]
-        return rebuild_received, (type(obj), indices, handle[fds:], own)
+        return rebuild_received, (cls, indices, handle[fds:], own)
+    if share and get_spawning_popen() is None:
+        from multiprocessing.resource_sharer import DupFd as SharedFd
+
+        handle = lend()
+        return rebuild_shared, (cls, [SharedFd(fd) for fd in handle[:fds]], handle[fds:])
     assert_spawning(obj)
-    handle = obj._handle()
-    return rebuild, (type(obj), [_lend(fd) for fd in handle[:fds]], handle[fds:])
+    handle = lend()
+    return rebuild, (cls, [_lend(fd) for fd in handle[:fds]], handle[fds:])
 
 
 class _Lent:
@@ -114,11 +140,16 @@ def inherited_in_socket(descriptor: Any) -> _native.Descriptor:
     return _native.Descriptor(fd)
 
 
-def rebuild(cls: Any, descriptors: list[_native.Descriptor], numbers: tuple[int, ...]) -> Any:
+def rebuild(cls: Any, descriptors: list[_native.Descriptor], numbers: tuple[Any, ...]) -> Any:
     """Makes the object anew in a process that has been started with it."""
     return cls._attach(*descriptors, *numbers)
 
 
-def rebuild_received(cls: Any, indices: list[int], numbers: tuple[int, ...], own: bool) -> Any:
+def rebuild_received(cls: Any, indices: list[int], numbers: tuple[Any, ...], own: bool) -> Any:
     """Makes the object anew where its message is received: its descriptors ride on the channel's socket."""
     return cls._attach(*[_native._received_fd(index, own) for index in indices], *numbers)
+
+
+def rebuild_shared(cls: Any, descriptors: list[Any], numbers: tuple[Any, ...]) -> Any:
+    """Makes the object anew where something else than a channel of ours has brought it."""
+    return rebuild(cls, [inherited(descriptor) for descriptor in descriptors], numbers)

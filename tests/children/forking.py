@@ -1,5 +1,6 @@
 """A process that forks while its other threads are in the middle of things."""
 
+import contextlib
 import os
 import threading
 import time
@@ -90,3 +91,18 @@ def put_from_threads(queue, count):
 
 def pause():
     time.sleep(0.001)
+
+
+def descriptors(*names):
+    """How many of this process's descriptors lead to such files."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sum(name in link for name in names for link in links)
+
+
+def until_closed(call):
+    """What it waits on is closed in the end."""
+    with contextlib.suppress(EOFError, OSError, ValueError):
+        call()

@@ -133,3 +133,15 @@ def send_an_end_and_die(conn, method):
     conn.send(reader)
     writer.send("left behind")
     os._exit(0)
+
+
+def use_once(conn, item):
+    conn.send(item)
+
+
+def use_received(conn):
+    use_once(conn.recv(), "sent")
+
+
+def use_received_on_queue(queue):
+    use_once(queue.get(), "sent")

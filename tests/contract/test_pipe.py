@@ -1,11 +1,17 @@
 """Pipe and Connection, held to what the stdlib's do."""
 
 import array
+import contextlib
+import copy
+import importlib
 import multiprocessing
+import os
 import pickle
 import select
+import socket
 import threading
 import time
+import weakref
 from multiprocessing.connection import wait
 
 import pytest
@@ -495,10 +501,139 @@ def test_connections_outlive_their_sender(mp, crew):
     crew.join()
 
 
-@pytest.mark.fastmp_only("the stdlib's sharer hands it to whoever asks")
+@pytest.mark.fastmp_only("the stdlib pickles the number, which means nothing elsewhere")
 def test_not_picklable_outside_a_start(pipe):
     with pytest.raises(RuntimeError):
         pickle.dumps(pipe[0])
+    with pytest.raises(RuntimeError):
+        copy.deepcopy(pipe[0])
+
+
+@pytest.mark.parametrize("way", ["SimpleQueue", "JoinableQueue", "Pool", "Manager().Queue", "stdlib pipe"])
+def test_connections_travel_by_what_the_stdlib_sends_with(mp, crew, way):
+    """There they are pickled by its ForkingPickler, and ask their sender for the descriptors."""
+    left, right = mp.Pipe()
+    with contextlib.ExitStack() as stack:
+        if way == "Pool":
+            pool = stack.enter_context(mp.Pool(1))
+            assert pool.apply(pipes.use_once, (right, "sent")) is None
+        else:
+            if way == "stdlib pipe":
+                far, near = multiprocessing.Pipe()
+                put, get = near.send, far.recv
+            else:
+                maker = stack.enter_context(mp.Manager()) if way.startswith("Manager") else mp
+                queue = getattr(maker, way.rpartition(".")[2])()
+                put, get = queue.put, queue.get
+            put([right, "extra"])
+            got, _ = get()
+            assert type(got) is type(right)
+            pipes.use_once(got, "sent")
+            got.close()
+    right.close()
+    assert left.recv() == "sent"
+    with pytest.raises(EOFError):
+        left.recv()
+    left.close()
+
+
+@pytest.mark.parametrize("way", ["SimpleQueue", "stdlib pipe"])
+def test_locks_and_queues_do_not_travel_by_them(mp, way):
+    put = mp.SimpleQueue().put if way == "SimpleQueue" else multiprocessing.Pipe()[0].send
+    for one in (mp.Lock(), mp.Queue(), mp.Value("i"), mp.Event(), mp.Condition()):
+        with pytest.raises(RuntimeError):
+            put(one)
+
+
+def test_connection_is_one_for_the_stdlib(pipe, module):
+    for conn in pipe:
+        assert isinstance(conn, multiprocessing.connection.Connection)
+        assert isinstance(conn, importlib.import_module(module).connection.Connection)
+        assert not isinstance(conn, multiprocessing.queues.Queue)
+        assert type(conn).__name__ == conn.__class__.__name__ == "Connection"
+        assert conn._handle == conn.fileno()
+        conn.close()
+        assert conn._handle is None
+        assert isinstance(conn, multiprocessing.connection.Connection)
+
+
+def test_attributes_of_ones_own(pipe):
+    conn, _ = pipe
+    conn.name = "mine"
+    assert conn.name == "mine"
+    assert weakref.ref(conn)() is conn
+    assert {conn: 1}[conn] == 1
+    with pytest.raises(AttributeError):
+        conn.readable = False
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_connection_over_a_descriptor(module, derived):
+    """It speaks the stdlib's protocol: there may be a stdlib's connection at the other end."""
+    made = importlib.import_module(module).connection.Connection
+    if derived:
+        made = type("Mine", (made,), {"answer": lambda self: self.send("answer")})
+    one, other = socket.socketpair()
+    conn, stdlib = made(one.detach()), multiprocessing.connection.Connection(other.detach())
+    assert isinstance(conn, made)
+    assert isinstance(conn, multiprocessing.connection.Connection)
+    conn.send(["there"])
+    assert stdlib.recv() == ["there"]
+    stdlib.send_bytes(b"and back")
+    assert conn.poll(50) is True
+    buffer = bytearray(10)
+    assert conn.recv_bytes_into(buffer, 1) == 8
+    assert buffer == b"\0and back\0"
+    conn.send_bytes(b"0123", 1, 2)
+    assert stdlib.recv_bytes() == b"12"
+    stdlib.send_bytes(b"more")
+    assert conn.recv_bytes(10) == b"more"
+    if derived:
+        conn.answer()
+        assert stdlib.recv() == "answer"
+    assert (conn.closed, conn.readable, conn.writable) == (False, True, True)
+    assert select.select([conn], [conn], [], 0) == ([], [conn], [])
+    assert conn.fileno() == conn._handle
+    stdlib.close()
+    with pytest.raises(EOFError):
+        conn.recv()
+    with conn:
+        pass
+    assert conn.closed
+    with pytest.raises(OSError):
+        conn.send(1)
+    reader, writer = os.pipe()
+    with made(reader, writable=False) as conn:
+        assert (conn.readable, conn.writable) == (True, False)
+        os.close(writer)
+        with pytest.raises(EOFError):
+            conn.recv()
+        with pytest.raises(OSError):
+            conn.send(1)
+    for wrong, error in (((-1,), ValueError), (("3",), (TypeError, AttributeError)), ((3, False, False), ValueError)):
+        with pytest.raises(error):
+            made(*wrong)
+
+
+@pytest.mark.parametrize("way", ["argument", "pipe", "queue"])
+def test_connection_over_a_descriptor_travels(mp, module, crew, way):
+    one, other = socket.socketpair()
+    made = importlib.import_module(module).connection.Connection
+    left, right = made(one.detach()), made(other.detach())
+    if way == "argument":
+        crew.start(pipes.use_once, right, "sent")
+    elif way == "pipe":
+        near, far = mp.Pipe()
+        crew.start(pipes.use_received, far)
+        near.send(right)
+    else:
+        queue = mp.Queue()
+        crew.start(pipes.use_received_on_queue, queue)
+        queue.put(right)
+    assert left.recv() == "sent"
+    crew.join()
+    left.close()
+    right.close()
 
 
 @pytest.mark.fastmp_only("the stdlib's messages mix")

@@ -2,17 +2,17 @@
 
 use std::os::fd::{AsFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use fastmp_core::channel::pipe::{self, End, Flags};
 use fastmp_core::channel::ring::Received;
 use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
+use crate::closing::Closing;
 use crate::errors::{raise, raise_receiving};
 use crate::handles::Descriptor;
 use crate::{blocking, handles, message};
@@ -21,14 +21,19 @@ const READABLE: u32 = 1;
 const WRITABLE: u32 = 2;
 const SECOND: u32 = 4;
 
-/// One end of a pipe.
-#[pyclass(frozen, subclass, module = "fastmp.connection", weakref)]
+/// One end of a pipe. `Connection(fd)` is the stdlib's, over a descriptor of the program's.
+#[pyclass(frozen, subclass, module = "fastmp.connection", dict, weakref)]
 pub struct Connection {
-    /// Received out by `close`; calls that are under way keep it until they end.
-    end: RwLock<Option<Arc<End>>>,
+    way: Way,
     /// Cleared when a message was refused for its size, as in the stdlib.
     readable: AtomicBool,
     writable: bool,
+}
+
+enum Way {
+    Pipe(Closing<End>),
+    /// An object of the stdlib's class.
+    Stdlib(Py<PyAny>),
 }
 
 /// Two connected ends. Not `duplex`: the first only receives, the second only sends.
@@ -40,51 +45,49 @@ pub fn new_pipe(py: Python<'_>, duplex: bool) -> PyResult<(Py<PyAny>, Py<PyAny>)
     Ok((wrap(first)?, wrap(second)?))
 }
 
+fn closed() -> PyErr {
+    PyOSError::new_err("handle is closed")
+}
+
 impl Connection {
     fn over(end: End) -> Self {
-        let flags = end.flags();
-        Self {
-            end: RwLock::new(Some(Arc::new(end))),
-            readable: AtomicBool::new(flags.readable),
-            writable: flags.writable,
-        }
+        let Flags { readable, writable, .. } = end.flags();
+        Self { way: Way::Pipe(Closing::new(end)), readable: AtomicBool::new(readable), writable }
     }
 
-    fn end(&self) -> PyResult<Arc<End>> {
-        let end = self.end.read().unwrap_or_else(PoisonError::into_inner);
-        end.clone().ok_or_else(|| PyOSError::new_err("handle is closed"))
-    }
-
-    fn receiver(&self) -> PyResult<Arc<End>> {
-        let end = self.end()?;
+    /// The pipe's end, if it may receive.
+    fn receiver(&self) -> PyResult<&Closing<End>> {
+        let Way::Pipe(end) = &self.way else { return Err(closed()) };
         if !self.readable.load(Ordering::Relaxed) {
-            return Err(PyOSError::new_err("connection is write-only"));
+            return Err(if end.is_closed() { closed() } else { PyOSError::new_err("connection is write-only") });
         }
         Ok(end)
     }
 
-    fn sender(&self) -> PyResult<Arc<End>> {
-        let end = self.end()?;
+    /// The pipe's end, if it may send.
+    fn sender(&self) -> PyResult<&Closing<End>> {
+        let Way::Pipe(end) = &self.way else { return Err(closed()) };
         if !self.writable {
-            return Err(PyOSError::new_err("connection is read-only"));
+            return Err(if end.is_closed() { closed() } else { PyOSError::new_err("connection is read-only") });
         }
         Ok(end)
     }
 
-    fn transmit(py: Python<'_>, end: &End, encoded: &message::Encoded) -> PyResult<()> {
+    fn transmit(py: Python<'_>, end: &Closing<End>, encoded: &message::Encoded) -> PyResult<()> {
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_payload(
             py,
             Deadline::Never,
-            |bytes| end.extent(bytes),
+            |bytes| end.with(|end| end.extent(bytes)).unwrap_or(Err(Error::Closed)),
             |payload| {
                 let mut outgoing = Outgoing { meta: encoded.meta(), payload, fds: &fds };
-                match end.try_send(&mut outgoing) {
-                    Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
-                        blocking::wait(py, || end.send(&mut outgoing, Deadline::Never))?.map_err(raise)
+                let sent = match end.attached(py, |end| end.try_send(&mut outgoing)) {
+                    Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
+                        end.wait(py, |end| end.send(&mut outgoing, Deadline::Never))?
                     }
-                    done => done.map_err(raise),
-                }
+                    done => done,
+                };
+                sent.unwrap_or(Err(Error::Closed)).map_err(raise)
             },
         )
     }
@@ -98,27 +101,43 @@ impl Connection {
         let end = self.receiver()?;
         message::with_inbox(|inbox| {
             let mut fds = Vec::new();
-            let received = match end.try_recv(inbox, &mut fds) {
-                Err(Error::Empty | Error::WouldBlock | Error::Interrupted) => {
-                    blocking::wait(py, || end.recv(inbox, &mut fds, Deadline::Never))?
+            let received = match end.attached(py, |end| end.try_recv(inbox, &mut fds)) {
+                Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
+                    end.wait(py, |end| end.recv(inbox, &mut fds, Deadline::Never))?
                 }
                 done => done,
             };
-            make(received.map_err(raise_receiving)?, inbox, fds)
+            make(received.ok_or_else(closed)?.map_err(raise_receiving)?, inbox, fds)
         })
     }
 }
 
 #[pymethods]
 impl Connection {
+    /// A connection over a descriptor that is handed over; `_handle`: an end from another process.
+    // Both names are given: one by the stdlib, the other is what all classes attach by.
+    #[allow(clippy::duplicate_underscore_argument)]
     #[new]
-    #[pyo3(signature = (*, _handle))]
-    fn new(_handle: (Py<Descriptor>, Py<Descriptor>, u32)) -> PyResult<Self> {
-        let (memfd, socket, flags) = _handle;
-        let flags =
-            Flags { readable: flags & READABLE != 0, writable: flags & WRITABLE != 0, second: flags & SECOND != 0 };
-        let (memfd, socket) = (memfd.get().own()?, socket.get().own()?);
-        Ok(Self::over(End::attach(memfd, socket, flags).map_err(raise)?))
+    #[pyo3(signature = (handle = None, readable = None, writable = None, *, _handle = None))]
+    fn new(
+        py: Python<'_>,
+        handle: Option<&Bound<'_, PyAny>>,
+        readable: Option<&Bound<'_, PyAny>>,
+        writable: Option<&Bound<'_, PyAny>>,
+        _handle: Option<(Py<Descriptor>, Py<Descriptor>, u32)>,
+    ) -> PyResult<Self> {
+        if let Some((memfd, socket, flags)) = _handle {
+            let flags =
+                Flags { readable: flags & READABLE != 0, writable: flags & WRITABLE != 0, second: flags & SECOND != 0 };
+            let (memfd, socket) = (memfd.get().own()?, socket.get().own()?);
+            return Ok(Self::over(End::attach(memfd, socket, flags).map_err(raise)?));
+        }
+        let handle = handle.ok_or_else(|| PyTypeError::new_err("Connection() needs a descriptor"))?;
+        let truth = |argument: Option<&Bound<'_, PyAny>>| argument.map_or(Ok(true), |argument| argument.is_truthy());
+        let (readable, writable) = (truth(readable)?, truth(writable)?);
+        let class = py.import("multiprocessing.connection")?.getattr("Connection")?;
+        let connection = class.call1((handle, readable, writable))?;
+        Ok(Self { way: Way::Stdlib(connection.unbind()), readable: AtomicBool::new(readable), writable })
     }
 
     #[classmethod]
@@ -131,29 +150,50 @@ impl Connection {
         handles::attached(cls, (memfd, socket, flags))
     }
 
-    fn _handle(&self) -> PyResult<(RawFd, RawFd, u32)> {
-        let end = self.end()?;
-        let (memfd, socket, flags) = end.handles();
+    /// Descriptors of the segment and of the socket, and flags; None for a connection of the stdlib's.
+    fn _export(&self, py: Python<'_>) -> PyResult<Option<(RawFd, RawFd, u32)>> {
+        let Way::Pipe(end) = &self.way else { return Ok(None) };
+        let (memfd, socket, flags) = end
+            .attached(py, |end| {
+                let (memfd, socket, flags) = end.handles();
+                (handles::raw(memfd), handles::raw(socket), flags)
+            })
+            .ok_or_else(closed)?;
         let bit = |set: bool, bit: u32| if set { bit } else { 0 };
         let flags = bit(flags.readable, READABLE) | bit(flags.writable, WRITABLE) | bit(flags.second, SECOND);
-        Ok((handles::raw(memfd), handles::raw(socket), flags))
+        Ok(Some((memfd, socket, flags)))
     }
 
     /// Send an object.
     fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Way::Stdlib(connection) = &self.way {
+            return connection.call_method1(obj.py(), "send", (obj,)).map(drop);
+        }
         let end = self.sender()?;
-        Self::transmit(obj.py(), &end, &message::encode(obj)?)
+        if end.is_closed() {
+            return Err(closed());
+        }
+        Self::transmit(obj.py(), end, &message::encode(obj)?)
     }
 
     /// Receive an object.
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Way::Stdlib(connection) = &self.way {
+            return connection.bind(py).call_method0("recv");
+        }
         self.receive(py, |received, inbox, fds| message::decode(py, received, inbox, fds))
     }
 
     /// Send `size` bytes (default: all) of a bytes-like object, from `offset` on.
     #[pyo3(signature = (buf, offset = 0, size = None))]
     fn send_bytes(&self, buf: &Bound<'_, PyAny>, offset: isize, size: Option<isize>) -> PyResult<()> {
+        if let Way::Stdlib(connection) = &self.way {
+            return connection.call_method1(buf.py(), "send_bytes", (buf, offset, size)).map(drop);
+        }
         let end = self.sender()?;
+        if end.is_closed() {
+            return Err(closed());
+        }
         let buffer = byte_buffer(buf)?;
         let len = buffer.len_bytes();
         let offset = usize::try_from(offset).map_err(|_| PyValueError::new_err("offset is negative"))?;
@@ -167,12 +207,15 @@ impl Connection {
         if size > len - offset {
             return Err(PyValueError::new_err("buffer length < offset + size"));
         }
-        Self::transmit(buf.py(), &end, &message::raw(buffer, offset, size))
+        Self::transmit(buf.py(), end, &message::raw(buffer, offset, size))
     }
 
     /// Receive the bytes of one message, of at most `maxlength`.
     #[pyo3(signature = (maxlength = None))]
     fn recv_bytes<'py>(&self, py: Python<'py>, maxlength: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+        if let Way::Stdlib(connection) = &self.way {
+            return Ok(connection.bind(py).call_method1("recv_bytes", (maxlength,))?.cast_into::<PyBytes>()?);
+        }
         if maxlength.is_some_and(|n| n < 0) {
             return Err(PyValueError::new_err("negative maxlength"));
         }
@@ -182,7 +225,7 @@ impl Connection {
             if self.writable {
                 self.readable.store(false, Ordering::Relaxed);
             } else {
-                self.close();
+                self.close(py)?;
             }
             return Err(PyOSError::new_err("bad message length"));
         }
@@ -192,7 +235,12 @@ impl Connection {
     /// Receive the bytes of one message into a writable buffer at `offset`; returns their number.
     #[pyo3(signature = (buf, offset = 0))]
     fn recv_bytes_into(&self, py: Python<'_>, buf: &Bound<'_, PyAny>, offset: isize) -> PyResult<usize> {
-        self.receiver()?;
+        if let Way::Stdlib(connection) = &self.way {
+            return connection.bind(py).call_method1("recv_bytes_into", (buf, offset))?.extract();
+        }
+        if self.receiver()?.is_closed() {
+            return Err(closed());
+        }
         let target = byte_buffer(buf)?;
         if target.readonly() {
             return Err(pyo3::exceptions::PyBufferError::new_err("Underlying buffer is not writable"));
@@ -214,9 +262,11 @@ impl Connection {
     /// Is there a message, or will there be within `timeout` seconds (None: ever)? Also true at the end of the stream.
     #[pyo3(signature = (timeout = Some(0.0)))]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let end = self.receiver()?;
+        if let Way::Stdlib(connection) = &self.way {
+            return connection.bind(py).call_method1("poll", (timeout,))?.is_truthy();
+        }
         let deadline = blocking::deadline(timeout);
-        match blocking::wait(py, || end.wait(deadline))? {
+        match self.receiver()?.wait(py, |end| end.wait(deadline))?.ok_or_else(closed)? {
             Ok(()) | Err(Error::PeerGone) => Ok(true),
             Err(Error::Empty) => Ok(false),
             Err(other) => Err(raise(other)),
@@ -224,29 +274,49 @@ impl Connection {
     }
 
     /// A descriptor that is readable when a message, or the end of the stream, is there.
-    fn fileno(&self) -> PyResult<RawFd> {
-        let end = self.end()?;
-        Ok(handles::raw(end.watch().map_err(raise)?))
+    fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+        match &self.way {
+            Way::Pipe(end) => {
+                let fd = end.attached(py, |end| end.watch().map(handles::raw));
+                fd.ok_or_else(closed)?.map_err(raise)
+            }
+            Way::Stdlib(connection) => connection.bind(py).call_method0("fileno")?.extract(),
+        }
+    }
+
+    /// `fileno()`, or None if it is closed.
+    #[getter]
+    fn _handle(&self, py: Python<'_>) -> PyResult<Option<RawFd>> {
+        if self.closed(py)? { Ok(None) } else { self.fileno(py).map(Some) }
     }
 
     /// Close this end here; a `recv` that waits on it in another thread raises `EOFError`.
-    fn close(&self) {
-        let end = self.end.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(end) = end {
-            end.close();
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        match &self.way {
+            Way::Pipe(end) => {
+                end.close(py, |_| ());
+                Ok(())
+            }
+            Way::Stdlib(connection) => connection.call_method0(py, "close").map(drop),
         }
     }
 
     /// Is it closed?
     #[getter]
-    fn closed(&self) -> bool {
-        self.end.read().unwrap_or_else(PoisonError::into_inner).is_none()
+    fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        match &self.way {
+            Way::Pipe(end) => Ok(end.is_closed()),
+            Way::Stdlib(connection) => connection.getattr(py, "closed")?.is_truthy(py),
+        }
     }
 
     /// May it receive?
     #[getter]
-    fn readable(&self) -> bool {
-        self.readable.load(Ordering::Relaxed)
+    fn readable(&self, py: Python<'_>) -> PyResult<bool> {
+        match &self.way {
+            Way::Pipe(_) => Ok(self.readable.load(Ordering::Relaxed)),
+            Way::Stdlib(connection) => connection.getattr(py, "readable")?.is_truthy(py),
+        }
     }
 
     /// May it send?
@@ -259,9 +329,24 @@ impl Connection {
         slf
     }
 
-    #[pyo3(signature = (*_args))]
-    fn __exit__(&self, _args: &Bound<'_, PyTuple>) {
-        self.close();
+    #[pyo3(signature = (*args))]
+    fn __exit__(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.close(args.py())
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("fastmp.handles")?.call_method1("reduce_connection", (slf,))
+    }
+
+    /// The class that it shows: one that is the stdlib's as well, once that is there for anybody to ask.
+    #[getter(__class__)]
+    fn shown_class<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, class) = (slf.py(), slf.get_type());
+        let modules = py.import("sys")?.getattr("modules")?;
+        if !modules.contains(pyo3::intern!(py, "multiprocessing.connection"))? {
+            return Ok(class.into_any());
+        }
+        py.import("fastmp.connection")?.call_method1("_shown_class", (class,))
     }
 }
 

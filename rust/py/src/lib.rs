@@ -2,6 +2,7 @@
 
 mod blocking;
 mod capi;
+mod closing;
 mod connection;
 mod errors;
 mod handles;

@@ -64,6 +64,14 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// Close the descriptor, and leave the mapping to whoever still has it: for a process that can never drop it,
+    /// because threads of the process that it was forked from had it.
+    pub fn close_fd(&self) {
+        self.fd.close();
+    }
+}
+
 impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -294,6 +294,12 @@ impl End {
         Ok(self.socket.as_fd())
     }
 
+    /// Close the segment's descriptor before this end is dropped, in a forked child where threads of its parent
+    /// may have had parts of it that nobody will ever drop.
+    pub fn close_segment(&self) {
+        self.segment.close_fd();
+    }
+
     /// Have the waits of other threads on this end come to an end.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);

@@ -76,6 +76,12 @@ impl Queue {
         [self.segment.as_fd(), self.reader.as_fd(), self.writer.as_fd()]
     }
 
+    /// Close the segment's descriptor before this queue is dropped, in a forked child where threads of its parent
+    /// may have had parts of it that nobody will ever drop.
+    pub fn close_segment(&self) {
+        self.segment.close_fd();
+    }
+
     /// The ring, to ask how full it is.
     pub fn ring(&self) -> &Ring {
         self.transport.ring()

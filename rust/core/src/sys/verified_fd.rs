@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::error::Result;
 use crate::sys::memfd;
@@ -33,6 +33,14 @@ impl VerifiedFd {
     /// The descriptor, if it is still that of the file.
     pub fn get(&self) -> Option<BorrowedFd<'_>> {
         memfd::identity(&*self.fd).is_ok_and(|id| id == self.id).then(|| self.fd.as_fd())
+    }
+
+    /// Close the descriptor now, where what holds this will never be dropped. From then on it is not known any more.
+    pub fn close(&self) {
+        if let Some(fd) = self.get() {
+            // SAFETY: the number is ours, and open. It is not closed again: from now on `get` knows it no more.
+            drop(unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) });
+        }
     }
 }
 

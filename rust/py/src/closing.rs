@@ -1,0 +1,180 @@
+//! What `close()` gives up as soon as no call uses it: at once, or with the last call that is under way.
+//!
+//! Go's `fdMutex` does the same: one word has a bit for *closed* and counts the calls. Ours also names the process, by its
+//! fork generation: the calls of its parent's other threads do not go on in a forked child, and would be waited for there
+//! for ever. The thread that forks is never inside: a call counts only while it runs code that has no way to Python.
+//!
+//! What a thread was holding at the fork inside such a call is not given back in the child. So the child does not rely
+//! on it: [`Channel::abandon`] closes the descriptors by hand.
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fastmp_core::channel::{pipe, queue};
+use fastmp_core::sys::fork;
+use fastmp_core::{Error, Result};
+use pyo3::prelude::*;
+
+/// What can be closed.
+pub trait Channel: Send + Sync {
+    /// Have waits come to an end.
+    fn end_waits(&self);
+    /// Close its descriptors whatever still refers to it: threads that exist no more.
+    fn abandon(&self);
+}
+
+impl Channel for pipe::End {
+    fn end_waits(&self) {
+        self.close();
+    }
+    fn abandon(&self) {
+        self.close_segment();
+    }
+}
+
+impl Channel for queue::Queue {
+    fn end_waits(&self) {}
+    fn abandon(&self) {
+        self.close_segment();
+    }
+}
+
+/// See the module.
+pub struct Closing<T> {
+    /// | bits | |
+    /// |---|---|
+    /// | 0..30 | calls under way in the process of this generation |
+    /// | 30 | calls of another process's threads were forgotten |
+    /// | 31 | closed |
+    /// | 32..64 | generation |
+    word: AtomicU64,
+    /// Taken by whoever makes the word *closed* with no calls.
+    value: UnsafeCell<Option<T>>,
+}
+
+// SAFETY: shared references are handed out while calls are counted; the value is taken once, when none are and none can come.
+unsafe impl<T: Send + Sync> Sync for Closing<T> {}
+
+const CALLS: u64 = (1 << 30) - 1;
+const FORGOTTEN: u64 = 1 << 30;
+const CLOSED: u64 = 1 << 31;
+
+/// `word` as it is to be read in this process.
+fn here(word: u64) -> u64 {
+    let generation = fork::generation() << 32;
+    if word >> 32 == generation >> 32 {
+        return word;
+    }
+    let forgotten = if word & CALLS > 0 { FORGOTTEN } else { 0 };
+    generation | word & (CLOSED | FORGOTTEN) | forgotten
+}
+
+impl<T: Channel> Closing<T> {
+    /// Open.
+    pub fn new(value: T) -> Self {
+        Closing { word: AtomicU64::new(here(0)), value: UnsafeCell::new(Some(value)) }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & CLOSED != 0
+    }
+
+    /// Change the word; gives the new one. None if `change` refuses.
+    fn update(&self, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            let new = change(here(word))?;
+            // AcqRel: all that calls have done comes before the value is taken.
+            match self.word.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(new),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Count a call, if it is open. From attached code only as long as that neither detaches nor calls Python.
+    fn enter(&self) -> Option<Call<'_, T>> {
+        self.update(|word| (word & CLOSED == 0).then_some(word + 1))?;
+        Some(Call { closing: self, here: PhantomData })
+    }
+
+    /// Run `f` without detaching; None if it is closed. `Send` keeps what could call Python, or detach, out of `f`.
+    #[inline]
+    pub fn attached<R>(&self, _py: Python<'_>, f: impl FnOnce(&T) -> R + Send) -> Option<R> {
+        if cfg!(Py_GIL_DISABLED) {
+            return self.with(f);
+        }
+        if self.is_closed() {
+            return None;
+        }
+        // SAFETY: not closed, and `close` needs the interpreter as well, which `f` does not let go: the value stays.
+        let value = unsafe { (*self.value.get()).as_ref() };
+        value.map(f)
+    }
+
+    /// Run `f`, from detached code too; None if it is closed.
+    pub fn with<R>(&self, f: impl FnOnce(&T) -> R + Send) -> Option<R> {
+        let call = self.enter()?;
+        // SAFETY: this call is counted, so nobody takes the value.
+        let value = unsafe { (*call.closing.value.get()).as_ref() };
+        value.map(f)
+    }
+
+    /// Call `attempt` detached until it ends otherwise than by a signal; None if it is closed, perhaps by a signal
+    /// handler. While handlers run no call counts.
+    pub fn wait<R: Send>(
+        &self,
+        py: Python<'_>,
+        mut attempt: impl FnMut(&T) -> Result<R> + Send,
+    ) -> PyResult<Option<Result<R>>> {
+        loop {
+            match py.detach(|| self.with(&mut attempt)) {
+                Some(Err(Error::Interrupted)) => py.check_signals()?,
+                done => return Ok(done),
+            }
+        }
+    }
+
+    /// Close it, now or with the last call that is under way in this process. `last` sees what it was, if it was open.
+    pub fn close<R>(&self, py: Python<'_>, last: impl FnOnce(&T) -> R + Send) -> Option<R> {
+        let seen = self.attached(py, |value| {
+            value.end_waits();
+            last(value)
+        })?;
+        let word = self.update(|word| (word & CLOSED == 0).then_some(word | CLOSED))?;
+        if word & CALLS == 0 {
+            // What is mapped may take long to unmap.
+            py.detach(|| self.give_up(word));
+        }
+        Some(seen)
+    }
+
+    /// `word`: closed, without calls; by who has made it so.
+    fn give_up(&self, word: u64) {
+        // SAFETY: no call is under way, and none can begin; and this happens once.
+        let value = unsafe { (*self.value.get()).take() };
+        if let Some(value) = value
+            && word & FORGOTTEN != 0
+        {
+            value.abandon();
+        }
+    }
+}
+
+/// A call that is counted; it ends in the thread where it began.
+struct Call<'a, T: Channel> {
+    closing: &'a Closing<T>,
+    here: PhantomData<*const ()>,
+}
+
+impl<T: Channel> Drop for Call<'_, T> {
+    fn drop(&mut self) {
+        if let Some(word) = self.closing.update(|word| Some(word - (word & CALLS).min(1)))
+            && word & (CLOSED | CALLS) == CLOSED
+        {
+            self.closing.give_up(word);
+        }
+    }
+}
