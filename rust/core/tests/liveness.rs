@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Child, KILLED, OK, until, words};
-use fastmp_core::sys::liveness::{Owner, is_dead, is_dead_quick, me, thread_id};
+use fastmp_core::sys::liveness::{Liveness, Owner, is_dead, is_dead_quick, is_local, me, probe, thread_id};
 
 fn sleeper(words: &common::Words) -> Child {
     let child = Child::fork(|| {
@@ -174,35 +174,408 @@ fn another_pid_namespace_proves_nothing() {
     drop(outside);
 }
 
+fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> bool {
+    let c = |s: &str| std::ffi::CString::new(s).unwrap();
+    let (source, target, kind) = (c(source), c(target), c(kind));
+    // SAFETY: C strings that live through the call.
+    unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) == 0 }
+}
+
+/// In a mount namespace of its own.
+fn hide_proc() {
+    if !mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE) || !mount("none", "/proc", "tmpfs", 0) {
+        common::exit(77);
+    }
+    assert!(std::fs::metadata("/proc/self").is_err());
+}
+
+fn close_all_descriptors() {
+    // SAFETY: as programs do that become daemons. The last of them tell of panics.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+}
+
+fn with_other_start(owner: Owner) -> Owner {
+    Owner::in_word(owner.word() ^ 1 << 24).unwrap()
+}
+
 #[test]
-fn a_hidden_proc_proves_nothing() {
+fn a_proc_that_is_hidden_later_changes_nothing() {
     let _turn = common::turn();
     let words = words();
     let outside = sleeper(&words);
     let live = owner(&words);
     apart(libc::CLONE_NEWNS, || {
-        let mount = |source: &str, target: &str, kind: &str, flags| {
-            let c = |s: &str| std::ffi::CString::new(s).unwrap();
-            // SAFETY: C strings that live through the call.
-            unsafe {
-                libc::mount(c(source).as_ptr(), c(target).as_ptr(), c(kind).as_ptr(), flags, std::ptr::null()) == 0
-            }
-        };
-        if !mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE) || !mount("none", "/proc", "tmpfs", 0) {
-            common::exit(77);
-        }
-        // An identity made before, and one made now, without /proc.
+        me();
+        hide_proc();
         for _ in 0..2 {
             assert!(!is_dead(live));
-            assert!(!is_dead(Owner::in_word(live.word() ^ 1 << 24).unwrap()), "its start cannot be read");
+            assert!(is_dead(with_other_start(live)), "its start can be read still");
             let mut child = Child::fork(|| {
-                assert!(!is_dead(live));
+                assert!(!is_dead(live) && is_dead(with_other_start(live)));
                 assert_eq!(me().pid(), std::process::id());
             });
             assert_eq!(child.wait(), OK);
         }
+        // Without the descriptor there is no other way to it.
+        close_all_descriptors();
+        assert!(!is_dead(live));
+        assert!(!is_dead(with_other_start(live)), "its start cannot be read");
     });
     drop(outside);
+}
+
+#[test]
+fn who_first_asks_without_proc_is_known_and_knows() {
+    let _turn = common::turn();
+    for closing in [false, true] {
+        let words = words();
+        let outside = sleeper(&words);
+        let live = owner(&words);
+        apart(libc::CLONE_NEWNS, || {
+            hide_proc();
+            if closing {
+                close_all_descriptors();
+            }
+            // Forked here, it has no identity yet.
+            let mut child = Child::fork(|| {
+                words.set(1, me().word());
+                until("told to end", || words.get(2) == 1);
+            });
+            until("a child tells who it is", || words.get(1) != 0);
+            let inner = Owner::in_word(words.get(1)).unwrap();
+            assert!(!is_dead(inner) && !is_dead(live));
+            words.set(2, 1);
+            child.zombify();
+            assert!(is_dead_quick(inner), "a zombie, one's own");
+            let mut other = Child::fork(|| assert!(is_dead(inner), "a zombie, somebody else's"));
+            assert_eq!(other.wait(), OK);
+            assert_eq!(child.wait(), OK);
+            assert!(is_dead(inner) && is_dead_quick(inner));
+        });
+        // Seen from where there is a `/proc`.
+        if let Some(inner) = Owner::in_word(words.get(1)) {
+            assert!(is_dead(inner), "closing: {closing}");
+        }
+        drop(outside);
+    }
+}
+
+#[test]
+fn another_proc_that_appears_later_changes_nothing() {
+    let _turn = common::turn();
+    let words = words();
+    let outside = sleeper(&words);
+    let live = owner(&words);
+    // Number 1 of a namespace of its own mounts the `/proc` of that, and a process of this one goes there.
+    apart(libc::CLONE_NEWNS, || {
+        if !mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE) {
+            common::exit(77);
+        }
+        me();
+        let mut inside = Child::fork(|| {
+            // SAFETY: a plain system call.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0);
+            let mut one = Child::fork(|| assert!(mount("none", "/proc", "proc", 0)));
+            assert_eq!(one.wait(), OK);
+        });
+        assert_eq!(inside.wait(), OK);
+        // It shows processes of a namespace that has ended: nobody at all.
+        assert!(std::fs::metadata(format!("/proc/{}", live.pid())).is_err());
+        assert!(!is_dead(live) && is_dead(with_other_start(live)));
+        let mut child = Child::fork(|| assert!(!is_dead(live) && is_dead(with_other_start(live))));
+        assert_eq!(child.wait(), OK);
+        // Who has lost its own is left with one that is not to be believed.
+        close_all_descriptors();
+        assert!(!is_dead(live) && !is_dead(with_other_start(live)));
+        let mut child = Child::fork(|| assert!(!is_dead(live) && !is_dead_quick(live)));
+        assert_eq!(child.wait(), OK);
+    });
+    drop(outside);
+}
+
+/// The next process that is forked here has this pid, if it is free.
+fn next_pid(pid: u32) {
+    std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+}
+
+#[test]
+fn the_proc_of_the_namespace_above_is_not_believed_though_the_numbers_agree() {
+    let _turn = common::turn();
+    let words = words();
+    // Whose number a process in the namespace below will have.
+    let outside = sleeper(&words);
+    let number = owner(&words).pid();
+    std::thread::sleep(Duration::from_millis(30));
+    apart(libc::CLONE_NEWPID, || {
+        let mut one = Child::fork(|| {
+            // Its pid is to be the same in both namespaces, by luck: others fork at the same time.
+            for _ in 0..1000 {
+                let shown = || std::fs::read_link("/proc/self").unwrap().to_str().unwrap().parse::<u32>().unwrap();
+                next_pid(shown() + 1);
+                let mut child = Child::fork(|| {
+                    let pid = std::process::id();
+                    next_pid(pid + 1);
+                    let mut twin = Child::fork(|| {
+                        if shown() != std::process::id() {
+                            common::exit(3);
+                        }
+                        me();
+                        next_pid(number);
+                        let holder = Child::fork(|| {
+                            words.set(1, me().word());
+                            std::thread::sleep(Duration::from_secs(60));
+                        });
+                        assert_eq!(holder.pid(), number);
+                        until("the holder tells who it is", || words.get(1) != 0);
+                        let live = Owner::in_word(words.get(1)).unwrap();
+                        assert_eq!(live.pid(), number);
+                        assert!(!is_dead(live) && !is_dead_quick(live), "it lives");
+                        holder.kill();
+                        holder.zombify();
+                        assert!(is_dead(live), "one's own child, even so");
+                        words.set(2, 1);
+                    });
+                    let end = twin.wait();
+                    common::exit(if end == OK {
+                        0
+                    } else if end == common::End::Exit(3) {
+                        3
+                    } else {
+                        1
+                    });
+                });
+                match child.wait() {
+                    common::End::Exit(3) => continue,
+                    end => return assert_eq!(end, OK),
+                }
+            }
+            panic!("the numbers never agreed");
+        });
+        assert_eq!(one.wait(), OK);
+        assert_eq!(words.get(2), 1);
+    });
+    drop(outside);
+}
+
+#[test]
+fn a_child_of_a_raw_clone_in_a_namespace_of_its_own_proves_nothing() {
+    let _turn = common::turn();
+    let words = words();
+    let outside = sleeper(&words);
+    let live = owner(&words);
+    let mut looker = Child::fork(|| {
+        me();
+        let flags = libc::c_long::from(libc::CLONE_NEWPID | libc::SIGCHLD);
+        // SAFETY: as fork, but nobody is told; the child only looks and ends.
+        match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+            -1 => common::exit(77),
+            0 => {
+                let wrong = is_dead(live) || is_dead_quick(live) || is_dead(with_other_start(live));
+                common::exit(if wrong { 1 } else { 0 });
+            }
+            pid => {
+                let mut status = -1;
+                // SAFETY: writes to a local.
+                assert_eq!(i64::from(unsafe { libc::waitpid(pid as i32, &mut status, 0) }), pid);
+                assert_eq!(status, 0, "somebody outside was taken for dead");
+            }
+        }
+    });
+    let end = looker.wait();
+    assert!(end == OK || end == common::End::Exit(77), "{end:?}");
+    drop(outside);
+}
+
+#[test]
+fn another_time_namespace_proves_nothing() {
+    const CLONE_NEWTIME: i32 = 0x80;
+    let _turn = common::turn();
+    let words = words();
+    let outside = sleeper(&words);
+    let live = owner(&words);
+    apart(CLONE_NEWTIME, || {
+        std::fs::write("/proc/self/timens_offsets", "boottime 1000 0").unwrap();
+        let born_there = |at| {
+            words.set(at, me().word());
+            assert!(!is_dead(live), "its start looks like another one there");
+        };
+        let mut child = Child::fork(|| born_there(3));
+        assert_eq!(child.wait(), OK);
+        assert!(is_dead(Owner::in_word(words.get(3)).unwrap()));
+        // And one who goes there in the middle.
+        me();
+        assert!(is_dead(with_other_start(live)));
+        let there = std::fs::File::open("/proc/self/ns/time_for_children").unwrap();
+        // SAFETY: an open descriptor.
+        assert_eq!(unsafe { libc::setns(std::os::fd::AsRawFd::as_raw_fd(&there), CLONE_NEWTIME) }, 0);
+        assert!(!is_dead(live));
+    });
+    drop(outside);
+}
+
+#[test]
+fn a_holder_that_execs_has_ended() {
+    let _turn = common::turn();
+    let words = words();
+    let mut child = Child::fork(|| {
+        words.set(0, me().word());
+        until("told to exec", || words.get(1) == 1);
+        exec(c"sleep", c"60");
+    });
+    until("a child tells who it is", || words.get(0) != 0);
+    let forked = owner(&words);
+    assert!(!is_dead(forked));
+    words.set(1, 1);
+    until("its program is over", || is_dead(forked));
+    assert!(child.ended().is_none(), "the process runs on");
+    // Also to those who may not look into that process.
+    let mut looker = Child::fork(|| {
+        // SAFETY: plain system calls. Without the right to, nothing changes and the test is the ordinary one.
+        unsafe { libc::setresuid(65534, 65534, 65534) };
+        assert!(is_dead(forked));
+    });
+    assert_eq!(looker.wait(), OK);
+}
+
+fn exec(program: &std::ffi::CStr, arg: &std::ffi::CStr) {
+    let args = [program.as_ptr(), arg.as_ptr(), std::ptr::null()];
+    // SAFETY: a null-terminated array of C strings.
+    unsafe { libc::execvp(program.as_ptr(), args.as_ptr()) };
+}
+
+/// Start this test binary as another program, which runs one of the tests below alone.
+fn program(name: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
+    command
+}
+
+#[test]
+fn a_program_that_execs_another_has_ended() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Stdio;
+    let _turn = common::turn();
+    let mut child = program("program_that_execs").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
+    let word = told.find_map(|line| line.unwrap().split_once("owner ")?.1.trim().parse().ok()).unwrap();
+    let owner = Owner::in_word(word).unwrap();
+    assert_eq!(owner.pid(), child.id());
+    assert!(!is_dead(owner));
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    until("its program is over", || is_dead(owner));
+    assert!(child.try_wait().unwrap().is_none(), "the process runs on");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+#[ignore = "a program that a test starts"]
+fn program_that_execs() {
+    common::watchdog();
+    println!("owner {}", me().word());
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    exec(c"sleep", c"60");
+}
+
+#[test]
+fn programs_that_never_had_a_proc() {
+    let _turn = common::turn();
+    for name in ["program_without_proc", "program_without_proc_and_pidfds"] {
+        let mut command = program(name);
+        apart(libc::CLONE_NEWNS, || {
+            hide_proc();
+            assert!(command.status().unwrap().success());
+        });
+    }
+}
+
+#[test]
+#[ignore = "a program that a test starts"]
+fn program_without_proc() {
+    assert!(std::fs::metadata("/proc/self").is_err());
+    deaths_without_proc(true);
+}
+
+#[test]
+#[ignore = "a program that a test starts"]
+fn program_without_proc_and_pidfds() {
+    assert!(std::fs::metadata("/proc/self").is_err());
+    deny(libc::SYS_pidfd_open);
+    deaths_without_proc(false);
+}
+
+/// A process that no longer exists is proved dead, and one's own child that has ended.
+fn deaths_without_proc(pidfds: bool) {
+    common::watchdog();
+    let words = words();
+    let mut child = sleeper(&words);
+    let owner = owner(&words);
+    assert!(!is_dead(owner) && !is_dead_quick(owner));
+    child.kill();
+    child.zombify();
+    assert!(is_dead(owner) && is_dead_quick(owner), "one's own zombie");
+    let mut other = Child::fork(|| {
+        assert!(is_local(owner) && !is_dead_quick(owner));
+        assert_eq!(is_dead(owner), pidfds, "another's zombie");
+    });
+    assert_eq!(other.wait(), OK);
+    assert_eq!(child.wait(), KILLED);
+    assert!(is_dead(owner) && is_dead_quick(owner), "gone");
+    let mut other = Child::fork(|| assert!(is_dead(owner), "gone, to another"));
+    assert_eq!(other.wait(), OK);
+    // Below, the same numbers are other processes.
+    let live = sleeper(&words);
+    let owner = Owner::in_word(words.get(0)).unwrap();
+    apart(libc::CLONE_NEWPID, || {
+        let mut inner = Child::fork(|| assert!(!is_dead(owner) && !is_dead_quick(owner)));
+        assert_eq!(inner.wait(), OK);
+    });
+    drop(live);
+}
+
+/// From now on this process, and what it starts, gets ENOSYS for this system call.
+fn deny(call: libc::c_long) {
+    let op = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        // The number of the call; is it this one; what then; what else.
+        op(0x20, 0, 0, 0),
+        op(0x15, call as u32, 0, 1),
+        op(0x06, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0, 0),
+        op(0x06, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: a filter that lives through the call.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
+    }
+}
+
+#[test]
+fn who_asks_after_its_leader_ended_is_known() {
+    let _turn = common::turn();
+    let words = words();
+    let mut child = Child::fork(|| {
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                let pid = std::process::id();
+                until("the leader ends", || common::state(pid) == Some('Z'));
+                words.set(0, me().word());
+                std::thread::sleep(Duration::from_secs(60));
+            });
+            // SAFETY: ends this thread alone.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        });
+    });
+    until("a child tells who it is", || words.get(0) != 0);
+    let owner = owner(&words);
+    assert!(is_local(owner) && owner.pid() == child.pid());
+    assert_eq!(probe(owner), Liveness::Unknown, "its other thread runs on: no reason to hurry");
+    assert!(is_dead(with_other_start(owner)), "and its start is known");
+    child.kill();
+    child.zombify();
+    assert!(is_dead(owner));
+    assert_eq!(child.wait(), KILLED);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::sys::hold_token::{HoldToken, HoldWatch};
 
-/// Ask after tokens when so many are there.
-const ASK_AT: usize = 8;
+/// Ask after tokens when so many numbers have come.
+const ASK_AT: u64 = 8;
 /// With each so many tokens, twice as many numbers share the next one: 25 tokens for 300 children that live, and
 /// four more whenever the children double. A token that somebody holds on to keeps what its numbers reach from being
 /// used again, so that few share one while few live.
@@ -26,8 +26,8 @@ pub(super) struct Tokens {
     newest: u64,
     /// The newest token's other side, while it admits holders.
     open: Option<Arc<HoldToken>>,
-    /// How many were left when last asked after.
-    left: usize,
+    /// The newest when last asked after.
+    asked: u64,
 }
 
 impl Tokens {
@@ -54,10 +54,10 @@ impl Tokens {
         self.open.is_some() && self.tokens.last().is_some_and(|token| shared(token) < most)
     }
 
-    /// Forget those that nobody holds, if as many have come since the last look as were left by it: a few questions
-    /// for each token.
+    /// Forget those that nobody holds, if as many numbers have come since the last look as there are tokens: a
+    /// question for each.
     fn ask(&mut self) {
-        if self.tokens.len() >= ASK_AT.max(2 * self.left) {
+        if self.newest - self.asked >= ASK_AT.max(self.tokens.len() as u64) {
             self.drop_unheld();
         }
     }
@@ -92,7 +92,7 @@ impl Tokens {
     pub fn drop_unheld(&mut self) {
         let open = self.open.as_ref().map(|_| self.newest);
         self.tokens.retain(|token| Some(*token.numbers.end()) == open || !token.watch.is_unheld());
-        self.left = self.tokens.len();
+        self.asked = self.newest;
     }
 
     /// May anybody hold one of these? (As of the last look.)

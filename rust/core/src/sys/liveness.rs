@@ -1,163 +1,27 @@
-//! Who holds a lock, and is it certainly dead?
+//! Is the holder of a lock certainly dead?
 //!
-//! An [`Owner`] fits beside two flag bits in one 64-bit word: process id, start time and namespaces, so that a
-//! reused pid is not taken for the holder. Liveness has three answers and *unknown counts as alive*: only
-//! proof makes dead. Proof is: no such process (ESRCH) in the namespace where the pid was given; a zombie whose whole
-//! thread group has ended; or, in that namespace, a process with another start time. EPERM, a hidden,
-//! missing or foreign `/proc`, exhausted descriptors and foreign namespaces prove nothing.
+//! Liveness has three answers and *unknown counts as alive*: only proof makes dead. Proof is
+//!
+//! - no process with its pid (ESRCH), in the pid namespace where that pid was given;
+//! - a zombie whose whole thread group has ended: read in the trusted `/proc` ([`super::procfs`]),
+//!   told by a pidfd, or by `waitid` of one's own child;
+//! - a process with its pid that is another one, or runs another program since an exec: of another
+//!   birth ([`super::owner`]), in the trusted `/proc`.
+//!
+//! EPERM, a hidden, missing or foreign `/proc`, exhausted descriptors and foreign namespaces prove
+//! nothing. Before a proof counts, the place from which it was seen is looked at once more
+//! ([`counts`]): it costs 20 us, but deaths are rare.
 
-use std::ffi::CStr;
-use std::fs;
-use std::io::Write;
-use std::os::linux::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::cell::Cell;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, test_kill_process, waitid};
 
-use super::fork::{self, AtFork, Registration};
+pub use super::owner::{Owner, me, thread_id};
 
-/// The identity of a process, or nobody. Bits of the word, from the lowest:
-///
-/// | bits | what |
-/// |---|---|
-/// | 0-1 | left to the lock's flags, 0 here |
-/// | 2-23 | pid (the kernel's maximum is 2^22) |
-/// | 24-47 | start time, in clock ticks, its low 24 bits; 0: unknown |
-/// | 48-63 | pid and time namespace, folded; 0: unknown |
-///
-/// The low half, which a futex can see, has the pid and 8 bits of the start time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Owner(u64);
-
-const PID_SHIFT: u32 = 2;
-const PID_MASK: u64 = (1 << 22) - 1;
-const START_SHIFT: u32 = 24;
-const START_MASK: u64 = (1 << 24) - 1;
-const SPACE_SHIFT: u32 = 48;
-
-impl Owner {
-    /// The bits that an owner may use.
-    pub const MASK: u64 = !0b11;
-
-    /// The owner that a lock word names, if any.
-    #[inline]
-    pub fn in_word(word: u64) -> Option<Owner> {
-        match word & Self::MASK {
-            0 => None,
-            owner => Some(Owner(owner)),
-        }
-    }
-
-    /// As it stands in a lock word.
-    #[inline]
-    pub fn word(self) -> u64 {
-        self.0
-    }
-
-    /// An owner from its parts.
-    pub fn new(pid: u32, start: u64, space: u16) -> Owner {
-        Owner(
-            (u64::from(pid) & PID_MASK) << PID_SHIFT
-                | (start & START_MASK) << START_SHIFT
-                | u64::from(space) << SPACE_SHIFT,
-        )
-    }
-
-    /// Process id, in the owner's own namespace.
-    pub fn pid(self) -> u32 {
-        (self.0 >> PID_SHIFT & PID_MASK) as u32
-    }
-
-    fn start(self) -> u64 {
-        self.0 >> START_SHIFT & START_MASK
-    }
-
-    fn space(self) -> u16 {
-        (self.0 >> SPACE_SHIFT) as u16
-    }
-}
-
-static ME: AtomicU64 = AtomicU64::new(0);
-/// Does `/proc` show this process's own pid namespace? Asked once a process.
-static PROC_KNOWN: AtomicBool = AtomicBool::new(false);
-static PROC_OURS: AtomicBool = AtomicBool::new(false);
-
-/// This process. Cached, and made anew in a forked child.
-#[inline]
-pub fn me() -> Owner {
-    match ME.load(Ordering::Relaxed) {
-        0 => identify(),
-        word => Owner(word),
-    }
-}
-
-#[cold]
-fn identify() -> Owner {
-    FORKS.ensure::<Identity>();
-    let pid = getpid().as_raw_nonzero().get() as u32;
-    // Of ourselves `/proc/self` tells the truth whatever namespace `/proc` shows.
-    let start = fs::read("/proc/self/stat").ok().and_then(|s| parse_stat(&s)).map_or(0, |s| s.start);
-    let me = Owner::new(pid, start, space());
-    ME.store(me.word(), Ordering::Relaxed);
-    me
-}
-
-static FORKS: Registration = Registration::new();
-struct Identity;
-
-impl AtFork for Identity {
-    fn in_child() {
-        ME.store(0, Ordering::Relaxed);
-        PROC_KNOWN.store(false, Ordering::Relaxed);
-    }
-}
-
-/// The pid namespace and the time namespace (start times are shown relative to the reader's), folded into 16 bits.
-/// Namespace inodes count up from a base, so that low bits tell them apart.
-fn space() -> u16 {
-    let inode = |name| fs::metadata(name).map(|m| m.st_ino());
-    let Ok(pid) = inode("/proc/self/ns/pid") else { return 0 };
-    let time = inode("/proc/self/ns/time").unwrap_or(0);
-    match (pid ^ time.wrapping_mul(31)) as u16 {
-        0 => 1,
-        space => space,
-    }
-}
-
-fn proc_is_ours() -> bool {
-    if !PROC_KNOWN.load(Ordering::Acquire) {
-        let ours = fs::read_link("/proc/self")
-            .ok()
-            .and_then(|p| p.to_str().and_then(|s| s.parse::<u32>().ok()))
-            .is_some_and(|pid| pid == getpid().as_raw_nonzero().get() as u32);
-        PROC_OURS.store(ours, Ordering::Relaxed);
-        PROC_KNOWN.store(true, Ordering::Release);
-    }
-    PROC_OURS.load(Ordering::Relaxed)
-}
-
-/// Is `owner` proved dead by cheap system calls? False proves nothing: another process's zombie looks alive to them.
-pub fn is_dead_quick(owner: Owner) -> bool {
-    let me = me();
-    if owner == me || owner.space() == 0 || owner.space() != me.space() {
-        return false;
-    }
-    match Pid::from_raw(owner.pid() as i32) {
-        Some(pid) => {
-            // Of a child of ours that nobody has waited for: reported when its whole group has ended, and still to be waited for.
-            let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            test_kill_process(pid) == Err(Errno::SRCH) || matches!(waitid(WaitId::Pid(pid), ended), Ok(Some(_)))
-        }
-        None => false,
-    }
-}
-
-/// Could `owner` be proved dead from here at all?
-pub fn is_local(owner: Owner) -> bool {
-    owner.space() != 0 && owner.space() == me().space()
-}
+use super::owner::{Differs, own_start};
+use super::{pidfd, procfs};
+use crate::deadline::now;
 
 /// What a look at an owner shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,89 +34,93 @@ pub enum Liveness {
     Unknown,
 }
 
-/// Is `owner` proved dead? A few system calls.
+/// Could `owner` be proved dead from here at all?
+pub fn is_local(owner: Owner) -> bool {
+    owner.is_beside(me())
+}
+
+/// Is `owner` proved dead by cheap system calls (half a microsecond)? False proves nothing: another
+/// process's zombie looks alive to them, and so does a program that has replaced it.
+pub fn is_dead_quick(owner: Owner) -> bool {
+    owner != me() && is_local(owner) && (is_former(owner) || has_vanished(owner)) && counts()
+}
+
+/// Is `owner` proved dead? Some 10 us.
 pub fn is_dead(owner: Owner) -> bool {
     probe(owner) == Liveness::Dead
 }
 
-/// How is `owner`? A few system calls.
+/// How is `owner`? Some 10 us. Who looks again and again at one who is long in dying is told
+/// `Unknown` after a while, so that hurrying ends.
 pub fn probe(owner: Owner) -> Liveness {
-    let dead = |proved| if proved { Liveness::Dead } else { Liveness::Unknown };
-    let me = me();
     // A pid means something only in the namespace where it was given.
-    if owner == me || owner.space() == 0 || owner.space() != me.space() {
+    if owner == me() || !is_local(owner) {
         return Liveness::Unknown;
     }
-    if !proc_is_ours() {
-        return dead(is_dead_quick(owner));
-    }
-    match read_stat(owner.pid()) {
-        Ok(None) => dead(is_dead_quick(owner)),
-        Ok(Some(stat)) => {
-            let reused = owner.start() != 0 && stat.start & START_MASK != owner.start();
-            // A group leader that has ended is shown as a zombie while its threads run on.
-            let ended = matches!(stat.state, b'Z' | b'X') && stat.threads <= 1;
-            match dead(reused || ended) {
-                Liveness::Unknown if stat.exiting => Liveness::Dying,
-                seen => seen,
-            }
+    let (dead, dying) = match procfs::stat(owner.pid()) {
+        Some(stat) => {
+            let differs = match owner.differs(&stat) {
+                Some(Differs::Program) => true,
+                Some(Differs::Start) => times_are_shown_as_ever(),
+                None => false,
+            };
+            (differs || stat.has_ended(), stat.is_ending())
         }
-        // Gone, hidden, or no descriptor left to look with: the other question needs none.
-        Err(_) => dead(is_dead_quick(owner)),
+        // Gone, hidden, or no descriptor left to look with; or no `/proc` is trusted.
+        None => (is_former(owner) || has_vanished(owner) || has_ended(owner), false),
+    };
+    match (dead, dying) {
+        (true, _) if counts() => Liveness::Dead,
+        (false, true) if hurries() => Liveness::Dying,
+        _ => Liveness::Unknown,
     }
 }
 
-/// Three system calls: who waits for a lock does this some twenty times a second.
-fn read_stat(pid: u32) -> rustix::io::Result<Option<Stat>> {
-    let mut path = [0u8; 32];
-    let mut rest = &mut path[..];
-    // Room for 10 digits, and the zero at the end.
-    let _ = write!(rest, "/proc/{pid}/stat");
-    let Ok(path) = CStr::from_bytes_until_nul(&path) else { return Ok(None) };
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut stat = [0u8; 1024];
-    let len = rustix::io::read(&file, &mut stat)?;
-    Ok(parse_stat(&stat[..len]))
+/// Is it an earlier process, or program, with this process's own pid? (There is one identity in each.)
+fn is_former(owner: Owner) -> bool {
+    owner.pid() == me().pid() && owner != me()
 }
 
-struct Stat {
-    state: u8,
-    exiting: bool,
-    threads: u64,
-    start: u64,
+fn has_vanished(owner: Owner) -> bool {
+    let Some(pid) = Pid::from_raw(owner.pid() as i32) else { return false };
+    // Of a child of ours that nobody has waited for: reported when its whole group has ended, and
+    // still to be waited for.
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    test_kill_process(pid) == Err(Errno::SRCH) || matches!(waitid(WaitId::Pid(pid), ended), Ok(Some(_)))
 }
 
-/// The kernel's PF_EXITING.
-const EXITING: u64 = 4;
-
-/// Fields 3, 9, 20 and 22 of `/proc/PID/stat`; the name in field 2 may hold anything, parentheses too.
-fn parse_stat(stat: &[u8]) -> Option<Stat> {
-    let name_end = stat.iter().rposition(|&b| b == b')')?;
-    let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = *fields.next()?.as_bytes().first()?;
-    let flags: u64 = fields.nth(5)?.parse().ok()?;
-    let threads = fields.nth(10)?.parse().ok()?;
-    let start = fields.nth(1)?.parse().ok()?;
-    Some(Stat { state, exiting: flags & EXITING != 0, threads, start })
+/// Another's zombie, where `/proc` does not show it.
+fn has_ended(owner: Owner) -> bool {
+    Pid::from_raw(owner.pid() as i32).is_some_and(pidfd::has_ended)
 }
 
-/// The calling thread's id, as the kernel numbers it.
-#[inline]
-pub fn thread_id() -> u32 {
-    use std::cell::Cell;
+/// `setns` can put a process into another time namespace while it runs.
+fn times_are_shown_as_ever() -> bool {
+    own_start().is_some_and(|start| procfs::own_start() == Some(start))
+}
+
+/// Does what was seen mean what it seems to mean? Not in a child of a raw `clone`, which no handler
+/// has told that it is another process, if it is in another pid namespace.
+fn counts() -> bool {
+    getpid().as_raw_nonzero().get() as u32 == me().pid() && procfs::is_sound()
+}
+
+/// How long somebody who is dying is worth hurrying for, and how long nobody must have been before
+/// the next one is. Nanoseconds.
+const HURRY: u64 = 150_000_000;
+const REST: u64 = 300_000_000;
+
+/// Is another look soon worth it? Who dies takes milliseconds as a rule. What takes longer may take
+/// for ever, and then looking at it a hundred times a second would cost 0.5 % of a core.
+fn hurries() -> bool {
     thread_local! {
-        static ID: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
+        /// When somebody was first seen dying in a row, and when last.
+        static SEEN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
     }
-    let generation = fork::generation();
-    ID.with(|id| match id.get() {
-        (g, tid) if g == generation => tid,
-        _ => {
-            let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-            id.set((generation, tid));
-            tid
-        }
-    })
+    let (now, (first, last)) = (now(), SEEN.get());
+    let first = if now.saturating_sub(last) > REST { now } else { first };
+    SEEN.set((first, now));
+    now - first <= HURRY
 }
 
 #[cfg(test)]
@@ -260,30 +128,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_come_back() {
-        let o = Owner::new(4_194_303, 0x1234_5678, 0xfeed);
-        assert_eq!((o.pid(), o.start(), o.space()), (4_194_303, 0x34_5678, 0xfeed));
-        assert_eq!(o.word() & !Owner::MASK, 0);
-        assert_eq!(Owner::in_word(o.word() | 3), Some(o));
-        assert_eq!(Owner::in_word(3), None);
-    }
-
-    #[test]
-    fn stat_with_a_nasty_name() {
-        let line = b"12 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 7 18 4242 20";
-        let s = parse_stat(line).expect("parses");
-        assert_eq!((s.state, s.threads, s.start), (b'S', 7, 4242));
+    fn hurrying_ends_and_begins_anew() {
+        assert!(hurries());
+        let pause = |n| std::thread::sleep(std::time::Duration::from_nanos(n));
+        pause(HURRY + 1);
+        assert!(!hurries());
+        pause(HURRY / 2);
+        assert!(!hurries(), "still the same in a row");
+        pause(REST + 1_000_000);
+        assert!(hurries());
     }
 
     #[test]
     fn i_am_alive_and_a_stranger_proves_nothing() {
         let me = me();
-        assert!(!is_dead(me));
-        let foreign = Owner::new(4_000_000, 1, me.space() ^ 1);
+        let other = |pid, start| Owner::new(pid, start, (me.word() >> 48) as u16);
+        assert!(!is_dead(me) && !is_dead_quick(me));
+        let foreign = Owner::in_word(other(4_000_000, 1).word() ^ 1 << 48).expect("an owner");
         assert!(!is_dead(foreign), "another namespace");
         assert!(!is_dead(Owner::new(4_000_000, 1, 0)), "unknown namespace");
-        assert!(is_dead(Owner::new(4_194_303, 1, me.space())), "no such pid");
-        assert!(is_dead(Owner::new(me.pid(), me.start() + 1, me.space())), "my pid, used before");
-        assert!(is_dead(Owner::new(1, me.start() + 1, me.space())), "a reused pid");
+        assert!(is_dead(other(4_194_303, 1)) && is_dead_quick(other(4_194_303, 1)), "no such pid");
+        assert!(is_dead(other(me.pid(), 1)) && is_dead_quick(other(me.pid(), 1)), "my pid, used before");
+        assert!(is_dead(other(1, 1 << 20)), "a reused pid");
     }
 }

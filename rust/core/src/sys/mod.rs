@@ -7,6 +7,9 @@ pub mod lease;
 pub mod liveness;
 pub mod mapping;
 pub mod memfd;
+pub mod owner;
+mod pidfd;
+mod procfs;
 pub mod socket;
 pub mod verified_fd;
 
