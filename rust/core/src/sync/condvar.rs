@@ -165,11 +165,16 @@ impl<'a> Condvar<'a> {
         Condvar { state, slots }
     }
 
+    /// What tells it from others in this process.
+    fn address(&self) -> u64 {
+        std::ptr::from_ref(self.state).addr() as u64
+    }
+
     /// Begin to wait. The user's lock is held.
     pub fn prepare_wait(&self, me: Owner) -> Waiting {
         let ticket = self.state.next.fetch_add(1, Ordering::Relaxed);
         let mut slot = self.claim(me, ticket);
-        if slot.is_none() && may_probe() {
+        if slot.is_none() && may_probe(self.address()) {
             // With the interpreter held, as a rule: the cheap proof.
             self.clear_up(facade::is_dead_quick);
             slot = self.claim(me, ticket);
@@ -539,7 +544,7 @@ impl Wait for SlotWait<'_, '_> {
     }
 
     fn probe(&mut self, look: Look) -> Result<Found<Option<usize>>> {
-        if look == Look::Thorough && may_probe() {
+        if look == Look::Thorough && may_probe(self.condvar.address()) {
             self.condvar.clear_up_thoroughly();
         }
         Ok(Found::Nothing)

@@ -39,7 +39,7 @@ use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::overlay;
-use crate::sync::probe::may_probe;
+use crate::sync::probe::is_dead_polled;
 use crate::sync::spin::Spin;
 use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
 
@@ -105,8 +105,7 @@ impl Mutex {
                     Err(_) => continue,
                 }
             };
-            let dead = facade::is_dead_quick(owner) || (may_probe() && facade::is_dead(owner));
-            return if dead { self.take_over(word, owner, me) } else { None };
+            return if is_dead_polled(owner) { self.take_over(word, owner, me) } else { None };
         }
     }
 

@@ -120,7 +120,8 @@ impl<'a> RobustSemaphore<'a> {
         if self.try_acquire(me) {
             return Some(Acquired::Clean);
         }
-        if may_probe() { self.recover(me, turn(), LOOKS).ok() } else { None }
+        let address = std::ptr::from_ref(self.state).addr() as u64;
+        if may_probe(address) { self.recover(me, turn(), LOOKS).ok() } else { None }
     }
 
     /// Take a permit from the dead: `Err` tells whether somebody is dying. Thorough looks for `looks` of the holders, from the `turn`th on.

@@ -12,8 +12,6 @@
 //! nothing. Before a proof counts, the place from which it was seen is looked at once more
 //! ([`counts`]): it costs 20 us, but deaths are rare.
 
-use std::cell::Cell;
-
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, test_kill_process, waitid};
 
@@ -21,7 +19,6 @@ pub use super::owner::{Owner, me, thread_id};
 
 use super::owner::{Differs, own_start};
 use super::{pidfd, procfs};
-use crate::deadline::now;
 
 /// What a look at an owner shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,8 +47,7 @@ pub fn is_dead(owner: Owner) -> bool {
     probe(owner) == Liveness::Dead
 }
 
-/// How is `owner`? Some 10 us. Who looks again and again at one who is long in dying is told
-/// `Unknown` after a while, so that hurrying ends.
+/// How is `owner`? Some 10 us.
 pub fn probe(owner: Owner) -> Liveness {
     // A pid means something only in the namespace where it was given.
     if owner == me() || !is_local(owner) {
@@ -71,7 +67,7 @@ pub fn probe(owner: Owner) -> Liveness {
     };
     match (dead, dying) {
         (true, _) if counts() => Liveness::Dead,
-        (false, true) if hurries() => Liveness::Dying,
+        (false, true) => Liveness::Dying,
         _ => Liveness::Unknown,
     }
 }
@@ -105,39 +101,9 @@ fn counts() -> bool {
     getpid().as_raw_nonzero().get() as u32 == me().pid() && procfs::is_sound()
 }
 
-/// How long somebody who is dying is worth hurrying for, and how long nobody must have been before
-/// the next one is. Nanoseconds.
-const HURRY: u64 = 150_000_000;
-const REST: u64 = 300_000_000;
-
-/// Is another look soon worth it? Who dies takes milliseconds as a rule. What takes longer may take
-/// for ever, and then looking at it a hundred times a second would cost 0.5 % of a core.
-fn hurries() -> bool {
-    thread_local! {
-        /// When somebody was first seen dying in a row, and when last.
-        static SEEN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
-    }
-    let (now, (first, last)) = (now(), SEEN.get());
-    let first = if now.saturating_sub(last) > REST { now } else { first };
-    SEEN.set((first, now));
-    now - first <= HURRY
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hurrying_ends_and_begins_anew() {
-        assert!(hurries());
-        let pause = |n| std::thread::sleep(std::time::Duration::from_nanos(n));
-        pause(HURRY + 1);
-        assert!(!hurries());
-        pause(HURRY / 2);
-        assert!(!hurries(), "still the same in a row");
-        pause(REST + 1_000_000);
-        assert!(hurries());
-    }
 
     #[test]
     fn i_am_alive_and_a_stranger_proves_nothing() {
