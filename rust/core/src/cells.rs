@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
-use crate::layout::{Backing, Object};
+use crate::layout::Object;
 use crate::sys::mapping::Mapping;
 
 /// A step on a cell. It wraps as C's unsigned integers do.
@@ -60,8 +60,7 @@ impl Stride {
 #[derive(Debug)]
 pub struct Cells<K> {
     row: Row<K>,
-    /// For copies of many.
-    mapping: Arc<Mapping>,
+    /// Where the first is in the mapping: for copies of many.
     offset: usize,
 }
 
@@ -97,28 +96,30 @@ macro_rules! each_width {
     };
 }
 
-impl<K: Backing> Cells<K> {
-    /// `len` cells of `width` bytes at `offset` of the mapping of `keep`.
+impl<K> Cells<K> {
+    /// `len` cells of `width` bytes at `offset` of `mapping`, where `keep` keeps what is there from being used for
+    /// anything else.
     ///
     /// # Errors
     /// `Corrupted` if they would not be inside, are misaligned, or there is no such width.
-    pub fn new(keep: K, offset: usize, width: usize, len: usize) -> Result<Self> {
-        let mapping = keep.mapping().clone();
+    pub fn new(mapping: Arc<Mapping>, keep: K, offset: usize, width: usize, len: usize) -> Result<Self> {
         let row = match width {
-            1 => Row::W1(Object::slice(keep, offset, len)?),
-            2 => Row::W2(Object::slice(keep, offset, len)?),
-            4 => Row::W4(Object::slice(keep, offset, len)?),
-            8 => Row::W8(Object::slice(keep, offset, len)?),
+            1 => Row::W1(Object::slice(mapping, keep, offset, len)?),
+            2 => Row::W2(Object::slice(mapping, keep, offset, len)?),
+            4 => Row::W4(Object::slice(mapping, keep, offset, len)?),
+            8 => Row::W8(Object::slice(mapping, keep, offset, len)?),
             _ => return Err(Error::Corrupted("no cell has this width")),
         };
-        Ok(Cells { row, mapping, offset })
+        Ok(Cells { row, offset })
     }
-}
 
-impl<K> Cells<K> {
     /// What keeps them mapped.
     pub fn backing(&self) -> &K {
         each_width!(&self.row, cells, _Word => cells.backing())
+    }
+
+    fn mapping(&self) -> &Mapping {
+        each_width!(&self.row, cells, _Word => cells.mapping())
     }
 
     /// How many there are.
@@ -190,7 +191,7 @@ impl<K> Cells<K> {
             return None;
         }
         if from.step == 1 {
-            return self.mapping.read(self.offset + from.start * width, to).ok();
+            return self.mapping().read(self.offset + from.start * width, to).ok();
         }
         each_width!(&self.row, cells, Word => {
             for (i, item) in from.indices().zip(to.chunks_exact_mut(size_of::<Word>())) {
@@ -207,7 +208,7 @@ impl<K> Cells<K> {
             return None;
         }
         if to.step == 1 {
-            return self.mapping.write(self.offset + to.start * width, from).ok();
+            return self.mapping().write(self.offset + to.start * width, from).ok();
         }
         each_width!(&self.row, cells, Word => {
             for (i, item) in to.indices().zip(from.chunks_exact(size_of::<Word>())) {

@@ -175,13 +175,12 @@ impl<T: Overlay, K: Backing> Object<T, K> {
     }
 }
 
-impl<U: Overlay, K: Backing> Object<[U], K> {
-    /// `len` of `U` at `offset` of the backing's mapping.
+impl<U: Overlay, K> Object<[U], K> {
+    /// `len` of `U` at `offset` of `mapping`, where `keep` keeps what is there from being used for anything else.
     ///
     /// # Errors
     /// `Corrupted` if they would not be inside, or are misaligned.
-    pub fn slice(keep: K, offset: usize, len: usize) -> Result<Self> {
-        let mapping = keep.mapping().clone();
+    pub fn slice(mapping: Arc<Mapping>, keep: K, offset: usize, len: usize) -> Result<Self> {
         let at = NonNull::slice_from_raw_parts(place(&mapping, offset, len)?, len);
         Ok(Object { at, mapping, keep })
     }
@@ -191,6 +190,11 @@ impl<T: ?Sized, K> Object<T, K> {
     /// What keeps it there.
     pub fn backing(&self) -> &K {
         &self.keep
+    }
+
+    /// The same `T`, where `keep` keeps what is there from being used for anything else.
+    pub fn share<J>(&self, keep: J) -> Object<T, J> {
+        Object { at: self.at, mapping: self.mapping.clone(), keep }
     }
 
     /// The mapping that it lies in.
@@ -228,11 +232,10 @@ impl<T: Overlay, U: Overlay, K: Backing> WithSlice<T, U, K> {
     /// # Errors
     /// `Corrupted` if they would not be inside, or are misaligned.
     pub fn new(keep: K, offset: usize, bytes: usize) -> Result<Self> {
-        let head = Object::new(keep, offset)?;
+        let head: Object<T, K> = Object::new(keep, offset)?;
         let len = bytes.saturating_sub(size_of::<T>()) / size_of::<U>();
-        let mapping = head.mapping.clone();
-        let at = NonNull::slice_from_raw_parts(place(&mapping, offset.saturating_add(size_of::<T>()), len)?, len);
-        Ok(WithSlice { head, slice: Object { at, mapping, keep: () } })
+        let slice = Object::slice(head.mapping.clone(), (), offset.saturating_add(size_of::<T>()), len)?;
+        Ok(WithSlice { head, slice })
     }
 
     /// The `T`.

@@ -25,10 +25,10 @@
 
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
 use crate::arena::Block;
 pub use crate::arena::{Handle, Incoming};
+use crate::cells::Cells;
 use crate::error::{Error, Result};
 use crate::layout::{Backing, Kind, Object, WithSlice};
 use crate::overlays::Overlay;
@@ -38,7 +38,6 @@ use crate::sync::event::EventState;
 use crate::sync::lock::LockState;
 use crate::sync::robust_semaphore::{self, Permit, RobustSemaphoreState};
 use crate::sync::semaphore;
-use crate::sys::mapping::Mapping;
 
 /// What has come in from another process.
 #[derive(Debug)]
@@ -105,6 +104,16 @@ impl<T: Stored> Single<T> {
         Self::over(from.block(T::KIND)?)
     }
 }
+
+impl<T: Stored> Single<T> {
+    /// Another way to its state. `keep` is what keeps this object; its block is not used again while that lives.
+    pub fn share<K>(&self, keep: K) -> Shared<T, K> {
+        self.state.share(keep)
+    }
+}
+
+/// A state in shared memory, and what keeps its object.
+pub type Shared<T, K> = Object<T, K>;
 
 impl<T: Stored> Deref for Single<T> {
     type Target = T;
@@ -294,9 +303,15 @@ impl Memory {
         self.bytes == 0
     }
 
-    /// Where it is in its mapping. Nobody else has these bytes for as long as this lives.
-    pub fn offset(&self) -> usize {
-        self.block.payload()
+    /// Its first `len` cells of `width` bytes. `keep` is what keeps this memory; it is not used again while that lives.
+    ///
+    /// # Errors
+    /// `Corrupted` if there are not so many, or there is no such width.
+    pub fn cells<K>(&self, keep: K, width: usize, len: usize) -> Result<Cells<K>> {
+        if width.checked_mul(len).is_none_or(|bytes| bytes > self.bytes) {
+            return Err(Error::Corrupted("the block is too small for that"));
+        }
+        Cells::new(self.block.mapping().clone(), keep, self.block.payload(), width, len)
     }
 
     /// Where it is mapped in this process, for as long as this lives: to be exported as a buffer.
@@ -304,13 +319,7 @@ impl Memory {
     /// # Errors
     /// `Corrupted`: it does not fit its segment.
     pub fn address(&self) -> Result<std::ptr::NonNull<u8>> {
-        self.mapping().range(self.offset(), self.bytes)
-    }
-}
-
-impl Backing for Memory {
-    fn mapping(&self) -> &Arc<Mapping> {
-        self.block.mapping()
+        self.block.mapping().range(self.block.payload(), self.bytes)
     }
 }
 

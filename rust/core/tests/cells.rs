@@ -1,33 +1,20 @@
 //! Cells: bounds, widths, steps, and copies with a stride.
 
-use std::sync::Arc;
-
 use fastmp_core::Error;
+use fastmp_core::arena::Block;
 use fastmp_core::cells::{Cells, Stride, Update};
-use fastmp_core::layout::Backing;
+use fastmp_core::layout::{Backing, Kind};
 use fastmp_core::objects::Memory;
 use proptest::prelude::*;
 
-fn cells(width: usize, len: usize) -> Cells<Memory> {
-    let memory = Memory::create(width * len).expect("memory");
-    let offset = memory.offset();
-    Cells::new(memory, offset, width, len).expect("cells")
-}
-
-/// Two views of the same memory.
-#[derive(Clone)]
-struct Both(Arc<Memory>);
-
-impl Backing for Both {
-    fn mapping(&self) -> &Arc<fastmp_core::sys::mapping::Mapping> {
-        self.0.mapping()
-    }
+fn memory(bytes: usize) -> Memory {
+    Memory::create(bytes).expect("memory")
 }
 
 #[test]
 fn integers_wrap_in_their_own_width() {
-    let memory = Both(Arc::new(Memory::create(8).expect("memory")));
-    let view = |width| Cells::new(memory.clone(), memory.0.offset(), width, 8 / width).expect("cells");
+    let memory = memory(8);
+    let view = |width| memory.cells((), width, 8 / width).expect("cells");
     let (bytes, shorts, ints, longs) = (view(1), view(2), view(4), view(8));
     assert_eq!(longs.store(0, 0xffff), Some(()));
     assert_eq!(bytes.update(0, Update::Add, 2), Some(0xff));
@@ -47,7 +34,8 @@ fn integers_wrap_in_their_own_width() {
 #[test]
 fn nothing_outside_is_touched() {
     for width in [1, 2, 4, 8] {
-        let cells = cells(width, 3);
+        let memory = memory(3 * width);
+        let cells = memory.cells((), width, 3).expect("cells");
         assert_eq!((cells.len(), cells.width()), (3, width));
         for i in [3, usize::MAX] {
             assert_eq!(cells.load(i), None);
@@ -71,10 +59,13 @@ fn nothing_outside_is_touched() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let memory = Both(Arc::new(Memory::create(64).expect("memory")));
-    let at = memory.0.offset();
-    for (offset, width, len) in [(at, 3, 1), (at + 1, 2, 1), (at, 8, usize::MAX / 4), (usize::MAX - 7, 8, 1)] {
-        let refused = Cells::new(memory.clone(), offset, width, len);
+    let memory = memory(64);
+    for (width, len) in [(3, 1), (0, 1), (8, 9), (8, usize::MAX / 4)] {
+        assert!(matches!(memory.cells((), width, len), Err(Error::Corrupted(_))), "{width} {len}");
+    }
+    let block = Block::alloc(Kind::Memory, 64).expect("memory");
+    for (offset, width, len) in [(block.payload() + 1, 2, 1), (usize::MAX - 7, 8, 1), (0, 8, 1 << 40)] {
+        let refused = Cells::new(block.mapping().clone(), (), offset, width, len);
         assert!(matches!(refused, Err(Error::Corrupted(_))), "{offset} {width} {len}");
     }
 }
@@ -89,7 +80,8 @@ proptest! {
         count in 0_usize..40,
         seed in any::<u8>(),
     ) {
-        let cells = cells(width, len);
+        let memory = memory(width * len);
+        let cells = memory.cells((), width, len).expect("cells");
         let mut model: Vec<Vec<u8>> = vec![vec![0; width]; len];
         let new: Vec<u8> = (0..width * count).map(|i| seed.wrapping_add(i as u8)).collect();
         let stride = Stride { start, step, count };

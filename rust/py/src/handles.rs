@@ -1,11 +1,12 @@
 //! How an object's handle leaves for another process, and how it is attached there.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use fastmp_core::objects::{self, Export, Incoming};
+use fastmp_core::objects::{self, Export};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
+pub use crate::descriptor::Descriptor;
 use crate::errors::raise;
 use crate::message::channel_fds::{self, Token};
 
@@ -13,40 +14,6 @@ use crate::message::channel_fds::{self, Token};
 pub type Lent = (RawFd, Token, usize);
 /// What its `_attach()` is given: descriptors of the segment and of the token (or the segment again), the offset.
 pub type Given = (Py<Descriptor>, Py<Descriptor>, usize);
-
-/// A descriptor that came with a message, or to a started process.
-#[pyclass(frozen, module = "fastmp._native")]
-pub struct Descriptor {
-    incoming: Incoming,
-    /// It is for one object alone: that takes it. Else each that cannot share it has a copy.
-    lone: bool,
-}
-
-impl Descriptor {
-    /// One that came with a message.
-    pub fn received(fd: OwnedFd, lone: bool) -> Descriptor {
-        Descriptor { incoming: Incoming::new(fd), lone }
-    }
-
-    /// A descriptor for an object that shares it with nobody.
-    pub fn own(&self) -> PyResult<OwnedFd> {
-        if self.lone { self.incoming.take() } else { self.incoming.copy() }.map_err(raise)
-    }
-}
-
-#[pymethods]
-impl Descriptor {
-    /// The one that this process has inherited as number `fd`.
-    #[new]
-    fn new(fd: RawFd) -> PyResult<Descriptor> {
-        Ok(Descriptor { incoming: Incoming::inherited(owned(fd)?).map_err(raise)?, lone: false })
-    }
-
-    /// The number of a descriptor that is the caller's from now on.
-    fn detach(&self) -> PyResult<RawFd> {
-        Ok(self.own()?.into_raw_fd())
-    }
-}
 
 /// The handle of an object, for `_handle()`.
 pub fn handle(object: &impl Export) -> PyResult<Lent> {
@@ -59,18 +26,8 @@ pub fn handle(object: &impl Export) -> PyResult<Lent> {
 /// What an object of the core is attached by.
 pub fn given((segment, token, offset): Given) -> objects::Given {
     // The segment's stands for no token.
-    let token = (!token.is(&segment)).then(|| token.get().incoming.clone());
-    objects::Given { segment: segment.get().incoming.clone(), token, offset }
-}
-
-/// A descriptor that Python hands over.
-#[allow(unsafe_code)]
-fn owned(fd: RawFd) -> PyResult<OwnedFd> {
-    if fd < 0 {
-        return Err(crate::errors::os_error(libc::EBADF));
-    }
-    // SAFETY: who makes a `Descriptor` of a number gives it up, by its contract.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let token = (!token.is(&segment)).then(|| token.get().incoming());
+    objects::Given { segment: segment.get().incoming(), token, offset }
 }
 
 /// Its number.

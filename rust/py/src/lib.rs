@@ -4,6 +4,7 @@ mod blocking;
 mod capi;
 mod closing;
 mod connection;
+mod descriptor;
 mod errors;
 mod handles;
 mod message;
@@ -18,9 +19,9 @@ mod _native {
     #[pymodule_export]
     use crate::connection::{Connection, new_pipe};
     #[pymodule_export]
-    use crate::errors::{CorruptedError, OwnerDiedWarning};
+    use crate::descriptor::Descriptor;
     #[pymodule_export]
-    use crate::handles::Descriptor;
+    use crate::errors::{CorruptedError, OwnerDiedWarning};
     #[pymodule_export]
     use crate::message::channel_fds::{Token, channel_fd, in_channel, received_fd};
     #[pymodule_export]

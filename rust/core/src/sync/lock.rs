@@ -45,6 +45,12 @@ impl LockState {
         Some(acquired)
     }
 
+    /// See [`Mutex::is_refused`]. Only for a thread that does not hold it.
+    #[inline]
+    pub fn is_refused(&self, me: Owner) -> bool {
+        self.mutex.is_refused(me)
+    }
+
     /// Not recursively.
     pub fn lock(&self, me: Owner, thread: u32, deadline: Deadline) -> Result<Acquired> {
         let acquired = self.mutex.lock(me, deadline)?;

@@ -39,7 +39,7 @@ use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::overlay;
-use crate::sync::probe::is_dead_polled;
+use crate::sync::probe::{is_dead_polled, is_due};
 use crate::sync::spin::Spin;
 use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
 
@@ -106,6 +106,15 @@ impl Mutex {
                 }
             };
             return if is_dead_polled(owner) { self.take_over(word, owner, me) } else { None };
+        }
+    }
+
+    /// Is it held, and no look at its holder due? Then a caller that does not wait is refused at the price of a load.
+    #[inline]
+    pub fn is_refused(&self, me: Owner) -> bool {
+        match self.owner() {
+            Some(owner) => owner == me || !is_due(owner.word()),
+            None => false,
         }
     }
 

@@ -13,25 +13,41 @@ const EVERY: u64 = 10_000_000;
 /// whenever it comes after the other: too often, never too seldom.
 const PLACES: usize = 64;
 
+thread_local! {
+    /// What was looked at, and when.
+    static LAST: [Cell<(u64, u64)>; PLACES] = const { [const { Cell::new((0, 0)) }; PLACES] };
+}
+
+/// Run `f` on the place of `what`, with the time: exact to some milliseconds, and four times as fast as the exact one.
+#[inline]
+fn place_of<T>(what: u64, f: impl FnOnce(&Cell<(u64, u64)>, u64) -> T) -> T {
+    // The top bits of the product are the best mixed.
+    let place = (what.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % PLACES;
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    LAST.with(|last| f(&last[place], now))
+}
+
+/// Would `may_probe` say yes? If not, a caller that does not wait has nothing to look for.
+#[inline]
+pub fn is_due(what: u64) -> bool {
+    cfg!(loom)
+        || place_of(what, |last, now| {
+            let (known, at) = last.get();
+            known != what || now.saturating_sub(at) >= EVERY
+        })
+}
+
 /// May a caller that does not sleep take a thorough look at `what`, an owner's word or an address?
 /// Each thread gets one in 10 ms at each thing: who polls one lock keeps nobody from another.
 pub fn may_probe(what: u64) -> bool {
     if cfg!(loom) {
         return true;
     }
-    thread_local! {
-        /// What was looked at, and when.
-        static LAST: [Cell<(u64, u64)>; PLACES] = const { [const { Cell::new((0, 0)) }; PLACES] };
-    }
-    // The top bits of the product are the best mixed.
-    let place = (what.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % PLACES;
-    // Exact to some milliseconds, and four times as fast as the exact one.
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-    LAST.with(|last| match last[place].get() {
+    place_of(what, |last, now| match last.get() {
         (known, at) if known == what && now.saturating_sub(at) < EVERY => false,
         _ => {
-            last[place].set((what, now));
+            last.set((what, now));
             true
         }
     })

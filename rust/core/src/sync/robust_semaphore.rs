@@ -19,7 +19,7 @@ use crate::facade::{self, AtomicU32, AtomicU64, Liveness, Ordering, Owner, Parke
 use crate::kill_point;
 use crate::overlay;
 use crate::sync::mutex::Acquired;
-use crate::sync::probe::{may_probe, turn};
+use crate::sync::probe::{is_due, may_probe, turn};
 use crate::sync::spin::Spin;
 use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
 use crate::sync::waitset::WaitSet;
@@ -120,8 +120,18 @@ impl<'a> RobustSemaphore<'a> {
         if self.try_acquire(me) {
             return Some(Acquired::Clean);
         }
-        let address = std::ptr::from_ref(self.state).addr() as u64;
-        if may_probe(address) { self.recover(me, turn(), LOOKS).ok() } else { None }
+        if may_probe(self.address()) { self.recover(me, turn(), LOOKS).ok() } else { None }
+    }
+
+    /// After a `try_acquire` in vain: is no look at the holders due? Then a caller that does not wait is refused.
+    #[inline]
+    pub fn is_refused(&self) -> bool {
+        !is_due(self.address())
+    }
+
+    /// By which looks at its holders are counted.
+    fn address(&self) -> u64 {
+        std::ptr::from_ref(self.state).addr() as u64
     }
 
     /// Take a permit from the dead: `Err` tells whether somebody is dying. Thorough looks for `looks` of the holders, from the `turn`th on.

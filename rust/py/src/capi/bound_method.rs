@@ -15,13 +15,12 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-/// What such a method does with its `self`; it takes no argument that it looks at.
-pub type Function = unsafe extern "C" fn(*mut ffi::PyObject, *mut ffi::PyObject) -> *mut ffi::PyObject;
+use crate::capi::call::{Method as Call, check, function};
 
 #[repr(C)]
 struct Binding {
     head: ffi::PyObject,
-    function: Function,
+    function: ffi::PyCFunction,
     most: ffi::Py_ssize_t,
     /// For access through the class.
     plain: *mut ffi::PyObject,
@@ -34,7 +33,7 @@ struct Binding {
 struct Method {
     head: ffi::PyObject,
     vectorcall: ffi::vectorcallfunc,
-    function: Function,
+    function: ffi::PyCFunction,
     /// The most arguments that it takes.
     most: ffi::Py_ssize_t,
     slf: *mut ffi::PyObject,
@@ -236,14 +235,15 @@ fn bound_type(py: Python<'_>) -> PyResult<&Py<PyType>> {
     })
 }
 
-/// A descriptor that binds `function`, which takes an `owner` and at most `most` arguments; `plain` shows through the class.
-pub fn descriptor<'py>(
+/// A descriptor that binds `M`, which takes an `owner` and looks at none of its arguments, of which there may be `most`.
+/// `plain` shows through the class.
+pub fn descriptor<'py, M: Call>(
     owner: &Bound<'py, PyType>,
     plain: Bound<'py, PyAny>,
-    function: Function,
     most: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    check::<M::Of>(owner)?;
     let py = plain.py();
     let bound = bound_type(py)?.bind(py).as_type_ptr();
     let class = TYPE.get_or_try_init(py, || {
@@ -258,7 +258,7 @@ pub fn descriptor<'py>(
             return Err(PySystemError::new_err("out of memory"));
         }
         ffi::PyObject_Init(memory.cast(), class.bind(py).as_type_ptr());
-        (&raw mut (*memory).function).write(function);
+        (&raw mut (*memory).function).write(function::<M>());
         (&raw mut (*memory).most).write(most as ffi::Py_ssize_t);
         (&raw mut (*memory).plain).write(plain.into_ptr());
         (&raw mut (*memory).bound).write(bound);

@@ -9,7 +9,7 @@ use fastmp_core::sys::socket::MAX_FDS;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::handles::Descriptor;
+use crate::descriptor::Descriptor;
 
 /// A token's descriptor under way. Until it is dropped the block that it goes with counts as reachable, and the
 /// numbers stay open.

@@ -1,181 +1,119 @@
 //! `.value` of a guarded number or character, and the operations on integers that take no lock.
-#![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int, c_void};
-use std::ptr;
-
-use pyo3::ffi;
+use fastmp_core::cells::Update;
+use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::capi::fast_methods;
-use crate::sharedctypes::guarded::{Items, Parts, restore, slowly, subclass, this};
-use crate::sharedctypes::scalar::{Update, masked};
+use crate::capi::call::{Answer, Args, Convention, Method, Property, Raised, Slots, method, property, subclass};
+use crate::sharedctypes::guarded::{Guarded, Items, Parts, outside, slowly};
+use crate::sharedctypes::scalar::masked;
 
-/// # Safety
-/// As for `this`.
 #[inline(always)]
-unsafe fn native<'a>(slf: *mut ffi::PyObject) -> Option<(&'a Parts, &'a Items)> {
-    // SAFETY: the caller's.
-    let parts = unsafe { this(slf) }.parts()?;
+fn native<'a>(slf: Borrowed<'a, '_, Guarded>) -> Option<(&'a Parts, &'a Items)> {
+    let parts = slf.get().parts()?;
     parts.native().filter(|items| !items.is_array).map(|items| (parts, items))
 }
 
-unsafe extern "C" fn get(slf: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
-    // SAFETY: a descriptor of `Guarded` is called attached, with an instance of it; item 0 of one item.
-    unsafe {
-        if let Some((parts, items)) = native(slf) {
-            match parts.locked(|| items.scalar.load(items.at(0))) {
-                Ok(Some(bits)) => return items.scalar.boxed(bits),
-                Ok(None) => {}
-                Err(error) => {
-                    restore(error);
-                    return ptr::null_mut();
-                }
-            }
-        }
-        slowly(slf, c"_get_value", [])
-    }
-}
+/// `.value`.
+struct Value;
 
-unsafe extern "C" fn set(slf: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
-    // SAFETY: as in `get`; `value` is an object, or null when the attribute is deleted.
-    unsafe {
-        if value.is_null() {
-            ffi::PyErr_SetString(ffi::PyExc_AttributeError, c"property 'value' has no deleter".as_ptr());
-            return -1;
+impl Property for Value {
+    type Of = Guarded;
+
+    #[inline(always)]
+    fn get<'py>(slf: Borrowed<'_, 'py, Guarded>) -> Answer<'py> {
+        if let Some((parts, items)) = native(slf)
+            && let Some(bits) = parts.locked(|| items.cells.load(0))?
+        {
+            return items.scalar.boxed(slf.py(), bits.ok_or_else(outside)?);
         }
+        slowly(slf, "_get_value", &[])
+    }
+
+    #[inline(always)]
+    fn set<'py>(slf: Borrowed<'_, 'py, Guarded>, value: Option<Borrowed<'_, 'py, PyAny>>) -> Result<(), Raised> {
+        let Some(value) = value else {
+            return Err(PyAttributeError::new_err("property 'value' has no deleter").into());
+        };
         if let Some((parts, items)) = native(slf)
             && let Some(bits) = items.scalar.bits(value)
+            && let Some(done) = parts.locked(|| items.cells.store(0, bits))?
         {
-            match parts.locked(|| items.scalar.store(items.at(0), bits)) {
-                Ok(Some(())) => return 0,
-                Ok(None) => {}
-                Err(error) => {
-                    restore(error);
-                    return -1;
-                }
-            }
+            return done.ok_or_else(outside);
         }
-        let done = slowly(slf, c"_set_value", [value]);
-        if done.is_null() {
-            return -1;
-        }
-        ffi::Py_DECREF(done);
-        0
+        slowly(slf, "_set_value", &[value]).map(drop)
     }
 }
 
-/// The integer of `slf`, or null with an exception set.
-///
-/// # Safety
-/// As for `this`.
-unsafe fn integer<'a>(slf: *mut ffi::PyObject) -> Option<&'a Items> {
-    // SAFETY: the caller's; no lock is taken, so whose it is does not matter.
-    unsafe {
-        let items = this(slf).parts().and_then(|parts| parts.items.as_ref());
-        let items = items.filter(|items| !items.is_array && items.scalar.is_integer());
-        if items.is_none() {
-            let text = c"only an integer in fastmp's shared memory can be changed atomically";
-            ffi::PyErr_SetString(ffi::PyExc_TypeError, text.as_ptr());
-        }
-        items
-    }
+/// The integer of `slf`: no lock is taken, so whose it is does not matter.
+fn integer<'a>(slf: Borrowed<'a, '_, Guarded>) -> Result<&'a Items, Raised> {
+    let items = slf.get().parts().and_then(|parts| parts.items.as_ref());
+    items.filter(|items| !items.is_array && items.scalar.is_integer()).ok_or_else(|| {
+        PyTypeError::new_err("only an integer in fastmp's shared memory can be changed atomically").into()
+    })
 }
 
-/// # Safety
-/// As for `masked`.
-unsafe fn operand(object: *mut ffi::PyObject) -> Option<u64> {
-    // SAFETY: the caller's.
-    unsafe {
-        let bits = masked(object);
-        if bits.is_none() {
-            ffi::PyErr_SetString(ffi::PyExc_TypeError, c"an int is required".as_ptr());
-        }
-        bits
-    }
-}
-
-/// # Safety
-/// As for `this`; `by` is an object.
-#[inline(always)]
-unsafe fn change(slf: *mut ffi::PyObject, by: *mut ffi::PyObject, update: Update) -> *mut ffi::PyObject {
-    // SAFETY: the caller's; item 0 of one item.
-    unsafe {
-        match (integer(slf), operand(by)) {
-            (Some(items), Some(by)) => items.scalar.boxed(items.scalar.update(items.at(0), update, by)),
-            _ => ptr::null_mut(),
-        }
-    }
+fn operand(args: Args<'_, '_>, i: usize) -> Result<u64, Raised> {
+    args.get(i).and_then(masked).ok_or_else(|| PyTypeError::new_err("an int is required").into())
 }
 
 macro_rules! updates {
-    ($($name:ident: $update:ident),*) => {
-        $(unsafe extern "C" fn $name(slf: *mut ffi::PyObject, by: *mut ffi::PyObject) -> *mut ffi::PyObject {
-            // SAFETY: a method of `Guarded` with one argument, called attached.
-            unsafe { change(slf, by, Update::$update) }
-        })*
-    };
+    ($($(#[$about:meta])* $name:ident: $update:ident),*) => {$(
+        $(#[$about])*
+        struct $name;
+
+        impl Method for $name {
+            type Of = Guarded;
+            #[inline(always)]
+            fn call<'py>(slf: Borrowed<'_, 'py, Guarded>, args: Args<'_, 'py>) -> Answer<'py> {
+                let (items, by) = (integer(slf)?, operand(args, 0)?);
+                let was = items.cells.update(0, Update::$update, by).ok_or_else(outside)?;
+                items.scalar.boxed(slf.py(), was)
+            }
+        }
+    )*};
 }
 
-updates!(fetch_add: Add, fetch_sub: Sub, fetch_or: Or, fetch_and: And, fetch_xor: Xor, exchange: Swap);
+updates!(FetchAdd: Add, FetchSub: Sub, FetchOr: Or, FetchAnd: And, FetchXor: Xor, Exchange: Swap);
 
-unsafe extern "C" fn compare_exchange(
-    slf: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    nargs: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: a method of `Guarded`, called attached with nargs arguments; item 0 of one item.
-    unsafe {
-        if nargs != 2 {
-            ffi::PyErr_SetString(ffi::PyExc_TypeError, c"compare_exchange() takes exactly two arguments".as_ptr());
-            return ptr::null_mut();
+struct CompareExchange;
+
+impl Method for CompareExchange {
+    type Of = Guarded;
+    fn call<'py>(slf: Borrowed<'_, 'py, Guarded>, args: Args<'_, 'py>) -> Answer<'py> {
+        if args.len() != 2 {
+            return Err(PyTypeError::new_err("compare_exchange() takes exactly two arguments").into());
         }
-        match (integer(slf), operand(*args), operand(*args.add(1))) {
-            (Some(items), Some(expected), Some(new)) => {
-                ffi::PyBool_FromLong(items.scalar.compare_exchange(items.at(0), expected, new).into())
-            }
-            _ => ptr::null_mut(),
-        }
+        let (items, expected, new) = (integer(slf)?, operand(args, 0)?, operand(args, 1)?);
+        let done = items.cells.compare_exchange(0, expected, new).ok_or_else(outside)?;
+        Ok(pyo3::types::PyBool::new(slf.py(), done).to_owned().into_any())
     }
 }
 
 /// A subclass of `Guarded` with `.value` and the rest.
 pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    let class = subclass(py, c"fastmp._native.GuardedValue", &[])?;
+    let class = subclass::<Guarded>(py, c"fastmp._native.GuardedValue", Slots::none())?;
     install(&class)?;
     Ok(class)
 }
 
 /// Give a subclass of `Guarded` `.value` and the rest.
 pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
-    let one = |function| (ffi::PyMethodDefPointer { PyCFunction: function }, ffi::METH_O);
-    type Entry = (&'static CStr, (ffi::PyMethodDefPointer, c_int), &'static CStr);
-    let methods: [Entry; 7] = [
-        (c"fetch_add", one(fetch_add), c"fetch_add($self, n, /)\n--\n\nAdds; returns the previous value."),
-        (c"fetch_sub", one(fetch_sub), c"fetch_sub($self, n, /)\n--\n\nSubtracts; returns the previous value."),
-        (c"fetch_or", one(fetch_or), c"fetch_or($self, n, /)\n--\n\nSets bits; returns the previous value."),
-        (c"fetch_and", one(fetch_and), c"fetch_and($self, n, /)\n--\n\nKeeps bits; returns the previous value."),
-        (c"fetch_xor", one(fetch_xor), c"fetch_xor($self, n, /)\n--\n\nFlips bits; returns the previous value."),
-        (c"exchange", one(exchange), c"exchange($self, n, /)\n--\n\nReplaces; returns the previous value."),
-        (
-            c"compare_exchange",
-            (ffi::PyMethodDefPointer { PyCFunctionFast: compare_exchange }, ffi::METH_FASTCALL),
-            c"compare_exchange($self, expected, new, /)\n--\n\nReplaces what is expected; returns whether it was there.",
-        ),
-    ];
-    for (name, (pointer, flags), doc) in methods {
-        class.setattr(name.to_string_lossy(), fast_methods::method(class, name, pointer, flags, doc)?)?;
+    macro_rules! add {
+        ($($method:ident, $name:literal, $convention:ident, $doc:literal;)*) => {
+            $(class.setattr($name.to_string_lossy(), method::<$method>(class, $name, Convention::$convention, $doc)?)?;)*
+        };
     }
-    let definition = Box::leak(Box::new(ffi::PyGetSetDef {
-        name: c"value".as_ptr(),
-        get: Some(get),
-        set: Some(set),
-        doc: c"The number or character.".as_ptr(),
-        closure: ptr::null_mut(),
-    }));
-    // SAFETY: the definition lives for ever, and the class is one that `this` expects.
-    let value =
-        unsafe { Bound::from_owned_ptr_or_err(class.py(), ffi::PyDescr_NewGetSet(class.as_type_ptr(), definition))? };
-    class.setattr("value", value)
+    add! {
+        FetchAdd, c"fetch_add", One, c"fetch_add($self, n, /)\n--\n\nAdds; returns the previous value.";
+        FetchSub, c"fetch_sub", One, c"fetch_sub($self, n, /)\n--\n\nSubtracts; returns the previous value.";
+        FetchOr, c"fetch_or", One, c"fetch_or($self, n, /)\n--\n\nSets bits; returns the previous value.";
+        FetchAnd, c"fetch_and", One, c"fetch_and($self, n, /)\n--\n\nKeeps bits; returns the previous value.";
+        FetchXor, c"fetch_xor", One, c"fetch_xor($self, n, /)\n--\n\nFlips bits; returns the previous value.";
+        Exchange, c"exchange", One, c"exchange($self, n, /)\n--\n\nReplaces; returns the previous value.";
+        CompareExchange, c"compare_exchange", Fast,
+            c"compare_exchange($self, expected, new, /)\n--\n\nReplaces what is expected; returns whether it was there.";
+    }
+    class.setattr("value", property::<Value>(class, c"value", c"The number or character.")?)
 }

@@ -52,7 +52,7 @@ pub fn warn(py: Python<'_>, name: &str, dead: Owner) -> PyResult<()> {
 }
 
 macro_rules! lock_class {
-    ($class:ident, $doc:literal, $attempt:expr, $end:expr) => {
+    ($class:ident, $recursive:literal, $doc:literal, $attempt:expr, $end:expr) => {
         #[doc = $doc]
         #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
         pub struct $class {
@@ -65,6 +65,11 @@ macro_rules! lock_class {
                 &self.core
             }
 
+            /// The same, for one who comes to it again and again.
+            pub fn share(this: &Bound<'_, Self>) -> fcore::objects::Shared<LockState, Py<PyAny>> {
+                this.get().core.share(this.clone().into_any().unbind())
+            }
+
             /// Take it if that is possible without waiting.
             #[inline(always)]
             fn attempt(&self) -> Result<bool> {
@@ -75,17 +80,41 @@ macro_rules! lock_class {
             fn end(&self) -> Result<()> {
                 ($end)(&self.core)
             }
+
+            /// `try_acquire` of such a lock whose state this is.
+            #[inline(always)]
+            pub fn take(state: &LockState) -> bool {
+                matches!(($attempt)(state), Ok(true))
+            }
+
+            /// `is_refused` of such a lock.
+            #[inline(always)]
+            pub fn refuses(state: &LockState) -> bool {
+                // What cannot be held once more is for `_acquire` to say.
+                !($recursive && state.is_mine(me(), thread_id())) && state.is_refused(me())
+            }
+
+            /// `try_release` of such a lock.
+            #[inline(always)]
+            pub fn give(state: &LockState) -> bool {
+                ($end)(state).is_ok()
+            }
         }
 
         impl FastLock for $class {
             #[inline(always)]
             fn try_acquire(&self) -> bool {
-                matches!(self.attempt(), Ok(true))
+                Self::take(&self.core)
+            }
+
+            #[inline(always)]
+            fn is_refused(&self) -> bool {
+                Self::refuses(&self.core)
             }
 
             #[inline(always)]
             fn try_release(&self) -> bool {
-                self.end().is_ok()
+                Self::give(&self.core)
             }
         }
 
@@ -160,6 +189,7 @@ macro_rules! lock_class {
 
 lock_class!(
     Lock,
+    false,
     "A lock that one thread of one process holds at a time.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
     |state: &LockState| -> Result<bool> { Ok(state.try_lock_once(me(), thread_id())) },
     |state: &LockState| state.unlock_any(thread_id())
@@ -167,6 +197,7 @@ lock_class!(
 
 lock_class!(
     RLock,
+    true,
     "A lock that its holding thread may take again; it must release it as often.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
     |state: &LockState| -> Result<bool> {
         let (me, thread) = (me(), thread_id());

@@ -62,6 +62,15 @@ impl Permits {
     }
 
     #[inline(always)]
+    fn is_refused(&self) -> bool {
+        match self {
+            // None was left, and nobody's death gives one back.
+            Permits::Counted(_) => true,
+            Permits::Named(named) => named.core().is_refused(),
+        }
+    }
+
+    #[inline(always)]
     fn release(&self) -> Result<()> {
         match self {
             Permits::Counted(counted) => counted.release(),
@@ -125,6 +134,11 @@ macro_rules! semaphore_class {
             #[inline(always)]
             fn try_acquire(&self) -> bool {
                 self.permits.try_acquire()
+            }
+
+            #[inline(always)]
+            fn is_refused(&self) -> bool {
+                self.permits.is_refused()
             }
 
             #[inline(always)]

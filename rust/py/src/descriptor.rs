@@ -1,0 +1,57 @@
+//! Descriptors that have come in from another process.
+
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use fastmp_core::objects::Incoming;
+use pyo3::prelude::*;
+
+use crate::errors::{os_error, raise};
+
+/// A descriptor that came with a message, or to a started process.
+#[pyclass(frozen, module = "fastmp._native")]
+pub struct Descriptor {
+    incoming: Incoming,
+    /// It is for one object alone: that takes it. Else each that cannot share it has a copy.
+    lone: bool,
+}
+
+impl Descriptor {
+    /// One that came with a message.
+    pub fn received(fd: OwnedFd, lone: bool) -> Descriptor {
+        Descriptor { incoming: Incoming::new(fd), lone }
+    }
+
+    /// What an object of the core shares it by.
+    pub fn incoming(&self) -> Incoming {
+        self.incoming.clone()
+    }
+
+    /// A descriptor for an object that shares it with nobody.
+    pub fn own(&self) -> PyResult<OwnedFd> {
+        if self.lone { self.incoming.take() } else { self.incoming.copy() }.map_err(raise)
+    }
+}
+
+#[pymethods]
+impl Descriptor {
+    /// The one that this process has inherited as number `fd`.
+    #[new]
+    fn new(fd: RawFd) -> PyResult<Descriptor> {
+        Ok(Descriptor { incoming: Incoming::inherited(owned(fd)?).map_err(raise)?, lone: false })
+    }
+
+    /// The number of a descriptor that is the caller's from now on.
+    fn detach(&self) -> PyResult<RawFd> {
+        Ok(self.own()?.into_raw_fd())
+    }
+}
+
+/// A descriptor that Python hands over.
+#[allow(unsafe_code)]
+fn owned(fd: RawFd) -> PyResult<OwnedFd> {
+    if fd < 0 {
+        return Err(os_error(libc::EBADF));
+    }
+    // SAFETY: who makes a `Descriptor` of a number gives it up, by its contract.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
