@@ -8,7 +8,7 @@ import time
 
 import pytest
 from children import forking
-from children.common import wait_until
+from children.common import thread_sleeps, wait_until
 
 pytestmark = [pytest.mark.fastmp_only("the stdlib's objects may be inherited held"), pytest.mark.method("fork")]
 
@@ -162,16 +162,6 @@ def blocked(call):
     return thread
 
 
-def thread_sleeps(thread_id):
-    """Five times in a row: a wait spins before it sleeps."""
-    for _ in range(5):
-        with open(f"/proc/self/task/{thread_id}/stat") as file:
-            if file.read().rpartition(")")[2].split()[0] != "S":
-                return False
-        time.sleep(0.002)
-    return True
-
-
 def fill(conn):
     """Sends until it waits."""
     while True:
@@ -225,3 +215,28 @@ def test_closing_a_connection_that_threads_of_the_parent_wait_in(mp, wait):
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         os.close(told)
         os.close(tell)
+
+
+@pytest.mark.parametrize("wait", ["get", "put", "large put"])
+def test_closing_a_queue_that_threads_of_the_parent_wait_in(mp, wait):
+    queue = mp.Queue(1)
+    if wait != "get":
+        queue.put("full")
+    calls = {"get": queue.get, "put": lambda: queue.put(1), "large put": lambda: queue.put(b"x" * 1_000_000)}
+    threads = [blocked(calls[wait]) for _ in range(2)]
+    pid = os.fork()
+    if pid == 0:
+        code = 255
+        try:
+            before = forking.descriptors("fastmp-queue", "socket:")
+            queue.close()
+            code = before - forking.descriptors("fastmp-queue", "socket:")
+            with pytest.raises(ValueError):
+                queue.get()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    for _ in threads:
+        queue.put("one") if wait == "get" else queue.get()
+    for thread in threads:
+        thread.join()

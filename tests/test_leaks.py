@@ -5,11 +5,12 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
 from children import foreign, processes, usage, victims
-from children.common import wait_until
+from children.common import thread_sleeps, wait_until
 
 pytestmark = pytest.mark.fastmp_only("the stdlib takes a descriptor or a name for each")
 MIB = 1 << 20
@@ -254,3 +255,46 @@ def test_segments_are_sealed_and_close_on_exec(mp):
                 assert not os.get_inheritable(int(name))
         except OSError:
             continue
+
+
+@pytest.mark.method("fork")
+@pytest.mark.parametrize("used", ["unused", "used", "unread", "sent"])
+def test_closed_queues_have_no_descriptors(mp, used):
+    """Also as long as the objects are kept."""
+    mp.Queue().close()
+    before = len(os.listdir("/proc/self/fd"))
+    queues = [mp.Queue() for _ in range(100)]
+    for queue in queues:
+        if used != "unused":
+            queue.put(b"x" * 100_000)
+        if used == "used":
+            queue.get()
+        if used == "sent":
+            queue.put(queue)
+        queue.close()
+        queue.join_thread()
+    # A queue in a message that nobody has read yet goes with that message, and that with its queue.
+    del queue
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(queues) == 100
+
+
+@pytest.mark.method("fork")
+def test_a_queue_in_use_closes_with_the_last_call(mp):
+    """A thread that waits in a call keeps the descriptors, for they would be somebody else's; it gives them back."""
+    queue, got = mp.Queue(), []
+    thread = threading.Thread(target=lambda: got.append(queue.get()))
+    carrier = mp.Queue()
+    carrier.put(queue)
+    twin = carrier.get()
+    before = len(os.listdir("/proc/self/fd"))
+    thread.start()
+    wait_until(lambda: thread_sleeps(thread.native_id), "a thread in its wait")
+    queue.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ValueError):
+        queue.get()
+    twin.put("the last")
+    thread.join()
+    assert got == ["the last"]
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before - 3, "the descriptors' end")

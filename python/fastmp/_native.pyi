@@ -485,16 +485,20 @@ class Queue:
         """`get(block=False)`."""
 
     def qsize(self) -> int:
-        """The number of messages at this instant."""
+        """The number of messages at this instant; once it is closed here, as they were then."""
 
     def empty(self) -> bool:
-        """Whether there is no message at this instant."""
+        """Whether there is no message at this instant.
+
+        Raises:
+            OSError: it was used, and is closed here.
+        """
 
     def full(self) -> bool:
-        """Whether `maxsize` messages are there at this instant."""
+        """Whether `maxsize` messages are there at this instant; once it is closed here, whether they were then."""
 
     def close(self) -> None:
-        """Closes it for this process; messages already put stay."""
+        """Closes it for this process, and its descriptors with the last call that is under way; messages stay."""
 
     def join_thread(self) -> None:
         """Does nothing, as there is no thread.
@@ -511,7 +515,14 @@ class Queue:
         """Whether `close()` has been called in this process."""
 
     def _handle(self) -> tuple[int, int, int, int]:
-        """Descriptors of the segment, and of both ends of the socket that carries descriptors; maxsize."""
+        """Descriptors of the segment, and of both ends of the socket that carries descriptors; maxsize.
+
+        Raises:
+            OSError: it is closed here.
+        """
+
+    def _bound(self) -> int:
+        """The most messages that there may be; 0: any number."""
 
     @classmethod
     def _attach(cls, memfd: Descriptor, reader: Descriptor, writer: Descriptor, maxsize: int) -> Self: ...

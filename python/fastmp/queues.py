@@ -22,7 +22,7 @@ class Queue(_native.Queue):
         Raises:
             TypeError: a subclass hands on another maxsize than it was called with.
         """
-        if maxsize > 0 and maxsize != self._handle()[-1]:
+        if maxsize > 0 and maxsize != self._bound():
             raise TypeError(f"{type(self).__name__} has been made without maxsize={maxsize}: call it with that")
 
     def __reduce__(self) -> handles.Reduced:

@@ -36,6 +36,16 @@ def wait_asleep(pid, flag=None):
         time.sleep(0.002)
 
 
+def thread_sleeps(thread_id):
+    """Five times in a row: a wait spins before it sleeps."""
+    for _ in range(5):
+        with open(f"/proc/self/task/{thread_id}/stat") as file:
+            if file.read().rpartition(")")[2].split()[0] != "S":
+                return False
+        time.sleep(0.002)
+    return True
+
+
 @dataclasses.dataclass(frozen=True)
 class Seen:
     """One process, as /proc shows it."""

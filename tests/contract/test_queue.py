@@ -303,6 +303,20 @@ def test_closed(make):
     queue.join_thread()
 
 
+def test_what_a_closed_queue_still_tells(make):
+    """As CPython's own suite has it: an unused one is empty, a used one cannot look any more."""
+    unused, used = make(3), make(3)
+    unused.close()
+    unused.join_thread()
+    assert (unused.empty(), unused.qsize(), unused.full()) == (True, 0, False)
+    used.put("foo")
+    used.close()
+    used.join_thread()
+    with pytest.raises(OSError, match="is closed"):
+        used.empty()
+    assert (used.qsize(), used.full()) == (1, False)
+
+
 def test_close_here_leaves_others_alone(mp, make, crew):
     queue, outcome, waiting = make(), mp.RawValue("i"), mp.RawValue("b")
     child = crew.start(queues.get_one, queue, waiting, outcome)

@@ -1,15 +1,16 @@
 //! `Queue`.
 
 use std::os::fd::{AsFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 use fastmp_core::Error;
 use fastmp_core::channel::queue::Queue as Core;
 use fastmp_core::channel::transport::Outgoing;
-use pyo3::exceptions::{PyAssertionError, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::closing::Closing;
 use crate::errors::raise;
 use crate::handles::Descriptor;
 use crate::{blocking, handles, message};
@@ -22,16 +23,43 @@ type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
 /// An object is pickled by `put` itself and is then in shared memory: the process that put it may exit or be killed.
 #[pyclass(frozen, subclass, module = "fastmp.queues")]
 pub struct Queue {
-    queue: Core,
-    closed: AtomicBool,
+    queue: Closing<Core>,
+    /// What `close` saw.
+    last: OnceLock<Last>,
+}
+
+/// A queue at an instant.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    len: u64,
+    full: bool,
+    used: bool,
+    maxsize: u64,
+}
+
+impl Last {
+    fn of(queue: &Core) -> Last {
+        let ring = queue.ring();
+        Last { len: ring.len(), full: ring.is_full(), used: ring.was_used(), maxsize: ring.maxsize() }
+    }
 }
 
 impl Queue {
     fn check_open(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().closed.load(Ordering::Relaxed) {
-            return Err(PyValueError::new_err(format!("Queue {} is closed", slf.repr()?)));
+        if slf.get().queue.is_closed() { Err(Self::closed(slf)) } else { Ok(()) }
+    }
+
+    /// The queue as it is, or as `close` saw it.
+    fn now(&self, py: Python<'_>) -> Last {
+        let last = || self.last.get().copied().unwrap_or_default();
+        self.queue.attached(py, Last::of).unwrap_or_else(last)
+    }
+
+    fn closed(slf: &Bound<'_, Self>) -> PyErr {
+        match slf.repr() {
+            Ok(name) => PyValueError::new_err(format!("Queue {name} is closed")),
+            Err(e) => e,
         }
-        Ok(())
     }
 }
 
@@ -47,7 +75,7 @@ impl Queue {
             }
             None => Core::create(maxsize.max(0) as u64),
         };
-        Ok(Self { queue: queue.map_err(raise)?, closed: AtomicBool::new(false) })
+        Ok(Self { queue: Closing::new(queue.map_err(raise)?), last: OnceLock::new() })
     }
 
     #[classmethod]
@@ -61,9 +89,17 @@ impl Queue {
         handles::attached(cls, (memfd, reader, writer, maxsize))
     }
 
-    fn _handle(&self) -> (RawFd, RawFd, RawFd, u64) {
-        let [memfd, reader, writer] = self.queue.handles().map(handles::raw);
-        (memfd, reader, writer, self.queue.ring().maxsize())
+    fn _handle(&self, py: Python<'_>) -> PyResult<(RawFd, RawFd, RawFd, u64)> {
+        let handle = self.queue.attached(py, |queue| {
+            let [memfd, reader, writer] = queue.handles().map(handles::raw);
+            (memfd, reader, writer, queue.ring().maxsize())
+        });
+        handle.ok_or_else(|| PyOSError::new_err("handle is closed"))
+    }
+
+    /// The bound on messages; 0: none.
+    fn _bound(&self, py: Python<'_>) -> u64 {
+        self.now(py).maxsize
     }
 
     /// Put `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full` at once.
@@ -77,16 +113,17 @@ impl Queue {
         encoded.with_payload(
             py,
             deadline,
-            |bytes| queue.extent(bytes),
+            |bytes| queue.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed)),
             |payload| {
                 let mut outgoing = Outgoing { meta: encoded.meta(), payload, fds: &fds };
-                match queue.try_put(&mut outgoing) {
-                    Err(Error::Full) if !block => Err(raise(Error::Full)),
-                    Err(Error::Full | Error::WouldBlock | Error::Interrupted) => {
-                        blocking::wait(py, || queue.put(&mut outgoing, deadline))?.map_err(raise)
+                let put = match queue.attached(py, |queue| queue.try_put(&mut outgoing)) {
+                    Some(Err(Error::Full)) if !block => Some(Err(Error::Full)),
+                    Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
+                        queue.wait(py, |queue| queue.put(&mut outgoing, deadline))?
                     }
-                    done => done.map_err(raise),
-                }
+                    done => done,
+                };
+                put.ok_or_else(|| Self::closed(slf))?.map_err(raise)
             },
         )
     }
@@ -103,16 +140,15 @@ impl Queue {
         let (py, queue) = (slf.py(), &slf.get().queue);
         message::with_inbox(|inbox| {
             let mut fds = Vec::new();
-            let received = match queue.try_get(inbox, &mut fds) {
-                Ok(received) => received,
-                Err(Error::Empty) if !block => return Err(raise(Error::Empty)),
-                Err(Error::Empty | Error::WouldBlock | Error::Interrupted) => {
+            let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
+                Some(Err(Error::Empty)) if !block => Some(Err(Error::Empty)),
+                Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
                     let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-                    blocking::wait(py, || queue.get(inbox, &mut fds, deadline))?.map_err(raise)?
+                    queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
                 }
-                Err(other) => return Err(raise(other)),
+                done => done,
             };
-            message::decode(py, received, inbox, fds)
+            message::decode(py, received.ok_or_else(|| Self::closed(slf))?.map_err(raise)?, inbox, fds)
         })
     }
 
@@ -121,29 +157,36 @@ impl Queue {
         Self::get(slf, false, None)
     }
 
-    /// Objects in the queue, at an instant during the call.
-    fn qsize(&self) -> u64 {
-        self.queue.ring().len()
+    /// Objects in the queue, at an instant during the call; once it is closed here, when that was.
+    fn qsize(&self, py: Python<'_>) -> u64 {
+        self.queue.attached(py, |queue| queue.ring().len()).unwrap_or_else(|| self.now(py).len)
     }
 
-    /// Was it empty, at an instant during the call?
-    fn empty(&self) -> bool {
-        self.queue.ring().is_empty()
+    /// Was it empty, at an instant during the call? As the stdlib's, a queue that was used cannot tell when it is closed.
+    fn empty(&self, py: Python<'_>) -> PyResult<bool> {
+        match self.queue.attached(py, |queue| queue.ring().is_empty()) {
+            Some(empty) => Ok(empty),
+            None if self.now(py).used => Err(PyOSError::new_err("handle is closed")),
+            None => Ok(true),
+        }
     }
 
-    /// Was it full, at an instant during the call?
-    fn full(&self) -> bool {
-        self.queue.ring().is_full()
+    /// Was it full, at an instant during the call? Once it is closed here: when that was.
+    fn full(&self, py: Python<'_>) -> bool {
+        self.queue.attached(py, |queue| queue.ring().is_full()).unwrap_or_else(|| self.now(py).full)
     }
 
-    /// No more use of it here: `put` and `get` raise `ValueError` from now on. Others are not affected.
-    fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+    /// No more use of it here: `put` and `get` raise `ValueError` from now on, and its descriptors are closed, with the
+    /// last call that is under way. Others are not affected.
+    fn close(&self, py: Python<'_>) {
+        self.queue.close(py, |queue| {
+            let _ = self.last.set(Last::of(queue));
+        });
     }
 
     /// Returns at once: what was put is in shared memory already. As in the stdlib, only after `close`.
     fn join_thread(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().closed.load(Ordering::Relaxed) {
+        if slf.get().queue.is_closed() {
             return Ok(());
         }
         Err(PyAssertionError::new_err(format!("Queue {} not closed", slf.repr()?)))
@@ -154,6 +197,6 @@ impl Queue {
 
     #[getter]
     fn _closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.queue.is_closed()
     }
 }

@@ -243,6 +243,11 @@ impl Ring {
         }
     }
 
+    /// Has there ever been a message?
+    pub fn was_used(&self) -> bool {
+        self.tail() != Cursor::new(0, self.config.base / UNIT)
+    }
+
     /// No message in it?
     pub fn is_empty(&self) -> bool {
         self.len() == 0
