@@ -57,6 +57,24 @@ impl Stride {
 }
 
 /// Cells of one width, side by side, together with what keeps them mapped.
+/// ```
+/// use fastmp_core::cells::{Stride, Update};
+/// use fastmp_core::objects::Memory;
+///
+/// # fn main() -> Result<(), fastmp_core::Error> {
+/// let memory = Memory::create(8)?;
+/// let shorts = memory.cells((), 2, 4)?;
+/// shorts.store(1, 0xffff);
+/// assert_eq!(shorts.update(1, Update::Add, 2), Some(0xffff));
+/// assert_eq!(shorts.load(1), Some(1));
+/// assert_eq!(shorts.load(4), None);
+///
+/// let mut odd = [0; 4];
+/// shorts.read(Stride { start: 1, step: 2, count: 2 }, &mut odd);
+/// assert_eq!(odd[..2], 1_u16.to_ne_bytes());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Cells<K> {
     row: Row<K>,

@@ -13,6 +13,13 @@ pub fn now() -> u64 {
 }
 
 /// When to give up. What overflows the clock means never.
+/// ```
+/// use fastmp_core::Deadline;
+///
+/// assert!(Deadline::after(-1.0).passed());
+/// assert!(!Deadline::after(3600.0).passed());
+/// assert_eq!(Deadline::after(f64::INFINITY), Deadline::Never);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deadline {
     /// Wait for ever.

@@ -83,6 +83,22 @@ pub fn sweep() {
 }
 
 /// A block of shared memory: a header, then its payload. Dropping it ends this process's hold on it.
+/// ```
+/// use fastmp_core::arena::Block;
+/// use fastmp_core::layout::{Backing, Kind};
+///
+/// # fn main() -> Result<(), fastmp_core::Error> {
+/// let block = Block::alloc(Kind::Memory, 100)?;
+/// let mut bytes = [1; 100];
+/// block.mapping().read(block.payload(), &mut bytes)?;
+/// assert_eq!(bytes, [0; 100]);
+/// // While a handle is about, the block is not used for anything else.
+/// let handle = block.export(None)?;
+/// drop(block);
+/// assert_eq!(handle.offset() % 64, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Block {
     segment: Arc<Segment>,

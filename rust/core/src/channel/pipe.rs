@@ -64,6 +64,29 @@ pub struct End {
 }
 
 /// A new pipe's ends. Not duplex: the first receives, the second sends.
+/// ```
+/// use fastmp_core::channel::pipe;
+/// use fastmp_core::channel::ring::{MessageMeta, Payload};
+/// use fastmp_core::channel::transport::Outgoing;
+/// use fastmp_core::{Deadline, Error};
+///
+/// # fn main() -> Result<(), Error> {
+/// let (reader, writer) = pipe::create(false)?;
+/// let meta = MessageMeta { format: 0, fds: 0 };
+/// writer.send(&mut Outgoing { meta, payload: &mut Some(Payload::Inline(b"hello")), fds: &[] }, Deadline::Never)?;
+/// drop(writer);
+///
+/// let (mut scratch, mut fds) = (Vec::new(), Vec::new());
+/// reader.recv(&mut scratch, &mut fds, Deadline::after(1.0))?;
+/// assert_eq!(scratch, b"hello");
+/// // Nobody has the other end.
+/// assert!(matches!(reader.recv(&mut scratch, &mut fds, Deadline::Never), Err(Error::PeerGone)));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// `OutOfMemory`, or `Os` when descriptors have run out.
 pub fn create(duplex: bool) -> Result<(End, End)> {
     liveness::me();
     let (a, b) = socket::pair()?;

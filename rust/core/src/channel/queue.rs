@@ -36,6 +36,29 @@ static GET_SPIN: Spin = Spin::new(40_000);
 static PUT_SPIN: Spin = Spin::new(40_000);
 
 /// See the module. Every process that has the queue has both ends of its socket.
+/// ```
+/// use fastmp_core::channel::queue::Queue;
+/// use fastmp_core::channel::ring::{MessageMeta, Payload};
+/// use fastmp_core::channel::transport::Outgoing;
+/// use fastmp_core::{Deadline, Error};
+///
+/// # fn main() -> Result<(), Error> {
+/// let queue = Queue::create(1)?;
+/// let meta = MessageMeta { format: 7, fds: 0 };
+/// let message = |bytes| Some(Payload::Inline(bytes));
+///
+/// queue.put(&mut Outgoing { meta, payload: &mut message(b"first"), fds: &[] }, Deadline::Never)?;
+/// // One message is all that this queue takes.
+/// let refused = queue.try_put(&mut Outgoing { meta, payload: &mut message(b"second"), fds: &[] });
+/// assert_eq!(refused, Err(Error::Full));
+///
+/// let (mut scratch, mut fds) = (Vec::new(), Vec::new());
+/// let received = queue.get(&mut scratch, &mut fds, Deadline::after(1.0))?;
+/// assert_eq!((received.meta.format, &scratch[..]), (7, &b"first"[..]));
+/// assert!(matches!(queue.try_get(&mut scratch, &mut fds), Err(Error::Empty)));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Queue {
     transport: Transport,

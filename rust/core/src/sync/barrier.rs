@@ -111,6 +111,28 @@ pub enum Arrived {
 }
 
 /// See the module.
+/// ```
+/// use fastmp_core::objects::Barrier;
+/// use fastmp_core::sync::barrier::Arrived;
+/// use fastmp_core::sys::liveness::me;
+/// use fastmp_core::{Deadline, Error};
+///
+/// fn meet(barrier: &Barrier) -> Result<(), Error> {
+///     match barrier.core().arrive(me(), false, Deadline::Never)? {
+///         Arrived::Wait(arrival) => barrier.core().wait(arrival, me(), Deadline::Never),
+///         Arrived::Released(_) | Arrived::Act(_) => Ok(()),
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Error> {
+/// let barrier = Barrier::create(2)?;
+/// std::thread::scope(|threads| {
+///     let other = threads.spawn(|| meet(&barrier));
+///     meet(&barrier)?;
+///     other.join().expect("no panic")
+/// })
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Barrier<'a> {
     state: &'a BarrierState,

@@ -15,6 +15,30 @@ use crate::sync::mutex::Acquired;
 
 /// One wait of a thread that holds the lock: [`begin`](Self::begin), [`wait`](Self::wait), [`take_back`](Self::take_back),
 /// [`end`](Self::end).
+/// ```
+/// use fastmp_core::objects::{Condvar, Lock};
+/// use fastmp_core::sync::condition::ConditionWait;
+/// use fastmp_core::sys::liveness::{me, thread_id};
+/// use fastmp_core::{Deadline, Error};
+///
+/// # fn main() -> Result<(), Error> {
+/// let (lock, condvar) = (Lock::create()?, Condvar::create()?);
+/// std::thread::scope(|threads| {
+///     assert!(lock.try_lock_once(me(), thread_id()));
+///     let mut wait = ConditionWait::begin(condvar.core(), &lock, me(), thread_id())?;
+///     threads.spawn(|| {
+///         lock.lock(me(), thread_id(), Deadline::Never).expect("free soon");
+///         assert_eq!(condvar.core().notify(1), 1);
+///         lock.unlock_any(thread_id()).expect("held");
+///     });
+///     wait.wait(me(), Deadline::Never)?;
+///     let _ = wait.take_back(me(), thread_id())?;
+///     wait.end(me(), thread_id());
+///     assert!(lock.is_mine(me(), thread_id()));
+///     Ok(())
+/// })
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct ConditionWait<'a> {

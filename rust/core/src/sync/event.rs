@@ -25,6 +25,21 @@ const ONCE: u32 = 4;
 
 overlay! {
     /// All zero is not set.
+    /// ```
+    /// use fastmp_core::{Deadline, Error};
+    /// use fastmp_core::sync::event::EventState;
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// let event = EventState::new();
+    /// let ticket = event.ticket();
+    /// assert_eq!(event.wait(ticket, Deadline::PASSED), Err(Error::TimedOut));
+    /// event.set();
+    /// event.clear();
+    /// // It has been set since the ticket was drawn.
+    /// event.wait(ticket, Deadline::Never)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[derive(Debug)]
     pub struct EventState {
         word: Word32,

@@ -13,6 +13,21 @@ use crate::sync::mutex::{Acquired, Mutex};
 
 overlay! {
     /// All zero is free.
+    /// ```
+    /// use fastmp_core::objects::Lock;
+    /// use fastmp_core::sys::liveness::{me, thread_id};
+    ///
+    /// # fn main() -> Result<(), fastmp_core::Error> {
+    /// let lock = Lock::create()?;
+    /// assert!(lock.try_lock_once(me(), thread_id()));
+    /// assert!(lock.try_reenter(me(), thread_id())?);
+    /// assert_eq!(lock.depth(), 2);
+    /// lock.unlock_once(me(), thread_id())?;
+    /// lock.unlock_once(me(), thread_id())?;
+    /// assert_eq!(lock.owner(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[derive(Debug)]
     pub struct LockState {
         mutex: Mutex,

@@ -58,6 +58,20 @@ const TICK: u32 = 16;
 
 overlay! {
     /// A lock word and how often it was taken over from the dead. All zero is free.
+    /// ```
+    /// use fastmp_core::Deadline;
+    /// use fastmp_core::sync::mutex::{Acquired, Mutex};
+    /// use fastmp_core::sys::liveness::me;
+    ///
+    /// # fn main() -> Result<(), fastmp_core::Error> {
+    /// let mutex = Mutex::new();
+    /// assert_eq!(mutex.lock(me(), Deadline::Never)?, Acquired::Clean);
+    /// assert_eq!(mutex.owner(), Some(me()));
+    /// assert!(!mutex.try_lock(me()));
+    /// mutex.unlock();
+    /// # Ok(())
+    /// # }
+    /// ```
     #[derive(Debug)]
     pub struct Mutex {
         word: Word64,

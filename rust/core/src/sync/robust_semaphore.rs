@@ -83,6 +83,20 @@ impl Permit {
 }
 
 /// See the module.
+/// ```
+/// use fastmp_core::objects::RobustSemaphore;
+/// use fastmp_core::sys::liveness::me;
+///
+/// # fn main() -> Result<(), fastmp_core::Error> {
+/// let semaphore = RobustSemaphore::create(2)?;
+/// assert!(semaphore.core().try_acquire(me()));
+/// assert_eq!(semaphore.core().free(), 1);
+/// semaphore.core().release(me())?;
+/// // This process holds none any more.
+/// assert!(semaphore.core().release(me()).is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct RobustSemaphore<'a> {
     state: &'a RobustSemaphoreState,

@@ -26,6 +26,19 @@ pub const MAX: u32 = WAITERS - 1;
 
 overlay! {
     /// The permits and their upper bound.
+    /// ```
+    /// use fastmp_core::{Deadline, Error};
+    /// use fastmp_core::sync::semaphore::Semaphore;
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// let semaphore = Semaphore::new(1, 1);
+    /// semaphore.acquire(Deadline::Never)?;
+    /// assert_eq!(semaphore.acquire(Deadline::after(0.01)), Err(Error::TimedOut));
+    /// semaphore.release()?;
+    /// assert_eq!(semaphore.release(), Err(Error::Overflow));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[derive(Debug)]
     pub struct Semaphore {
         word: Word32,

@@ -22,6 +22,29 @@ const WAITING: u32 = 1;
 
 overlay! {
     /// See the module.
+    /// ```
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use fastmp_core::sync::waitset::WaitSet;
+    ///
+    /// static DONE: AtomicBool = AtomicBool::new(false);
+    /// # fn main() -> Result<(), fastmp_core::Error> {
+    /// let waiters = WaitSet::new();
+    /// std::thread::scope(|threads| {
+    ///     threads.spawn(|| {
+    ///         DONE.store(true, Ordering::SeqCst);
+    ///         waiters.notify();
+    ///     });
+    ///     while !DONE.load(Ordering::SeqCst) {
+    ///         let ticket = waiters.register();
+    ///         // Once more: it may have come between the look and the registration.
+    ///         if !DONE.load(Ordering::SeqCst) {
+    ///             waiters.park(ticket, u64::MAX)?;
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
     #[derive(Debug)]
     pub struct WaitSet {
         word: Word32,
