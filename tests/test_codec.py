@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import random
 
 import fastmp
 import pytest
@@ -108,6 +109,141 @@ def test_sending_changes_nothing(through, item):
     before = objects.fingerprint(item)
     through(item)
     assert objects.fingerprint(item) == before
+
+
+def identities(item):
+    """Which texts, bytes and containers are one object, in the order in which they are met."""
+    seen, pattern = {}, []
+
+    def look(one):
+        if isinstance(one, (str, bytes, bytearray, tuple, list, dict, set, frozenset)):
+            known = id(one) in seen
+            pattern.append(seen.setdefault(id(one), len(seen)))
+            if isinstance(one, dict):
+                one = [part for pair in one.items() for part in pair]
+            if not known and not isinstance(one, (str, bytes, bytearray)):
+                for part in one:
+                    look(part)
+
+    look(item)
+    return pattern
+
+
+def fresh_pool():
+    """Objects that no literal, cache or other test refers to; each may be in a message many times."""
+    text = "".join(["te", "xt"])
+    return [
+        text,
+        text + "\xe9",
+        text * 20,
+        "".join(["k", "ey"]),
+        bytes([1, 2, 3]),
+        bytes(300),
+        bytearray(b"abc"),
+        (),
+        (text, 1),
+        (bytes(4), (text, ())),
+        frozenset([text]),
+        {text},
+        [text],
+        {text: [1], "b": text},
+    ]
+
+
+def is_hashable(item):
+    try:
+        hash(item)
+    except TypeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_identity_is_kept_as_pickle_keeps_it(through, seed):
+    chance, pool = random.Random(seed), fresh_pool()
+    keys = [one for one in pool if is_hashable(one)]
+
+    def draw(depth):
+        kind = chance.choice([None] if depth > 3 else [None, list, tuple, dict, set, frozenset])
+        count = chance.randrange(6)
+        if kind is None:
+            return chance.choice([*pool, 5, 1000, None, 2.5])
+        if kind is dict:
+            return {chance.choice(keys): draw(depth + 1) for _ in range(count)}
+        if kind in (set, frozenset):
+            return kind(chance.choice(keys) for _ in range(count))
+        items = [draw(depth + 1) for _ in range(count)]
+        pool.append(items if kind is list else tuple(items))
+        return pool[-1]
+
+    item = [draw(0) for _ in range(4)]
+    expected, got = by_pickle(item), through(item)
+    assert objects.fingerprint(got) == objects.fingerprint(expected)
+    assert identities(got) == identities(expected)
+
+
+@EXAMPLES
+@given(st.data())
+def test_records(through, data):
+    """Dicts that have the same keys, or nearly: other orders, sizes, values that are records, aliases."""
+    names = ["".join(["field", str(i)]) for i in range(20)]
+    field = st.integers() | TEXTS | st.sampled_from(names) | st.none()
+    rows, size = [], data.draw(st.integers(0, 18))
+    for _ in range(data.draw(st.integers(0, 12))):
+        columns = names[:size]
+        match data.draw(st.integers(0, 6)):
+            case 0:
+                columns = columns[::-1]
+            case 1:
+                columns = names[: data.draw(st.integers(0, 20))]
+            case 2:
+                columns = [*columns[:-1], 5, "another"]
+        row = {name: data.draw(field) for name in columns}
+        if row and data.draw(st.booleans()):
+            row[columns[-1]] = data.draw(st.sampled_from([*rows, row, [row], dict.fromkeys(columns, 1)]))
+        rows.append(row)
+        if data.draw(st.integers(0, 4)) == 0:
+            rows.append(row)
+    expected, got = by_pickle(rows), through(rows)
+    assert objects.fingerprint(got) == objects.fingerprint(expected)
+    assert identities(got) == identities(expected)
+
+
+def test_keys_that_dicts_share(through):
+    """Attributes' dicts have one table of keys between them, which may hold the only reference to a key."""
+
+    class Box:
+        pass
+
+    dicts = []
+    for _ in range(3):
+        box = Box()
+        for number in range(4):
+            setattr(box, "".join(["dynamic", str(number)]), number)
+        dicts.append(vars(box))
+    del box, Box
+    expected, got = by_pickle(dicts), through(dicts)
+    assert got == dicts
+    assert identities(got) == identities(expected)
+
+
+def test_what_was_refused_is_tried_again(through):
+    """A value that the codec does not know, late in a large one; then one of the same shape that it does."""
+    rows = [{"id": i, "name": f"name{i}", "tags": (i,)} for i in range(200)]
+    for _ in range(20):
+        assert through([*rows, 1j]) == [*rows, 1j]
+        assert through(rows) == rows
+        assert through([*rows, {"odd": "\ud800"}]) == [*rows, {"odd": "\ud800"}]
+
+
+@pytest.mark.parametrize("depth", [10, 48, 49, 50, 51, 52, 100])
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: (x,), lambda x: {"a": x}, lambda x: frozenset([x])])
+def test_depths(through, depth, wrap):
+    item = ()
+    for _ in range(depth):
+        item = wrap(item)
+    assert through(item) == item
+    assert through([{"a": item}, item])[1] == item
 
 
 def expect_survival(left, right, data):

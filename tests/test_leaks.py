@@ -1,5 +1,6 @@
 """Making, sharing and dropping keeps everything flat: descriptors, mappings, memory, children, /dev/shm."""
 
+import ctypes
 import fcntl
 import itertools
 import os
@@ -87,6 +88,43 @@ def test_queues_and_pipes_made_and_dropped(mp, ending):
     before = usage.look()
     cycle(1500)
     expect_flat(before, usage.look())
+
+
+@pytest.mark.method("fork")
+@pytest.mark.parametrize("last", [None, complex(1, 2)], ids=["codec", "pickle"])
+def test_one_very_large_message_leaves_nothing(mp, last):
+    """Neither a table of all its objects, through which every later message has to go, nor buffers of its size."""
+    queue, looks = mp.Queue(), []
+
+    def make():
+        return [("".join(["k", str(i)]), [i]) for i in range(800_000)] + [last]
+
+    def small():
+        for _ in range(100):
+            queue.put([1, complex(1, 2)])
+            queue.get()
+
+    def run():
+        small()
+        made = [make(), make()]  # what the interpreter keeps of such objects is kept from now on
+        del made
+        look()
+        item = make()
+        queue.put(item)
+        assert queue.get() == item
+        del item
+        small()
+        look()
+
+    def look():
+        ctypes.CDLL(None).malloc_trim(0)  # what is free is given back, so that only what is held counts
+        looks.append(usage.look())
+
+    # What is kept is kept by thread: a new one has nothing yet.
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    expect_flat(*looks, shared=64 * MIB, resident=40 * MIB)
 
 
 @pytest.mark.parametrize("size", [1000, 100_000, 8 * MIB])

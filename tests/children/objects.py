@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import enum
+import pickle
 import struct
 
 
@@ -68,6 +69,28 @@ class Reduced:
 
     def __reduce__(self):
         return Reduced, (self.content,)
+
+
+class Buffered:
+    """Its bytes go out of band where the protocol has that."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        return type(self)._make, (pickle.PickleBuffer(self.data) if protocol >= 5 else bytearray(self.data),)
+
+    @classmethod
+    def _make(cls, data):
+        return cls(data)
+
+
+class BufferedState(Buffered):
+    """They are part of its state."""
+
+    def __reduce_ex__(self, protocol):
+        data = pickle.PickleBuffer(self.data) if protocol >= 5 else bytearray(self.data)
+        return type(self), (None,), {"data": data}
 
 
 class SomeError(Exception):

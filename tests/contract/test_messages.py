@@ -2,6 +2,7 @@
 
 import array
 import pickle
+import sys
 
 import pytest
 from children import objects, queues
@@ -182,6 +183,49 @@ def test_numpy_is_writable_after_get(mp, crew, count):
     assert got[-1] == count
     inbox.put(None)
     crew.join()
+
+
+@pytest.mark.skipif(numpy is None, reason="numpy is not installed")
+@pytest.mark.parametrize("size", [0, 8, 1000, 100_000, 4_000_000])
+def test_read_only_arrays_arrive_writable(mp, module, crew, size):
+    if module == "multiprocessing" and sys.version_info >= (3, 14):
+        pytest.skip("its protocol is 5 there, which keeps them read-only")
+    inbox, outbox = mp.Queue(), mp.Queue()
+    crew.start(queues.echo, inbox, outbox)
+    frozen = numpy.arange(size // 8, dtype="f8")
+    frozen.flags.writeable = False
+    for item in (
+        numpy.frombuffer(bytes(size), "u1"),
+        frozen,
+        frozen.reshape(-1, 1),
+        numpy.asfortranarray(frozen.reshape(2, -1) if size % 16 == 0 else frozen),
+        numpy.broadcast_to(numpy.float64(1.5), (size // 8,)),
+    ):
+        for wrap in (lambda x: x, lambda x: [x, {"again": x}]):
+            inbox.put(wrap(item))
+            got = outbox.get()
+            if isinstance(got, list):
+                assert got[0] is got[1]["again"]
+                got = got[0]
+            assert (got.dtype, got.shape) == (item.dtype, item.shape)
+            assert (got == item).all()
+            assert got.flags.writeable
+            got += 1
+        assert not item.flags.writeable or item.base is None
+    inbox.put(None)
+    crew.join()
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_read_only_buffers_of_other_classes(through, size):
+    """Each class decides by protocol; what comes of it may be written to as it may with the stdlib."""
+    content = bytes(range(100)) * (size // 100)
+    for kind in (objects.Buffered, objects.BufferedState):
+        for data in (content, bytearray(content), memoryview(content), memoryview(bytearray(content)).toreadonly()):
+            got = through(kind(data))
+            assert type(got) is kind
+            assert got.data == content
+            got.data[0] = 5
 
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 32 << 20])

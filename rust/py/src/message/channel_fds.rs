@@ -8,6 +8,7 @@ use fastmp_core::objects::Handle;
 use fastmp_core::sys::socket::MAX_FDS;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::descriptor::Descriptor;
 
@@ -34,8 +35,9 @@ impl Token {
 }
 
 /// What is collected for one message.
-#[derive(Default)]
 struct Collected {
+    /// The process that was being started when the pickling of this message began, if any.
+    spawning: Option<Py<PyAny>>,
     /// Each copy, with the number that others may share it by. That stays open until the message is complete, by
     /// whoever lends it or by the token.
     fds: Vec<(Option<RawFd>, OwnedFd)>,
@@ -63,12 +65,19 @@ pub fn shared() -> Option<Handle> {
     SENDING.with_borrow(|sending| sending.as_ref().and_then(|sending| sending.shared.clone()))
 }
 
-/// Run `f` with an empty collection; gives what it collected. What an outer message was collecting stays apart.
-pub fn collecting<T>(f: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Vec<OwnedFd>)> {
-    let outer = SENDING.replace(Some(Collected::default()));
+/// Run `f` with an empty collection; gives what it collected. What an outer message was collecting
+/// stays apart. `spawning` is the process that is being started, if any.
+pub fn collecting<T>(
+    spawning: Option<Bound<'_, PyAny>>,
+    f: impl FnOnce() -> PyResult<T>,
+) -> PyResult<(T, Vec<OwnedFd>)> {
+    let spawning = spawning.filter(|popen| !popen.is_none()).map(Bound::unbind);
+    let mine = Collected { spawning, fds: Vec::new(), tokens: Vec::new(), shared: None };
+    let outer = SENDING.replace(Some(mine));
     let result = f();
-    let mine = SENDING.replace(outer).unwrap_or_default();
-    result.map(|value| (value, mine.fds.into_iter().map(|(_, copy)| copy).collect()))
+    let mine = SENDING.replace(outer);
+    let fds = mine.map(|mine| mine.fds.into_iter().map(|(_, copy)| copy).collect());
+    result.map(|value| (value, fds.unwrap_or_default()))
 }
 
 /// Run `f` with these descriptors to hand out.
@@ -79,11 +88,18 @@ pub fn handing_out<T>(fds: Vec<OwnedFd>, f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Is an object being pickled for a channel that carries descriptors?
+/// Is an object being pickled for a channel that carries descriptors? The innermost pickling counts:
+/// while a message is pickled a process may be started, and the other way round.
 #[pyfunction]
 #[pyo3(name = "_in_channel")]
-pub fn in_channel() -> bool {
-    SENDING.with_borrow(Option::is_some)
+pub fn in_channel(py: Python<'_>) -> PyResult<bool> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let known = SENDING.with_borrow(|sending| {
+        sending.as_ref().map(|mine| mine.spawning.as_ref().map_or(std::ptr::null_mut(), Py::as_ptr))
+    });
+    let Some(known) = known else { return Ok(false) };
+    let popen = GET.import(py, "multiprocessing.context", "get_spawning_popen")?.call0()?;
+    Ok(popen.is_none() || popen.as_ptr() == known)
 }
 
 /// Have a copy of `fd`, a number or a token, travel with the message being pickled; gives its index there. Not `own`:
@@ -98,7 +114,7 @@ pub fn channel_fd(fd: &Bound<'_, PyAny>, own: bool) -> PyResult<usize> {
         None => fd.extract()?,
     };
     SENDING.with_borrow_mut(|sending| {
-        let Some(Collected { fds, tokens, shared }) = sending else {
+        let Some(Collected { fds, tokens, shared, .. }) = sending else {
             return Err(PyRuntimeError::new_err("no message is being pickled for a channel that carries descriptors"));
         };
         if let Some(index) = fds.iter().position(|(known, _)| *known == Some(fd))

@@ -21,8 +21,10 @@ use crate::errors::{garbage, raise};
 
 /// A pickle stream.
 pub const PICKLE: u8 = 0;
-/// The codec's bytes.
+/// The codec's bytes, without a trailer.
 pub const VALUE: u8 = 1;
+/// The codec's bytes, with one.
+pub const SHARED_VALUE: u8 = 5;
 /// What `send_bytes` sent.
 pub const RAW: u8 = 2;
 /// A `bytes` object.
@@ -32,12 +34,14 @@ pub const BYTES: u8 = 3;
 pub const OUT_OF_BAND: u8 = 4;
 
 const ALIGN: usize = 64;
+/// Larger buffers a thread does not keep for the next message.
+const KEPT: usize = 1 << 20;
 /// Copies from this on are done detached, and onto huge pages where the system has them.
 const DETACHED: usize = 1 << 20;
 
 /// A message's bytes before they are sent: `scratch`, then `parts`.
 pub struct Encoded {
-    format: u8,
+    pub(super) format: u8,
     /// This thread's, and empty at first.
     pub(super) scratch: Vec<u8>,
     parts: Vec<Part>,
@@ -74,22 +78,25 @@ pub fn with_inbox<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     let mut inbox = INBOX.take();
     inbox.clear();
     let result = f(&mut inbox);
+    if inbox.capacity() > KEPT {
+        inbox = Vec::new();
+    }
     INBOX.set(inbox);
     result
 }
 
 /// What `send_bytes` is given, as a message: `size` bytes at `offset` of `buffer`, which has them.
 pub fn raw(buffer: PyBuffer<u8>, offset: usize, size: usize) -> Encoded {
-    let mut encoded = Encoded::new(RAW);
+    let mut encoded = Encoded::new();
     encoded.parts.push(Part::Buffer(buffer, offset, size));
     encoded
 }
 
 impl Encoded {
-    pub(super) fn new(format: u8) -> Encoded {
+    pub(super) fn new() -> Encoded {
         let mut scratch = SCRATCH.take();
         scratch.clear();
-        Encoded { format, scratch, parts: Vec::new(), fds: Vec::new() }
+        Encoded { format: RAW, scratch, parts: Vec::new(), fds: Vec::new() }
     }
 
     /// It is this object.
@@ -101,6 +108,7 @@ impl Encoded {
     /// It is this stream; buffers that were kept out of it come behind, with all lengths in front.
     pub(super) fn set_pickled(&mut self, py: Python<'_>, pickled: Pickled) -> PyResult<()> {
         self.format = PICKLE;
+        self.fds = pickled.fds;
         self.parts = pickled.frames.into_iter().map(Part::Bytes).collect();
         if pickled.buffers.is_empty() {
             return Ok(());
@@ -178,7 +186,11 @@ impl Encoded {
 
 impl Drop for Encoded {
     fn drop(&mut self) {
-        SCRATCH.set(std::mem::take(&mut self.scratch));
+        let mut scratch = std::mem::take(&mut self.scratch);
+        if scratch.capacity() > KEPT {
+            scratch = Vec::new();
+        }
+        SCRATCH.set(scratch);
     }
 }
 

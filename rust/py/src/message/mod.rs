@@ -8,6 +8,7 @@ pub mod channel_fds;
 mod codec;
 mod framing;
 mod pickler;
+mod reducers;
 
 use std::os::fd::OwnedFd;
 
@@ -20,18 +21,23 @@ pub use framing::{Encoded, fill, raw, with_inbox};
 
 /// `obj` as a message.
 pub fn encode(obj: &Bound<'_, PyAny>) -> PyResult<Encoded> {
-    let mut encoded = Encoded::new(framing::VALUE);
-    if codec::encode(obj, &mut encoded.scratch) {
-        return Ok(encoded);
+    let mut encoded = Encoded::new();
+    match codec::encode(obj, &mut encoded.scratch) {
+        codec::Encoded::Plain => {
+            encoded.format = framing::VALUE;
+            return Ok(encoded);
+        }
+        codec::Encoded::WithShared => {
+            encoded.format = framing::SHARED_VALUE;
+            return Ok(encoded);
+        }
+        codec::Encoded::Refused => encoded.scratch.clear(),
     }
-    encoded.scratch.clear();
     if let Ok(bytes) = obj.cast_exact::<PyBytes>() {
         encoded.set_bytes(bytes);
         return Ok(encoded);
     }
-    let (pickled, fds) = channel_fds::collecting(|| pickler::pickle(obj))?;
-    encoded.fds = fds;
-    encoded.set_pickled(obj.py(), pickled)?;
+    encoded.set_pickled(obj.py(), pickler::pickle(obj)?)?;
     Ok(encoded)
 }
 
@@ -44,19 +50,30 @@ pub fn decode<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let format = received.meta.format;
     if received.extent.is_none() && format == framing::VALUE {
-        return codec::decode(py, inbox);
+        return codec::decode(py, inbox, false);
     }
     let source = framing::source(&received, inbox)?;
     let len = source.len();
     match format {
-        framing::VALUE => codec::decode(py, source.bytes(py, 0, len)?.as_bytes()),
+        framing::VALUE | framing::SHARED_VALUE => {
+            let with_shared = format == framing::SHARED_VALUE;
+            match &source {
+                framing::Source::Inbox(bytes) => codec::decode(py, bytes, with_shared),
+                framing::Source::Extent(..) => {
+                    let bytes = source.bytes(py, 0, len)?;
+                    drop(source);
+                    framing::give_back(py, received);
+                    codec::decode(py, bytes.as_bytes(), with_shared)
+                }
+            }
+        }
         framing::BYTES => Ok(source.bytes(py, 0, len)?.into_any()),
         framing::PICKLE | framing::RAW => {
             let stream = source.bytes(py, 0, len)?;
             // The extent is free for the next message before any Python code runs.
             drop(source);
             framing::give_back(py, received);
-            channel_fds::handing_out(fds, || pickler::loads(py)?.call1((stream,)))
+            channel_fds::handing_out(fds, || pickler::unpickle(&stream))
         }
         framing::OUT_OF_BAND => {
             let (stream, buffers) = source.out_of_band(py)?;

@@ -1,22 +1,51 @@
-//! Objects to pickle streams and back.
+//! Objects to pickle streams and back, by the interpreter's own pickler.
 //!
-//! Registrations with `ForkingPickler` and `copyreg` are honoured, also later ones. The C pickler is kept per thread and its
-//! memo cleared; an object whose `__reduce__` itself puts something gets another one. Large buffers
+//! It is kept per thread; an object whose `__reduce__` itself puts something gets another one.
+//! Its memo is cleared after each object, which takes as long as the table is large: after an object
+//! that may have made it large it gets a new one.
+//!
+//! Registrations with `ForkingPickler` and `copyreg` are honoured, also later ones. Large buffers
 //! (protocol 5) are kept out of the stream.
+#![allow(unsafe_code)]
 
-use std::cell::RefCell;
-use std::sync::Mutex;
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pyo3::exceptions::PyKeyError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
 
+use super::channel_fds;
+use super::reducers::Reducers;
+
 /// Smaller buffers are not worth keeping apart.
 const APART: usize = 16 << 10;
+/// An object with a longer stream may have made the memo large: each entry takes two bytes at least.
+const LONG: usize = 1 << 10;
 
 thread_local! {
-    static PICKLER: RefCell<Option<Pickler>> = const { RefCell::new(None) };
+    static PICKLER: Cell<Option<Pickler>> = const { Cell::new(None) };
+}
+
+/// `callable(argument)`.
+pub(super) fn call<'py>(callable: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; arguments up to a null pointer. Gives a new reference, or null with an
+    // exception set. (PyO3 would make a tuple, for the sake of old versions of the limited API.)
+    unsafe {
+        let result = ffi::PyObject_CallFunctionObjArgs(
+            callable.as_ptr(),
+            argument.as_ptr(),
+            std::ptr::null_mut::<ffi::PyObject>(),
+        );
+        Bound::from_owned_ptr_or_err(callable.py(), result)
+    }
+}
+
+/// The object in a pickle stream.
+pub fn unpickle<'py>(stream: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+    call(loads(stream.py())?, stream)
 }
 
 /// `pickle.loads`.
@@ -25,37 +54,54 @@ pub fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     LOADS.import(py, "pickle", "loads")
 }
 
-/// A pickle stream, in frames, and the buffers that were kept out of it.
+/// A pickle stream, in frames, the buffers that were kept out of it, and descriptors.
 pub struct Pickled {
     pub frames: Vec<Py<PyBytes>>,
     pub buffers: Vec<Py<PyAny>>,
+    pub fds: Vec<OwnedFd>,
 }
 
 /// A C pickler with its ends.
 struct Pickler {
     pickler: Py<PyAny>,
-    sink: Py<FrameWriter>,
-    apart: Py<OutOfBand>,
+    dump: Py<PyAny>,
+    clear_memo: Py<PyAny>,
+    frames: Py<FrameWriter>,
+    buffers: Py<OutOfBand>,
+    /// This thread's attributes of `multiprocessing.context._tls`.
+    spawning: Py<PyDict>,
 }
 
 impl Pickler {
     fn new(py: Python<'_>) -> PyResult<Pickler> {
-        let sink = Py::new(py, FrameWriter { frames: Mutex::default() })?;
-        let apart = Py::new(py, OutOfBand { buffers: Mutex::default() })?;
+        let frames = Py::new(py, FrameWriter { frames: Mutex::default() })?;
+        let buffers = Py::new(py, OutOfBand { buffers: Mutex::default() })?;
         let kwargs = PyDict::new(py);
-        kwargs.set_item("buffer_callback", &apart)?;
-        let pickler = py.import("pickle")?.getattr("Pickler")?.call((&sink, 5), Some(&kwargs))?;
-        let registered =
-            py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?.getattr("_extra_reducers")?;
-        let standard = py.import("copyreg")?.getattr("dispatch_table")?;
-        let tables = Tables { tables: [registered.cast_into()?.unbind(), standard.cast_into()?.unbind()] };
-        pickler.setattr("dispatch_table", Py::new(py, tables)?)?;
-        Ok(Pickler { pickler: pickler.unbind(), sink, apart })
+        kwargs.set_item("buffer_callback", &buffers)?;
+        let pickler = py.import("pickle")?.getattr("Pickler")?.call((&frames, 5), Some(&kwargs))?;
+        pickler.setattr("dispatch_table", Reducers::get(py)?)?;
+        let spawning = py.import("multiprocessing.context")?.getattr("_tls")?.getattr("__dict__")?;
+        Ok(Pickler {
+            dump: pickler.getattr("dump")?.unbind(),
+            clear_memo: pickler.getattr("clear_memo")?.unbind(),
+            pickler: pickler.unbind(),
+            frames,
+            buffers,
+            spawning: spawning.cast_into()?.unbind(),
+        })
+    }
+
+    fn forget(&self, py: Python<'_>, written: usize) -> PyResult<()> {
+        if written > LONG {
+            self.pickler.bind(py).setattr(pyo3::intern!(py, "memo"), PyDict::new(py))
+        } else {
+            self.clear_memo.bind(py).call0().map(drop)
+        }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Pickle `obj`.
@@ -66,16 +112,15 @@ pub fn pickle(obj: &Bound<'_, PyAny>) -> PyResult<Pickled> {
         Some(kept) => kept,
         None => Pickler::new(py)?,
     };
-    let pickler = kept.pickler.bind(py);
-    let dumped = pickler.call_method1(pyo3::intern!(py, "dump"), (obj,));
-    let frames = std::mem::take(&mut *lock(&kept.sink.get().frames));
-    let buffers = std::mem::take(&mut *lock(&kept.apart.get().buffers));
-    if dumped.is_ok() {
-        // After a failure the pickler may be in the middle of anything: it is not used again.
-        pickler.call_method0(pyo3::intern!(py, "clear_memo"))?;
-        PICKLER.set(Some(kept));
-    }
-    dumped.map(|_| Pickled { frames, buffers })
+    let spawning = kept.spawning.bind(py).get_item(pyo3::intern!(py, "spawning_popen"))?;
+    let dumped = channel_fds::collecting(spawning, || call(kept.dump.bind(py), obj));
+    let frames = std::mem::take(&mut *lock(&kept.frames.get().frames));
+    let buffers = std::mem::take(&mut *lock(&kept.buffers.get().buffers));
+    // After a failure the pickler may be in the middle of anything: it is not used again.
+    let (_, fds) = dumped?;
+    kept.forget(py, frames.iter().map(|frame| frame.as_bytes(py).len()).sum())?;
+    PICKLER.set(Some(kept));
+    Ok(Pickled { frames, buffers, fds })
 }
 
 /// What a pickler writes to.
@@ -117,23 +162,5 @@ impl OutOfBand {
         }
         lock(&self.buffers).push(buffer.clone().unbind());
         Ok(false)
-    }
-}
-
-/// A pickler's dispatch table: ForkingPickler's registrations, then copyreg's, both as they are at the time.
-#[pyclass(frozen)]
-struct Tables {
-    tables: [Py<PyDict>; 2],
-}
-
-#[pymethods]
-impl Tables {
-    fn __getitem__<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        for table in &self.tables {
-            if let Some(reducer) = table.bind(key.py()).get_item(key)? {
-                return Ok(reducer);
-            }
-        }
-        Err(PyKeyError::new_err(key.clone().unbind()))
     }
 }

@@ -1,0 +1,277 @@
+//! Bytes to values.
+#![allow(unsafe_code)]
+
+use std::ffi::c_char;
+use std::ptr;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::{
+    BYTEARRAY, BYTES, DEEPEST, DICT, FALSE, FIELDS, FLOAT, INT1, INT2, INT4, INT8, LIST, LONG, NONE, RECORD, RECORDS,
+    REF1, REF4, SET, SHARED, SHORT_SHARED, SHORT_STR, SHORT_STR_MOST, STR, TRUE, TUPLE,
+};
+
+/// Reads one value from bytes.
+pub struct Reader<'py, 'a> {
+    py: Python<'py>,
+    rest: &'a [u8],
+    /// Of the shared ones that are still to come.
+    numbers: &'a [[u8; 4]],
+    /// Those that are here, by number.
+    shared: Vec<Option<Bound<'py, PyAny>>>,
+    /// The dicts that records are like.
+    records: [Option<Bound<'py, PyAny>>; RECORDS],
+}
+
+/// In all of them None is an error: Python's, if an exception is set, else of the bytes.
+impl<'py, 'a> Reader<'py, 'a> {
+    /// Of these bytes.
+    pub fn new(py: Python<'py>, bytes: &'a [u8]) -> Self {
+        Reader { py, rest: bytes, numbers: &[], shared: Vec::new(), records: [const { None }; RECORDS] }
+    }
+
+    /// Has it read everything?
+    pub fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Take the trailer off first.
+    pub fn split_trailer(&mut self) -> Option<()> {
+        let (rest, count) = self.rest.split_last_chunk::<4>()?;
+        let count = u32::from_le_bytes(*count) as usize;
+        let (rest, numbers) = rest.split_at_checked(rest.len().checked_sub(count.checked_mul(4)?)?)?;
+        self.rest = rest;
+        self.numbers = numbers.as_chunks().0;
+        self.shared.resize(count, None);
+        Some(())
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>()?;
+        self.rest = rest;
+        Some(*taken)
+    }
+
+    #[inline]
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(n)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    #[inline]
+    fn len(&mut self, tag: u8) -> Option<usize> {
+        Some(if tag & LONG != 0 {
+            u32::from_le_bytes(self.array()?) as usize
+        } else {
+            usize::from(self.array::<1>()?[0])
+        })
+    }
+
+    /// A length of which each item takes at least `least` bytes: garbage cannot ask for more than it has.
+    fn items(&mut self, tag: u8, least: usize) -> Option<usize> {
+        let n = self.len(tag)?;
+        (n <= self.rest.len() / least).then_some(n)
+    }
+
+    #[inline]
+    fn owned(&self, new: *mut ffi::PyObject) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: a new reference, or null with an exception set.
+        unsafe { Bound::from_owned_ptr_or_opt(self.py, new) }
+    }
+
+    /// The number of the shared one that comes now.
+    fn number(&mut self, shared: bool) -> Option<Option<usize>> {
+        if !shared {
+            return Some(None);
+        }
+        let (number, numbers) = self.numbers.split_first()?;
+        self.numbers = numbers;
+        let number = u32::from_le_bytes(*number) as usize;
+        (number < self.shared.len()).then_some(Some(number))
+    }
+
+    #[inline]
+    fn keep(&mut self, number: Option<usize>, value: &Bound<'py, PyAny>) {
+        if let Some(number) = number {
+            self.shared[number] = Some(value.clone());
+        }
+    }
+
+    fn string(&mut self, n: usize, shared: bool) -> Option<Bound<'py, PyAny>> {
+        let number = self.number(shared)?;
+        let bytes = self.take(n)?;
+        // SAFETY: attached; pointer and length are a slice's.
+        let new = unsafe { ffi::PyUnicode_FromStringAndSize(bytes.as_ptr().cast::<c_char>(), n as isize) };
+        let value = self.owned(new)?;
+        self.keep(number, &value);
+        Some(value)
+    }
+
+    /// One value. None: see the impl block.
+    pub fn value(&mut self, depth: u32) -> Option<Bound<'py, PyAny>> {
+        let py = self.py;
+        let tag = self.array::<1>()?[0];
+        match tag {
+            0..SHORT_STR => self.integer(i64::from(tag)),
+            SHORT_STR..STR => self.string(usize::from(tag) & SHORT_STR_MOST, tag & SHORT_SHARED != 0),
+            REF1 | REF4 => {
+                let number = self.len(tag & LONG)?;
+                self.shared.get(number)?.clone()
+            }
+            NONE => Some(py.None().into_bound(py)),
+            TRUE | FALSE => Some(pyo3::types::PyBool::new(py, tag == TRUE).to_owned().into_any()),
+            INT1 => {
+                let value = self.array::<1>()?[0] as i8;
+                self.integer(i64::from(value))
+            }
+            INT2 => {
+                let value = i16::from_le_bytes(self.array()?);
+                self.integer(i64::from(value))
+            }
+            INT4 => {
+                let value = i32::from_le_bytes(self.array()?);
+                self.integer(i64::from(value))
+            }
+            INT8 => {
+                let value = i64::from_le_bytes(self.array()?);
+                self.integer(value)
+            }
+            FLOAT => {
+                let value = f64::from_le_bytes(self.array()?);
+                // SAFETY: attached.
+                self.owned(unsafe { ffi::PyFloat_FromDouble(value) })
+            }
+            STR..NONE if depth <= DEEPEST => self.sized(tag, depth),
+            _ => None,
+        }
+    }
+
+    /// What has a length.
+    fn sized(&mut self, tag: u8, depth: u32) -> Option<Bound<'py, PyAny>> {
+        let shared = tag & SHARED != 0;
+        // SAFETY (of the calls below): attached; pointers and lengths are slices'. A tuple's or
+        // list's items are each set once, with a new reference that it takes over; until all are
+        // set no Python code can find it but through the garbage collector's own interfaces.
+        match tag & !(LONG | SHARED) {
+            STR => {
+                let n = self.len(tag)?;
+                self.string(n, shared)
+            }
+            BYTES => {
+                let (number, n) = (self.number(shared)?, self.len(tag)?);
+                let at = self.take(n)?.as_ptr().cast::<c_char>();
+                // SAFETY: as above.
+                let value = self.owned(unsafe { ffi::PyBytes_FromStringAndSize(at, n as isize) })?;
+                self.keep(number, &value);
+                Some(value)
+            }
+            BYTEARRAY => {
+                let (number, n) = (self.number(shared)?, self.len(tag)?);
+                let at = self.take(n)?.as_ptr().cast::<c_char>();
+                // SAFETY: as above.
+                let value = self.owned(unsafe { ffi::PyByteArray_FromStringAndSize(at, n as isize) })?;
+                self.keep(number, &value);
+                Some(value)
+            }
+            TUPLE => {
+                let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
+                // SAFETY: as above.
+                let tuple = self.owned(unsafe { ffi::PyTuple_New(n as isize) })?;
+                for i in 0..n {
+                    let item = self.value(depth + 1)?;
+                    // SAFETY: as above.
+                    unsafe { ffi::PyTuple_SetItem(tuple.as_ptr(), i as isize, item.into_ptr()) };
+                }
+                self.keep(number, &tuple);
+                Some(tuple)
+            }
+            LIST => {
+                let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
+                // SAFETY: as above.
+                let list = self.owned(unsafe { ffi::PyList_New(n as isize) })?;
+                self.keep(number, &list);
+                for i in 0..n {
+                    let item = self.value(depth + 1)?;
+                    // SAFETY: as above.
+                    unsafe { ffi::PyList_SetItem(list.as_ptr(), i as isize, item.into_ptr()) };
+                }
+                Some(list)
+            }
+            DICT => {
+                let (number, n) = (self.number(shared)?, self.items(tag, 2)?);
+                // SAFETY: as above.
+                let dict = self.owned(unsafe { ffi::PyDict_New() })?;
+                self.keep(number, &dict);
+                let mut texts = 0;
+                for _ in 0..n {
+                    let (key, value) = (self.value(depth + 1)?, self.value(depth + 1)?);
+                    texts += usize::from(key.is_exact_instance_of::<PyString>());
+                    // SAFETY: as above; PyDict_SetItem takes references of its own.
+                    if unsafe { ffi::PyDict_SetItem(dict.as_ptr(), key.as_ptr(), value.as_ptr()) } != 0 {
+                        return None;
+                    }
+                }
+                if FIELDS.contains(&n) && texts == n {
+                    self.records[n % RECORDS] = Some(dict.clone());
+                }
+                Some(dict)
+            }
+            RECORD => {
+                let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
+                let like = self.records[n % RECORDS].as_ref()?;
+                // SAFETY: as above; it is a dict.
+                let dict = self.owned(unsafe { ffi::PyDict_Copy(like.as_ptr()) })?;
+                // SAFETY: as above.
+                if unsafe { ffi::PyDict_Size(dict.as_ptr()) } as usize != n {
+                    return None;
+                }
+                self.keep(number, &dict);
+                let (mut position, mut key) = (0, ptr::null_mut());
+                for _ in 0..n {
+                    let value = self.value(depth + 1)?;
+                    // SAFETY: as above. The keys stay as they are while values are set: the
+                    // iteration may go on, and the key that it lends stays alive in the dict.
+                    unsafe {
+                        if ffi::PyDict_Next(dict.as_ptr(), &mut position, &mut key, ptr::null_mut()) == 0
+                            || ffi::PyDict_SetItem(dict.as_ptr(), key, value.as_ptr()) != 0
+                        {
+                            return None;
+                        }
+                    }
+                }
+                Some(dict)
+            }
+            kind => {
+                let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
+                // SAFETY: as above. A frozenset may be added to while nobody else has it.
+                let set = self.owned(unsafe {
+                    if kind == SET { ffi::PySet_New(ptr::null_mut()) } else { ffi::PyFrozenSet_New(ptr::null_mut()) }
+                })?;
+                if kind == SET {
+                    self.keep(number, &set);
+                }
+                for _ in 0..n {
+                    let item = self.value(depth + 1)?;
+                    // SAFETY: as above; the set takes a reference of its own.
+                    if unsafe { ffi::PySet_Add(set.as_ptr(), item.as_ptr()) } != 0 {
+                        return None;
+                    }
+                }
+                if kind != SET {
+                    self.keep(number, &set);
+                }
+                Some(set)
+            }
+        }
+    }
+
+    #[inline]
+    fn integer(&self, value: i64) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: attached.
+        self.owned(unsafe { ffi::PyLong_FromLongLong(value) })
+    }
+}
