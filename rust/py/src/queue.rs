@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, RawFd};
 use std::sync::OnceLock;
 
+use fastmp_core as fcore;
 use fastmp_core::Error;
-use fastmp_core::channel::queue::Queue as Core;
 use fastmp_core::channel::transport::Outgoing;
 use pyo3::exceptions::{PyAssertionError, PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -23,7 +23,7 @@ type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
 /// An object is pickled by `put` itself and is then in shared memory: the process that put it may exit or be killed.
 #[pyclass(frozen, subclass, module = "fastmp.queues")]
 pub struct Queue {
-    queue: Closing<Core>,
+    queue: Closing<fcore::channel::queue::Queue>,
     /// What `close` saw.
     last: OnceLock<Last>,
 }
@@ -38,7 +38,7 @@ struct Last {
 }
 
 impl Last {
-    fn of(queue: &Core) -> Last {
+    fn of(queue: &fcore::channel::queue::Queue) -> Last {
         let ring = queue.ring();
         Last { len: ring.len(), full: ring.is_full(), used: ring.was_used(), maxsize: ring.maxsize() }
     }
@@ -71,9 +71,9 @@ impl Queue {
         let _ = ctx;
         let queue = match _handle {
             Some((memfd, reader, writer, _)) => {
-                Core::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?)
+                fcore::channel::queue::Queue::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?)
             }
-            None => Core::create(maxsize.max(0) as u64),
+            None => fcore::channel::queue::Queue::create(maxsize.max(0) as u64),
         };
         Ok(Self { queue: Closing::new(queue.map_err(raise)?), last: OnceLock::new() })
     }

@@ -16,12 +16,12 @@
 //!
 //! # Fairness
 //! A lock that is free goes to whoever comes first: a holder that takes it again at once is quicker than a waiter that has
-//! to wake up. That is what makes it fast, and what would starve waiters. So a waiter that has waited for [`PATIENCE`] sets
+//! to wake up. That is what makes it fast, and what would starve waiters. So a waiter that has waited for `PATIENCE` sets
 //! `RESERVED`, not more often than once in that time for each lock. A release then leaves `RESERVED` | `WAITERS` behind, and
 //! wakes one. Who comes now waits; who has slept may take it (parking_lot's eventual fairness, Go's starvation mode).
 //!
 //! The reservation names nobody. So it needs no mending when its waiter dies or gives up: another that has slept takes the
-//! lock, or who came waits for [`RESERVATION`] and then has slept. It is a hint, never what exclusion rests on. Callers
+//! lock, or who came waits for `RESERVATION` and then has slept. It is a hint, never what exclusion rests on. Callers
 //! that do not wait take a reserved lock as well: nobody holds it, and they could not tell when it is theirs.
 //!
 //! # Death

@@ -3,14 +3,14 @@
 //! Liveness has three answers and *unknown counts as alive*: only proof makes dead. Proof is
 //!
 //! - no process with its pid (ESRCH), in the pid namespace where that pid was given;
-//! - a zombie whose whole thread group has ended: read in the trusted `/proc` ([`super::procfs`]),
+//! - a zombie whose whole thread group has ended: read in the trusted `/proc` (`procfs`),
 //!   told by a pidfd, or by `waitid` of one's own child;
 //! - a process with its pid that is another one, or runs another program since an exec: of another
 //!   birth ([`super::owner`]), in the trusted `/proc`.
 //!
 //! EPERM, a hidden, missing or foreign `/proc`, exhausted descriptors and foreign namespaces prove
 //! nothing. Before a proof counts, the place from which it was seen is looked at once more
-//! ([`counts`]): it costs 20 us, but deaths are rare.
+//! (`counts`): it costs 20 us, but deaths are rare.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, test_kill_process, waitid};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fastmp_core::channel::extents::OwnedExtent;
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
 use fastmp_core::sys::mapping::Mapping;
-use fastmp_core::{Deadline, Error, Result as CoreResult};
+use fastmp_core::{self as fcore, Deadline, Error};
 use pyo3::buffer::PyBuffer;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -153,7 +153,7 @@ impl Encoded {
         &self,
         py: Python<'_>,
         deadline: Deadline,
-        extent: impl Fn(u64) -> CoreResult<OwnedExtent> + Sync,
+        extent: impl Fn(u64) -> fcore::Result<OwnedExtent> + Sync,
         send: impl FnOnce(&mut Option<Payload<'_>>) -> PyResult<T>,
     ) -> PyResult<T> {
         if self.parts.is_empty() && self.scratch.len() <= INLINE {
@@ -198,7 +198,7 @@ impl Drop for Encoded {
 fn slot(
     py: Python<'_>,
     deadline: Deadline,
-    attempt: impl Fn() -> CoreResult<OwnedExtent> + Sync,
+    attempt: impl Fn() -> fcore::Result<OwnedExtent> + Sync,
 ) -> PyResult<OwnedExtent> {
     let deadline = deadline.with_grace();
     loop {
