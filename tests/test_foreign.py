@@ -67,7 +67,7 @@ def test_both_are_there(mp, crew, kind, way):
 
 
 @KINDS
-@pytest.mark.parametrize("way", ["other user", "hidden proc", "hidepid", "no descriptors"])
+@pytest.mark.parametrize("way", foreign.SAME_PIDS)
 def test_death_that_can_be_proved_is(mp, crew, kind, way):
     """The same eyes see that a process is gone altogether."""
     lock, held = getattr(mp, kind)(), mp.RawValue("b")
@@ -106,6 +106,64 @@ def test_zombie_leader_of_a_living_group(mp, crew, kind):
     with pytest.warns(RuntimeWarning):
         assert lock.acquire() is True
     assert lock.recoveries == 1
+
+
+@KINDS
+@pytest.mark.parametrize("way", foreign.SAME_PIDS)
+def test_death_there_can_be_proved(mp, crew, kind, way):
+    """Also of one who went there before its first use of anything."""
+    lock, held, go = getattr(mp, kind)(), mp.RawValue("b"), mp.RawValue("b")
+    holder = crew.start(foreign.hold_there, lock, way, held, go)
+    settle(holder, held)
+    assert lock.acquire(True, 0.3) is False
+    crew.kill(holder)
+    with pytest.warns(RuntimeWarning):
+        assert lock.acquire() is True
+    assert lock.recoveries == 1
+
+
+@KINDS
+def test_leader_that_ended_before_the_first_use(mp, crew, kind):
+    lock, held = getattr(mp, kind)(), mp.RawValue("b")
+    holder = crew.start(victims.hold_after_main_thread, lock, held)
+    wait_until(lambda: held.value)
+    assert lock.acquire(True, 0.3) is False
+    crew.kill(holder)
+    with pytest.warns(RuntimeWarning):
+        assert lock.acquire() is True
+    assert lock.recoveries == 1
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
+def test_holder_that_execs_has_ended(mp, crew, kind):
+    """Its memory is gone, and with it whatever it would have done with the lock."""
+    lock = mp.Semaphore(1, recover=True) if kind == "Semaphore" else getattr(mp, kind)()
+    held, go = mp.RawValue("b"), mp.RawValue("b")
+    holder = crew.start(victims.hold_and_exec, lock, held, go)
+    wait_until(lambda: held.value)
+    assert lock.acquire(True, 0.3) is False
+    go.value = 1
+    with pytest.warns(RuntimeWarning):
+        assert lock.acquire() is True
+    assert holder.exitcode is None
+    crew.kill(holder)
+
+
+def test_putters_that_exec_leave_room_to_others(mp, crew):
+    """Each of its threads had memory for a large message in hand."""
+    queue, waiting, go = mp.Queue(1), mp.RawValue("i"), mp.RawValue("b")
+    queue.put("full")
+    putter = crew.start(victims.put_and_exec, queue, 60, waiting, go)
+    wait_until(lambda: waiting.value == 60)
+    time.sleep(0.2)
+    go.value = 1
+    wait_until(lambda: "sleep" in look_at(putter.pid).command())
+    assert queue.get() == "full"
+    for _ in range(3):
+        queue.put(b"large" * 100_000, timeout=30)
+        assert queue.get() == b"large" * 100_000
+    assert putter.exitcode is None
+    crew.kill(putter)
 
 
 @KINDS

@@ -80,6 +80,32 @@ def _own_pids_and_proc():
     assert os.readlink("/proc/self") == "1"
 
 
+def _proc_of_others():
+    """A /proc of a namespace of which this process is no part, and of which nobody is left."""
+    _own_mounts()
+    middle = os.fork()
+    if middle == 0:
+        _unshare(CLONE_NEWPID)
+        if os.fork() == 0:
+            _mount(b"proc", b"/proc", b"proc")
+            os._exit(0)
+        os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+    assert os.waitstatus_to_exitcode(os.waitpid(middle, 0)[1]) == 0
+    assert not os.path.exists("/proc/self")
+
+
+def _other_root():
+    # Any folder will do.
+    os.chroot(os.path.dirname(__file__))
+    os.chdir("/")
+    assert not os.path.exists("/proc")
+
+
+def _other_root_and_nothing_open():
+    _other_root()
+    os.closerange(3, 4096)
+
+
 def _no_descriptors():
     limit = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
@@ -101,10 +127,17 @@ PLACES = {
     "hidepid": _hide_processes_of_others,
     "pid namespace": _own_pids,
     "pid namespace with its proc": _own_pids_and_proc,
+    "proc of others": _proc_of_others,
+    "other root": _other_root,
+    "other root, nothing open": _other_root_and_nothing_open,
     "no descriptors": _no_descriptors,
     "little shm": _little_shm,
 }
 WAYS = [way for way in PLACES if way != "little shm"]  # in which it may be hard to see, or to be seen
+
+
+# In which a pid is the same process as everywhere, however hard to see.
+SAME_PIDS = [way for way in WAYS if "namespace" not in way]
 
 
 def enter(way):
@@ -140,8 +173,6 @@ def hold_there(lock, way, held, go):
 
 def find_it_dead(lock, way, place, seen):
     """Waits for a lock whose holder is killed meanwhile."""
-    # A process that has never seen /proc cannot know that it shares a pid namespace with the holder. This one does.
-    assert lock.acquire(False) is False
     enter(way)
     warnings.simplefilter("ignore")
     place.value = 1

@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 
-from children.common import wait_until
+from children.common import look_at, wait_until
 
 ENTRY = 2  # numbers a received message is noted with: who put it, and which of its it was
 BURST = 1000  # messages put at full speed, after which consumers get to wait as well
@@ -39,6 +39,45 @@ def hold_and_exit(lock, depth=1):
     """An end like any other, with the lock in hand."""
     for _ in range(depth):
         assert lock.acquire()
+
+
+def hold_and_exec(lock, held, go):
+    assert lock.acquire()
+    held.value = 1
+    wait_until(lambda: go.value)
+    os.execvp("sleep", ["sleep", "60"])
+
+
+def put_and_exec(queue, threads, waiting, go):
+    """Many threads wait for room; then the program that they are of is replaced."""
+    lock = threading.Lock()
+
+    def put():
+        with lock:
+            waiting.value += 1
+        queue.put(b"x" * 200_000)
+
+    for _ in range(threads):
+        threading.Thread(target=put, daemon=True).start()
+    wait_until(lambda: go.value)
+    os.execvp("sleep", ["sleep", "60"])
+
+
+def hold_after_main_thread(lock, held):
+    """Takes it once nothing is left of the main thread."""
+
+    def hold():
+        wait_until(lambda: look_at(os.getpid()).state == "Z")
+        hold_for_ever(lock, held)
+
+    threading.Thread(target=hold).start()
+    end_this_thread()
+
+
+def end_this_thread():
+    """It alone, also if it is the main thread."""
+    SYS_exit = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+    ctypes.CDLL(None).syscall(SYS_exit, 0)
 
 
 def inherit_many(locks, waiting, taken, warned, recovered):
@@ -204,8 +243,7 @@ def end_main_thread_only(lock, held):
     thread = threading.Thread(target=hold_for_ever, args=(lock, held))
     thread.start()
     wait_until(lambda: held.value)
-    SYS_exit = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
-    ctypes.CDLL(None).syscall(SYS_exit, 0)
+    end_this_thread()
 
 
 def random_delay(choice, longest):

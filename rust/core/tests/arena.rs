@@ -168,7 +168,8 @@ fn a_child_hands_out_blocks_of_its_own() {
     let mut child = Child::fork(|| {
         let first = block();
         assert_ne!(segment(&first), segment(&mine));
-        // Dropping what was inherited gives nothing away: what is new is still in a segment of its own.
+        // Dropping what was inherited gives nothing away: what is new is still in a segment of its
+        // own.
         let parents = segment(&mine);
         drop(mine);
         assert!((0..300).map(|_| block()).all(|b| segment(&b) != parents));

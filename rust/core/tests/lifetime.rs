@@ -1,4 +1,5 @@
-//! Handles that leave: a block is not used again while anybody can reach it by one, and is when nobody can.
+//! Handles that leave: a block is not used again while anybody can reach it by one, and is when
+//! nobody can.
 #![cfg(not(loom))]
 // Forks, and closes descriptors behind the library's back; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
@@ -225,7 +226,8 @@ fn a_message_that_nobody_will_read_lets_go() {
     until("it comes back", || are_used_again(&places));
 }
 
-/// A child that receives blocks and nothing else of this process's, does `then`, and looks at them when told.
+/// A child that receives blocks and nothing else of this process's, does `then`, and looks at them
+/// when told.
 fn receiver(words: &common::Words, right: &OwnedFd, then: impl FnOnce(&[Block])) -> Child {
     Child::fork(|| {
         until("the parent sends", || words.get(0) >= 1);

@@ -266,7 +266,8 @@ fn another_proc_that_appears_later_changes_nothing() {
     let words = words();
     let outside = sleeper(&words);
     let live = owner(&words);
-    // Number 1 of a namespace of its own mounts the `/proc` of that, and a process of this one goes there.
+    // Number 1 of a namespace of its own mounts the `/proc` of that, and a process of this one goes
+    // there.
     apart(libc::CLONE_NEWNS, || {
         if !mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE) {
             common::exit(77);
@@ -430,7 +431,8 @@ fn a_holder_that_execs_has_ended() {
     assert!(child.ended().is_none(), "the process runs on");
     // Also to those who may not look into that process.
     let mut looker = Child::fork(|| {
-        // SAFETY: plain system calls. Without the right to, nothing changes and the test is the ordinary one.
+        // SAFETY: plain system calls. Without the right to, nothing changes and the test is the
+        // ordinary one.
         unsafe { libc::setresuid(65534, 65534, 65534) };
         assert!(is_dead(forked));
     });
@@ -585,7 +587,8 @@ fn another_user_is_not_dead() {
     let other = sleeper(&words);
     let live = owner(&words);
     let mut looker = Child::fork(|| {
-        // SAFETY: plain system calls. Without the right to, nothing changes and the test is the ordinary one.
+        // SAFETY: plain system calls. Without the right to, nothing changes and the test is the
+        // ordinary one.
         unsafe { libc::setresuid(65534, 65534, 65534) };
         assert!(!is_dead(live) && !is_dead_quick(live), "EPERM is not ESRCH");
     });

@@ -1,4 +1,5 @@
-//! The allocator: which blocks are free, and which wait for what. Private memory of the segments' maker.
+//! The allocator: which blocks are free, and which wait for what. Private memory of the segments'
+//! maker.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -32,10 +33,12 @@ pub(super) struct Allocation {
     class: usize,
     /// The number of the first fork token that reaches it.
     born: u64,
-    /// The first and the last export token that a handle went under; 0: none yet. Changed under the allocator's lock.
+    /// The first and the last export token that a handle went under; 0: none yet. Changed under the
+    /// allocator's lock.
     first: AtomicU64,
     last: AtomicU64,
-    /// `fork::generation()` of the process that allocated it: a forked child's copy is not this process's.
+    /// `fork::generation()` of the process that allocated it: a forked child's copy is not this
+    /// process's.
     pub generation: u64,
 }
 
@@ -47,7 +50,8 @@ pub(super) struct BlockPlace {
 }
 
 impl BlockPlace {
-    /// Itself, to be used again, unless a handle to its block has ever been given away without a token.
+    /// Itself, to be used again, unless a handle to its block has ever been given away without a
+    /// token.
     fn vacant(self) -> Option<BlockPlace> {
         let header = layout::view::<Header>(self.segment.mapping(), self.offset).ok()?;
         if header.is_exported() {
@@ -89,8 +93,8 @@ pub(super) struct Allocator {
     exports: Tokens,
     /// How much went out under the open export token.
     exported: usize,
-    /// What this process was given when it was forked, and its parent when that was, by the generation of the forking
-    /// process.
+    /// What this process was given when it was forked, and its parent when that was, by the
+    /// generation of the forking process.
     inherited: HashMap<u64, Arc<HoldToken>>,
 }
 
@@ -179,7 +183,8 @@ impl Allocator {
         self.deferred = kept;
     }
 
-    /// The token under which a handle to a block at home leaves, and its number. `with`: a handle in the same message.
+    /// The token under which a handle to a block at home leaves, and its number. `with`: a handle
+    /// in the same message.
     pub fn export(
         &mut self,
         allocation: &Allocation,
@@ -187,8 +192,8 @@ impl Allocator {
         with: Option<&Handle>,
     ) -> Option<(u64, Arc<HoldToken>)> {
         let (number, token) = match with.and_then(Handle::epoch) {
-            // Whoever gets the one gets the other: no reason for two, and a message carries only so many descriptors.
-            // The token is in the list, for the handle holds it.
+            // Whoever gets the one gets the other: no reason for two, and a message carries only so
+            // many descriptors. The token is in the list, for the handle holds it.
             Some((number, token)) => (number, token.clone()),
             None => {
                 let again = allocation.last.load(Ordering::Relaxed) == self.exports.newest();
@@ -206,8 +211,8 @@ impl Allocator {
 
     /// The open export token with room for `more`.
     ///
-    /// The more tokens live, the more blocks share one: few descriptors (35 for 10,000 blocks), and few blocks that
-    /// wait because somebody keeps another one.
+    /// The more tokens live, the more blocks share one: few descriptors (35 for 10,000 blocks), and
+    /// few blocks that wait because somebody keeps another one.
     fn epoch(&mut self, more: usize) -> Option<(u64, Arc<HoldToken>)> {
         let usable = self.exports.open().is_some_and(|token| token.fd().is_some());
         let most = EPOCH * 1.max(self.exports.len() / 4);

@@ -1,9 +1,10 @@
 //! Small blocks out of shared segments, and how long a block lives.
 //!
 //! # Who may hand out a block
-//! Only the process that made a segment, its *maker*, hands out its blocks. The allocator is thus private
-//! memory: no kill can damage them. A forked child starts an allocator of its own; to it, inherited segments are mappings
-//! only. When the maker dies its segments serve on for as long as anybody maps them, and go with the last one.
+//! Only the process that made a segment, its *maker*, hands out its blocks. The allocator is thus
+//! private memory: no kill can damage them. A forked child starts an allocator of its own; to it,
+//! inherited segments are mappings only. When the maker dies its segments serve on for as long as
+//! anybody maps them, and go with the last one.
 //!
 //! # States of a block
 //!
@@ -14,41 +15,45 @@
 //! | deferred | the maker's `deferred` list, with the numbers of its tokens | a sweep: to *free* once they are gone |
 //! | lost | nowhere; it goes with its segment | (a handle left without a token, or a fork did) |
 //!
-//! The commit point of a reuse is the pop from `free`. Everything before it happens in the maker alone and under its
-//! lock; a maker that dies takes the allocator with it, and then nothing is handed out any more. Nobody else changes a
-//! block's state: others only hold tokens, and by dying cannot but let go.
+//! The commit point of a reuse is the pop from `free`. Everything before it happens in the maker
+//! alone and under its lock; a maker that dies takes the allocator with it, and then nothing is
+//! handed out any more. Nobody else changes a block's state: others only hold tokens, and by dying
+//! cannot but let go.
 //!
 //! # When a block may be used again
-//! Not before no process can reach it. Every way to reach it from elsewhere is covered by a *token* ([`HoldWatch`]) of
-//! which the kernel says when nobody has it any more, whoever died in between:
+//! Not before no process can reach it. Every way to reach it from elsewhere is covered by a *token*
+//! ([`HoldWatch`]) of which the kernel says when nobody has it any more, whoever died in between:
 //!
-//! - **Forks.** A child, and its children, inherit the mapping of the *fork token* that is open. Forks with no
-//!   allocation between them reach the same blocks and share one. So do some others, and more of them the more tokens
-//!   live: a token costs its maker a descriptor, and descriptors must not scale with children. A block is `born` with the number that the next fork
-//!   will have at least, and reachable by the fork tokens from there to the newest one at its release.
-//! - **Handles** (spawn, messages). A handle leaves with the descriptor of the *export token* that is open beside the
-//!   segment's. While it is under way, the message holds the token; who attaches holds it, mapped, as long as the
-//!   block, and so do its children by fork; who sends it on sends the same token along. Some blocks share a token (an
-//!   *epoch*): 64, and more the more tokens live. The block remembers the first and the last under which it left.
-//! - **Handles from a forked child** to a block that its parent made: they leave with the fork token that the child
-//!   was given, for this is one of those that the block waits for.
-//! - **Without a token** (no leases here, no descriptor left, the token's descriptor closed by the program) a handle
-//!   leaves with the segment's descriptor in the token's place, and the block's header says so ([`Header::export`])
-//!   before it leaves: such a block is lost. The mark is set by a holder of a token, so it is there when the token is
-//!   found gone. A fork without any token loses the blocks of that time. Memory is lost, never safety.
+//! - **Forks.** A child, and its children, inherit the mapping of the *fork token* that is open.
+//!   Forks with no allocation between them reach the same blocks and share one. So do some others,
+//!   and more of them the more tokens live: a token costs its maker a descriptor, and descriptors
+//!   must not scale with children. A block is `born` with the number that the next fork will have
+//!   at least, and reachable by the fork tokens from there to the newest one at its release.
+//! - **Handles** (spawn, messages). A handle leaves with the descriptor of the *export token* that
+//!   is open beside the segment's. While it is under way, the message holds the token; who attaches
+//!   holds it, mapped, as long as the block, and so do its children by fork; who sends it on sends
+//!   the same token along. Some blocks share a token (an *epoch*): 64, and more the more tokens
+//!   live. The block remembers the first and the last under which it left.
+//! - **Handles from a forked child** to a block that its parent made: they leave with the fork
+//!   token that the child was given, for this is one of those that the block waits for.
+//! - **Without a token** (no leases here, no descriptor left, the token's descriptor closed by the
+//!   program) a handle leaves with the segment's descriptor in the token's place, and the block's
+//!   header says so ([`Header::export`]) before it leaves: such a block is lost. The mark is set by
+//!   a holder of a token, so it is there when the token is found gone. A fork without any token
+//!   loses the blocks of that time. Memory is lost, never safety.
 //!
-//! What if a process dies between any two lines? A maker: see above. A sender: what it has copied into the socket
-//! counts until it is received or the socket goes; what it has not was its own. A receiver: it holds the message's
-//! copies, then its own, until the kernel closes them.
+//! What if a process dies between any two lines? A maker: see above. A sender: what it has copied
+//! into the socket counts until it is received or the socket goes; what it has not was its own. A
+//! receiver: it holds the message's copies, then its own, until the kernel closes them.
 //!
 //! # What cannot be seen
-//! A raw `clone` without the fork handlers: such a child takes itself for its parent. It must exec, as after vfork, or
-//! leave fastmp alone. (vfork shares memory until the exec, which drops all.)
+//! A raw `clone` without the fork handlers: such a child takes itself for its parent. It must exec,
+//! as after vfork, or leave fastmp alone. (vfork shares memory until the exec, which drops all.)
 //!
 //! # Forks by other threads
-//! `Forking::before` takes the allocator's lock and both sides release it: a child never sees a half-written allocator. A fork
-//! between the allocation of a block and the writing of its header gives the child a mapping without a handle; the
-//! block counts as reachable by it all the same.
+//! `Forking::before` takes the allocator's lock and both sides release it: a child never sees a
+//! half-written allocator. A fork between the allocation of a block and the writing of its header
+//! gives the child a mapping without a handle; the block counts as reachable by it all the same.
 
 mod allocator;
 mod incoming;
@@ -82,7 +87,8 @@ pub fn sweep() {
     allocator().sweep();
 }
 
-/// A block of shared memory: a header, then its payload. Dropping it ends this process's hold on it.
+/// A block of shared memory: a header, then its payload. Dropping it ends this process's hold on
+/// it.
 /// ```
 /// use fastmp_core::arena::Block;
 /// use fastmp_core::layout::{Backing, Kind};
@@ -118,7 +124,8 @@ enum Origin {
     Alone,
 }
 
-/// What another process needs to attach a block. It keeps the descriptors open, and the block from being used again.
+/// What another process needs to attach a block. It keeps the descriptors open, and the block from
+/// being used again.
 #[derive(Debug, Clone)]
 pub struct Handle {
     segment: Arc<Segment>,
@@ -181,8 +188,9 @@ impl Block {
         Ok(Block { segment, offset, bytes, origin: Origin::Alone })
     }
 
-    /// The block at `offset` of the segment behind `fd`, if a `kind` is there, held by `token` (see [`Handle`]; None:
-    /// there is none). A segment is mapped once in a process, however many blocks of it are held, and so is a token.
+    /// The block at `offset` of the segment behind `fd`, if a `kind` is there, held by `token` (see
+    /// [`Handle`]; None: there is none). A segment is mapped once in a process, however many blocks
+    /// of it are held, and so is a token.
     pub fn attach(fd: OwnedFd, token: Option<OwnedFd>, offset: usize, kind: Kind) -> Result<Block> {
         Self::attach_by(&Incoming::new(fd), token.map(Incoming::new).as_ref(), offset, kind)
     }
@@ -251,8 +259,9 @@ impl Block {
         self.bytes
     }
 
-    /// A handle for another process. The block is not used again before every process that gets it, from whomever, has
-    /// let go. `with`: another handle in the same message, whose token this one shares if it can.
+    /// A handle for another process. The block is not used again before every process that gets it,
+    /// from whomever, has let go. `with`: another handle in the same message, whose token this one
+    /// shares if it can.
     ///
     /// # Errors
     /// `Os` (EBADF) if the program has closed the segment's descriptor.

@@ -7,9 +7,9 @@ use crate::sys::hold_token::{HoldToken, HoldWatch};
 
 /// Ask after tokens when so many numbers have come.
 const ASK_AT: u64 = 8;
-/// With each so many tokens, twice as many numbers share the next one: 25 tokens for 300 children that live, and
-/// four more whenever the children double. A token that somebody holds on to keeps what its numbers reach from being
-/// used again, so that few share one while few live.
+/// With each so many tokens, twice as many numbers share the next one: 25 tokens for 300 children
+/// that live, and four more whenever the children double. A token that somebody holds on to keeps
+/// what its numbers reach from being used again, so that few share one while few live.
 const DOUBLE_AT: usize = 4;
 
 #[derive(Debug)]
@@ -19,7 +19,8 @@ struct Token {
     watch: HoldWatch,
 }
 
-/// Tokens by number, oldest first. Numbers start at 1 and only grow; those of tokens found gone are left out.
+/// Tokens by number, oldest first. Numbers start at 1 and only grow; those of tokens found gone are
+/// left out.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     tokens: Vec<Token>,
@@ -54,8 +55,8 @@ impl Tokens {
         self.open.is_some() && self.tokens.last().is_some_and(|token| shared(token) < most)
     }
 
-    /// Forget those that nobody holds, if as many numbers have come since the last look as there are tokens: a
-    /// question for each.
+    /// Forget those that nobody holds, if as many numbers have come since the last look as there
+    /// are tokens: a question for each.
     fn ask(&mut self) {
         if self.newest - self.asked >= ASK_AT.max(self.tokens.len() as u64) {
             self.drop_unheld();
@@ -71,7 +72,8 @@ impl Tokens {
         self.open = Some(Arc::new(token));
     }
 
-    /// The next number without a token of its own: the open one, if there is one, stands for it too.
+    /// The next number without a token of its own: the open one, if there is one, stands for it
+    /// too.
     pub fn stretch(&mut self) -> bool {
         self.newest += 1;
         match self.tokens.last_mut() {

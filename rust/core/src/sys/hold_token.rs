@@ -1,21 +1,22 @@
 //! Does any process hold this token still?
 //!
-//! A token is an empty memfd. Whoever has its [`HoldToken`] holds it: as a descriptor, in a message under way, or as a
-//! mapping, which a forked child inherits, as its own children do, and which survives `closerange`. exec and death
-//! drop both. The opener keeps the [`HoldWatch`] and asks it. The kernel answers without anybody's help, in one of two
-//! ways:
+//! A token is an empty memfd. Whoever has its [`HoldToken`] holds it: as a descriptor, in a message
+//! under way, or as a mapping, which a forked child inherits, as its own children do, and which
+//! survives `closerange`. exec and death drop both. The opener keeps the [`HoldWatch`] and asks it.
+//! The kernel answers without anybody's help, in one of two ways:
 //!
 //! - by a [lease], which sees descriptors, messages and mappings;
-//! - where there are no leases, by a seal against writes, which fails with EBUSY as long as one writable mapping
-//!   exists. It sees mappings only, so such a token is good for forks but must not travel. A seal that succeeds spoils
-//!   nothing, for then the token is done.
+//! - where there are no leases, by a seal against writes, which fails with EBUSY as long as one
+//!   writable mapping exists. It sees mappings only, so such a token is good for forks but must not
+//!   travel. A seal that succeeds spoils nothing, for then the token is done.
 //!
 //! | what | who has it | becomes |
 //! |---|---|---|
 //! | `HoldWatch` | the opener, until it is found gone | closed in a forked child |
 //! | `HoldToken` | the opener while it admits holders, then holders alone | gone with its last reference anywhere, for ever |
 //!
-//! A process that dies at any point drops what it has: that can only make the token gone when it is.
+//! A process that dies at any point drops what it has: that can only make the token gone when it
+//! is.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -84,7 +85,8 @@ impl HoldWatch {
 }
 
 impl HoldToken {
-    /// The pass that came with a handle, already mapped: from now on only exec, death or `drop` end this hold.
+    /// The pass that came with a handle, already mapped: from now on only exec, death or `drop` end
+    /// this hold.
     pub fn receive(fd: OwnedFd) -> Result<HoldToken> {
         // What a peer sends may be anything: only a memfd open for writing can be a pass.
         let writes = fcntl_getfl(&fd).is_ok_and(|flags| flags.contains(OFlags::RDWR));

@@ -72,7 +72,8 @@ pub fn probe(owner: Owner) -> Liveness {
     }
 }
 
-/// Is it an earlier process, or program, with this process's own pid? (There is one identity in each.)
+/// Is it an earlier process, or program, with this process's own pid? (There is one identity in
+/// each.)
 fn is_former(owner: Owner) -> bool {
     owner.pid() == me().pid() && owner != me()
 }

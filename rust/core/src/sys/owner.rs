@@ -6,8 +6,9 @@
 //!
 //! # Birth
 //! Tells a process from a later one with the same pid, and a program from the one that it replaced
-//! by `exec`: the memory of the former is gone, so whatever it held counts as left behind. The start
-//! time is the same before and after an `exec`. What else could tell, and why it was not taken:
+//! by `exec`: the memory of the former is gone, so whatever it held counts as left behind. The
+//! start time is the same before and after an `exec`. What else could tell, and why it was not
+//! taken:
 //!
 //! - The kernel's `PF_FORKNOEXEC`, in `/proc/PID/stat` for everybody to read, is set by fork and
 //!   cleared by exec. It settles the case of a forked process, for nothing: *taken*.
@@ -17,7 +18,8 @@
 //!   proves nothing. With randomisation switched off two programs may look alike: then nothing is
 //!   proved either. Only `PR_SET_MM`, made for restoring processes, changes it without an exec.
 //! - The name and `/proc/PID/exe`: the same after a program has exec'ed itself.
-//! - A robust futex: the kernel marks it at exec, but also when the *thread* ends that registered it.
+//! - A robust futex: the kernel marks it at exec, but also when the *thread* ends that registered
+//!   it.
 //! - A hold token (a mapping that exec drops): a descriptor for each process, in each other one.
 //!
 //! # Namespace

@@ -1,5 +1,5 @@
-//! What pidfds tell without a `/proc`. None of it is required: an old kernel (they came with 5.3) or
-//! a filter refuses them, and then nothing is known.
+//! What pidfds tell without a `/proc`. None of it is required: an old kernel (they came with 5.3)
+//! or a filter refuses them, and then nothing is known.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

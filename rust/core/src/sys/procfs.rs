@@ -208,8 +208,8 @@ fn open_path() -> Option<Proc> {
 fn trusted() -> Option<Proc> {
     let word = TRUSTED.load(Ordering::Relaxed);
     let number = (word as u32).checked_sub(1)?;
-    // SAFETY: not -1. The program may have closed it: whatever is behind the number then, it is only
-    // asked what it is, and what is opened through it is checked (`open`).
+    // SAFETY: not -1. The program may have closed it: whatever is behind the number then, it is
+    // only asked what it is, and what is opened through it is checked (`open`).
     let dir = unsafe { BorrowedFd::borrow_raw(number as i32) };
     Some(Proc { dir: Dir::Kept(dir), device: word >> 32 })
 }
@@ -252,7 +252,8 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     write!(&mut path[..23], "{pid}/stat").ok()?;
     let path = CStr::from_bytes_until_nul(&path).ok()?;
     let stat = match trusted() {
-        // Gone, hidden, or no descriptor left to look with; or it is the directory that is not there.
+        // Gone, hidden, or no descriptor left to look with; or it is the directory that is not
+        // there.
         Some(proc) => match proc.stat(path) {
             Err(_) if !proc.is_there() => find_again()?.stat(path),
             seen => seen,
