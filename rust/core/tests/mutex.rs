@@ -365,6 +365,117 @@ fn a_waiter_that_gives_up_hands_its_wake_up_on() {
     }
 }
 
+/// Processes that hold the lock for long, and take it again as soon as they have given it up: each is quicker than whoever
+/// has to wake up. All the same each gets its turns.
+#[test]
+fn nobody_starves_beside_those_who_come_back_at_once() {
+    let _turn = common::turn();
+    for processes in [2, 4] {
+        let (lock, words) = (mutex(), words());
+        // Word 63: all begin; then they have so many turns between them.
+        const TURNS: u64 = 1000;
+        let mut hogs: Vec<_> = (0..processes)
+            .map(|at| {
+                let (lock, words) = (&lock, &words);
+                Child::fork(move || {
+                    until("all are there", || words.get(63) == 1);
+                    loop {
+                        let _ = lock.lock(me(), Deadline::Never).unwrap();
+                        let turn = words.add(62, 1);
+                        let start = Instant::now();
+                        while turn < TURNS && start.elapsed() < Duration::from_micros(300) {
+                            std::hint::spin_loop();
+                        }
+                        lock.unlock();
+                        if turn >= TURNS {
+                            break;
+                        }
+                        words.add(at, 1);
+                    }
+                })
+            })
+            .collect();
+        words.set(63, 1);
+        assert!(hogs.iter_mut().all(|hog| hog.wait() == OK));
+        let turns: Vec<_> = (0..processes).map(|at| words.get(at)).collect();
+        let least = turns.iter().min().unwrap() * processes as u64;
+        assert!(least >= TURNS / 2, "less than half of an even share: {turns:?}");
+    }
+}
+
+/// A waiter that is always too slow to wake up: from its second time on the lock is kept for it. It never comes, and so who
+/// waits beside it has the lock soon after.
+#[test]
+fn a_release_is_for_the_one_that_has_slept() {
+    let _turn = common::turn();
+    let (lock, words) = (mutex(), words());
+    assert!(lock.try_lock(me()));
+    let slow = ("mutex.woken", 1, fastmp_core::fault::Action::Stop);
+    let mut waiter = Child::fork(|| {
+        fastmp_core::fault::arm_in_turn(&[slow; 4]);
+        let _ = lock.lock(me(), Deadline::Never).unwrap();
+        words.set(0, 1);
+        lock.unlock();
+    });
+    for round in 0..4 {
+        waiter.until_parked();
+        std::thread::sleep(Duration::from_millis(3));
+        lock.unlock();
+        let start = Instant::now();
+        assert_eq!(lock.lock(me(), Deadline::Never), Ok(Acquired::Clean));
+        let took = start.elapsed();
+        waiter.until_stopped();
+        assert!(round == 0 || took >= Duration::from_micros(200), "round {round}: taken again after {took:?}");
+        // Then it is out of patience, and it is long ago that another was served.
+        std::thread::sleep(Duration::from_millis(3));
+        waiter.signal(libc::SIGCONT);
+    }
+    waiter.until_parked();
+    lock.unlock();
+    assert_eq!(waiter.wait(), OK);
+    assert_eq!(words.get(0), 1);
+}
+
+/// Who waits for a reserved lock, and the waiter that it is reserved for dies or gives up: the next one has it all the same.
+#[test]
+fn a_reservation_outlives_no_waiter_for_long() {
+    let _turn = common::turn();
+    for dies in [true, false] {
+        for _ in 0..10 {
+            let lock = mutex();
+            assert!(lock.try_lock(me()));
+            // Two waiters: the first is woken again and again in vain, and asks for a reservation.
+            let mut waiter = Child::fork(|| {
+                let patience = if dies { Deadline::Never } else { Deadline::after(0.05) };
+                if lock.lock(me(), patience).is_ok() {
+                    lock.unlock();
+                }
+            });
+            waiter.until_parked();
+            let asked = Instant::now();
+            while asked.elapsed() < Duration::from_millis(5) && lock.owner().is_some() {
+                lock.unlock();
+                let _ = lock.try_lock_or_recover(me());
+            }
+            if dies {
+                waiter.kill();
+            }
+            let _ = waiter.wait();
+            if lock.owner().is_some_and(|owner| owner == me()) {
+                lock.unlock();
+            }
+            // Neither for ever nor for a slice.
+            let start = Instant::now();
+            assert!(lock.lock(me(), soon()).is_ok());
+            assert!(start.elapsed() < Duration::from_secs(2));
+            lock.unlock();
+            // And then the lock is as quick as any: nothing of it stays.
+            assert!(lock.try_lock(me()));
+            lock.unlock();
+        }
+    }
+}
+
 #[test]
 fn a_stopped_holder_keeps_its_lock() {
     let _turn = common::turn();
