@@ -3,12 +3,13 @@
 import contextlib
 import os
 import queue as errors
+import signal
 import threading
 import time
 
 import pytest
 from children import forking
-from children.common import thread_sleeps, wait_until
+from children.common import thread_sleeps, wait_asleep, wait_until
 
 pytestmark = [pytest.mark.fastmp_only("the stdlib's objects may be inherited held"), pytest.mark.method("fork")]
 
@@ -129,6 +130,24 @@ def test_what_the_parent_holds_stays_the_parents(mp, crew, kind):
     assert lock.acquire(False) is (kind == "RLock")
     lock.release()
     assert lock.recoveries == 0
+
+
+@pytest.mark.parametrize("kind", forking.WAITS)
+def test_a_handler_that_forks_during_a_wait(mp, module, crew, kind):
+    """Both go on waiting, each as itself: neither keeps, or gives back, what the other was given."""
+    made = forking.build(mp, kind)
+    waiting, forked, done = mp.RawValue("b"), mp.RawValue("i"), mp.RawValue("i")
+    forking.hold(kind, made)
+    child = crew.start(forking.fork_in_a_handler, kind, made, waiting, forked, done)
+    wait_asleep(child.pid, waiting)
+    os.kill(child.pid, signal.SIGUSR1)
+    wait_until(lambda: forked.value)
+    wait_asleep(child.pid)
+    forking.let_go(kind, made)
+    # The forked one first, which goes on to use it again; then its parent.
+    crew.join()
+    assert done.value == 2
+    forking.use(kind, made)
 
 
 def test_objects_outlive_the_process_that_made_them(mp):

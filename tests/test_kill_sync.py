@@ -180,6 +180,9 @@ class TestRecover:
             getattr(mp, kind)(-1, recover=True)
         with pytest.raises(ValueError, match="at most"):
             getattr(mp, kind)(10**6, recover=True)
+        # Nobody could ever give one back.
+        with pytest.raises(ValueError, match="at least one"):
+            getattr(mp, kind)(0, recover=True)
 
 
 def test_a_waiter_killed_before_it_has_the_lock_again_leaves_the_wake_up_to_another(mp, crew):

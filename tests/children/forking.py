@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import threading
 import time
 import warnings
@@ -106,3 +107,92 @@ def until_closed(call):
     """What it waits on is closed in the end."""
     with contextlib.suppress(EOFError, OSError, ValueError):
         call()
+
+
+WAITS = [
+    "Lock",
+    "RLock",
+    "Semaphore",
+    "Value",
+    "Value.set",
+    "Value in a Lock",
+    "Array",
+    "Array.slice",
+    "Condition",
+    "Event",
+]
+
+
+def build(mp, kind):
+    if kind == "Semaphore":
+        return mp.Semaphore(1, recover=True)
+    if kind == "Value in a Lock":
+        return mp.Value("i", 5, lock=mp.Lock())
+    name = kind.partition(".")[0]
+    return mp.Value("i", 5) if name == "Value" else mp.Array("i", [5]) if name == "Array" else getattr(mp, name)()
+
+
+def hold(kind, made):
+    """From now on another's use of it waits."""
+    if kind == "Event":
+        made.clear()
+    elif kind != "Condition":
+        getattr(made, "get_lock", lambda: made)().acquire()
+
+
+def let_go(kind, made):
+    if kind == "Event":
+        made.set()
+    elif kind == "Condition":
+        with made:
+            made.notify_all()
+    else:
+        getattr(made, "get_lock", lambda: made)().release()
+
+
+def use(kind, made):
+    """Uses it, once it can be had."""
+    if kind == "Value.set":
+        made.value = 5
+    elif "Value" in kind:
+        assert made.value == 5
+    elif "Array" in kind:
+        assert (made[0] if kind == "Array" else made[:][0]) == 5
+    elif kind == "Event":
+        assert made.wait(30)
+    else:
+        assert made.acquire(True, 30)
+        made.release()
+
+
+def fork_in_a_handler(kind, made, waiting, forked, done):
+    """Waits for it; a signal handler forks meanwhile. Both use it, and the child ends first, with nothing in hand."""
+    child = None
+
+    def fork(*_):
+        nonlocal child
+        child = os.fork()
+        forked.value = 1
+
+    signal.signal(signal.SIGUSR1, fork)
+    waiting.value = 1
+    try:
+        if kind == "Condition":
+            with made:
+                made.wait(30)
+        else:
+            use(kind, made)
+        use(kind, made)
+        if child == 0:
+            done.value += 1
+            time.sleep(0.3)  # it lives: what it kept could not be recovered from it
+            os._exit(0)
+    except BaseException:
+        if child == 0:
+            os._exit(1)
+        raise
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    done.value += 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        use(kind, made)

@@ -1,5 +1,7 @@
 """Condition, held to what the stdlib's does."""
 
+import decimal
+import fractions
 import pickle
 import threading
 import time
@@ -135,6 +137,31 @@ def test_as_many_as_told_are_woken(mp, crew):
     with condition:
         condition.notify(5)  # nobody: void
         assert condition.wait(0.02) is False
+
+
+@pytest.mark.parametrize(
+    ("n", "woken"),
+    [(1.5, 2), (2.0, 2), (0.0, 0), (True, 1), (float("inf"), 3), (float("nan"), 0), (-(10**30), 0), (10**30, 3)]
+    + [(fractions.Fraction(3, 2), 2), (decimal.Decimal("0.1"), 1)],
+)
+def test_as_many_as_any_number_says(mp, crew, n, woken):
+    condition = mp.Condition()
+    outcomes = start_waiters(mp, crew, condition, 3)
+    with condition:
+        condition.notify(n)
+    wait_until(lambda: count_woken(outcomes) == woken)
+    time.sleep(0.02)
+    assert count_woken(outcomes) == woken
+    with condition:
+        condition.notify_all()
+    crew.join()
+
+
+@pytest.mark.parametrize("n", [None, "1", [], 1j])
+def test_as_many_as_no_number_says(mp, n):
+    condition = mp.Condition()
+    with condition, pytest.raises(TypeError):
+        condition.notify(n)
 
 
 def test_all_are_woken(mp, crew):

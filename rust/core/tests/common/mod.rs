@@ -123,11 +123,14 @@ impl Child {
 
     /// Wait until it sleeps in a futex or a poll, or has ended.
     pub fn until_parked(&self) {
-        until("a child parks", || {
-            let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default();
-            let number: i64 = call.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(-1);
-            [libc::SYS_futex, libc::SYS_ppoll, libc::SYS_poll].contains(&number) || state(self.pid()) == Some('Z')
-        });
+        until("a child parks", || self.is_parked());
+    }
+
+    /// Does it sleep in a futex or a poll, or has it ended?
+    pub fn is_parked(&self) -> bool {
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default();
+        let number: i64 = call.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(-1);
+        [libc::SYS_futex, libc::SYS_ppoll, libc::SYS_poll].contains(&number) || state(self.pid()) == Some('Z')
     }
 
     /// Seconds of processor time so far.

@@ -32,6 +32,10 @@ fn create(value: i64, bounded: bool, recover: bool) -> PyResult<Permits> {
     }
     let permits = u32::try_from(value).map_err(|_| os_error(libc::EINVAL))?;
     if recover {
+        if permits == 0 {
+            // Only who holds a permit may give one back: nobody ever could.
+            return Err(PyValueError::new_err("a semaphore that recovers has at least one permit"));
+        }
         if permits as usize > MOST_NAMED {
             let text = format!("a semaphore that recovers has at most {MOST_NAMED} permits");
             return Err(PyValueError::new_err(text));
