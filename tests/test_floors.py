@@ -270,6 +270,34 @@ def test_what_sees_a_fork_knows_no_one() -> None:
     assert [path for path, _ in paths if tuple(path[:2]) != module] == []
 
 
+# Where bytes become types, and where C is called. A file more is a file more to audit.
+UNSAFE = {
+    "core": {"facade", "layout", "overlays", "sys/*"},
+    "py": {
+        *("capi/bound_method", "capi/call", "closing", "descriptor", "message/channel_fds", "message/codec/*"),
+        *(
+            "message/framing",
+            "message/pickler",
+            "message/reducers",
+            "sharedctypes/array",
+            "sharedctypes/memory",
+            "sharedctypes/scalar",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("crate", UNSAFE)
+def test_unsafe_code_stands_in_few_places(crate: str) -> None:
+    src = ROOT / "rust" / crate / "src"
+    found = {file.relative_to(src).with_suffix("") for file in src.rglob("*.rs") if "unsafe" in words(file)}
+    assert {str(file) for file in found if not any(file.match(place) for place in UNSAFE[crate])} == set()
+
+
+def words(file: Path) -> set[str]:
+    return {word for word, _ in tokens(file.read_text())}
+
+
 # --- The test itself, on trees that are made up ---
 
 

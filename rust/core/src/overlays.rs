@@ -42,7 +42,8 @@ mod atomics {
     unsafe impl<T: Overlay> Overlay for [T] {}
 }
 
-/// Declares a struct that may be overlaid on shared memory: `repr(C)`, every field an [`Overlay`](overlays::Overlay).
+/// Declares a struct that may be overlaid on shared memory: `repr(C)`, every field an
+/// [`Overlay`](crate::overlays::Overlay).
 ///
 /// All its bytes zero should be its state of rest, for that is what new memory holds.
 ///
@@ -68,8 +69,6 @@ mod atomics {
 ///     struct Wrong { name: String }
 /// }
 /// ```
-///
-/// [`overlays::Overlay`]: crate::overlays::Overlay
 #[macro_export]
 macro_rules! overlay {
     (
