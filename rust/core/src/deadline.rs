@@ -53,8 +53,9 @@ impl Deadline {
         }
     }
 
-    /// This deadline, but at least a moment from now: for a lock that is held for microseconds as a rule, and that must be
-    /// waited for also by a call that is not to wait. A dead holder is found out within that moment.
+    /// This deadline, but at least a moment from now: for a lock that is held for microseconds as a
+    /// rule, and that must be waited for also by a call that is not to wait. A dead holder is found
+    /// out within that moment.
     pub fn with_grace(self) -> Deadline {
         const MOMENT: u64 = NANOS / 4;
         match self {

@@ -1,7 +1,7 @@
 //! Atomics and parking: the real ones, or loom's.
 //!
-//! A lock's algorithm is written once, against this. With `--cfg loom` a word carries a loom mutex and condition
-//! variable to sleep on: a stub that merely yields would hide lost wake-ups.
+//! A lock's algorithm is written once, against this. With `--cfg loom` a word carries a loom mutex
+//! and condition variable to sleep on: a stub that merely yields would hide lost wake-ups.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ pub use imp::*;
 /// How a wait on a word ended.
 pub use crate::sys::futex::Parked;
 
-/// No wait sleeps longer than this at a stretch, so that a death is noticed within 100 ms although nobody signals it. Waking up
-/// may cost an idle virtual machine 100 us, so that some 14 a second are 0.15 % of a core.
+/// No wait sleeps longer than this at a stretch, so that a death is noticed within 100 ms although
+/// nobody signals it. Waking up may cost an idle virtual machine 100 us, so that some 14 a second
+/// are 0.15 % of a core.
 pub const SLICE: Duration = Duration::from_millis(70);
 /// The next stretch of one who has seen the holder dying.
 pub const DYING: Duration = Duration::from_millis(10);
@@ -31,8 +32,9 @@ mod imp {
 
     static RETURNS: AtomicBool = AtomicBool::new(false);
 
-    /// From now on a wait of the main thread comes up with `Interrupted` at the end of every slice: a signal that arrived just
-    /// before the thread went to sleep has interrupted nothing, and its handler still has to be run.
+    /// From now on a wait of the main thread comes up with `Interrupted` at the end of every slice:
+    /// a signal that arrived just before the thread went to sleep has interrupted nothing, and its
+    /// handler still has to be run.
     pub fn return_for_signals() {
         RETURNS.store(true, Ordering::Relaxed);
     }
@@ -50,16 +52,19 @@ mod imp {
         static RESUMED: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// Does this wait go on after it came up at the end of a slice? Said once; there is nothing to spin for then.
+    /// Does this wait go on after it came up at the end of a slice? Said once; there is nothing to
+    /// spin for then.
     pub fn resumed() -> bool {
         RESUMED.take()
     }
 
-    /// A full fence between an atomic read-modify-write and a look at another word, so that of two threads that each
-    /// change one word and then look at the other's at least one sees the change. SeqCst accesses would say so too,
-    /// but only if every access to both words were SeqCst, and loom makes less of them than the memory model does.
+    /// A full fence between an atomic read-modify-write and a look at another word, so that of two
+    /// threads that each change one word and then look at the other's at least one sees the change.
+    /// SeqCst accesses would say so too, but only if every access to both words were SeqCst, and
+    /// loom makes less of them than the memory model does.
     ///
-    /// On x86 a read-modify-write is a full fence already, whatever its order: there the compiler alone is to be held.
+    /// On x86 a read-modify-write is a full fence already, whatever its order: there the compiler
+    /// alone is to be held.
     #[inline]
     pub fn fence_after_rmw() {
         if cfg!(target_arch = "x86_64") {
@@ -124,7 +129,8 @@ mod imp {
 
         fn low(&self) -> &AtomicU32 {
             let at = std::ptr::from_ref(&self.0).cast::<AtomicU32>();
-            // SAFETY: the half of a live, aligned 64-bit word; only the kernel reads it through this reference.
+            // SAFETY: the half of a live, aligned 64-bit word; only the kernel reads it through
+            // this reference.
             unsafe { &*at.add(usize::from(cfg!(target_endian = "big"))) }
         }
 
@@ -158,8 +164,9 @@ mod imp {
     pub use crate::sys::liveness::{Liveness, Owner};
 
     loom::lazy_static! {
-        /// Owners that a model has declared dead, as bits by pid. Read by read-modify-write: the kernel's answer is never an old one, and what
-        /// the dead had stored is visible to whoever has it.
+        /// Owners that a model has declared dead, as bits by pid. Read by read-modify-write: the
+        /// kernel's answer is never an old one, and what the dead had stored is visible to whoever
+        /// has it.
         static ref DEAD: AtomicU64 = AtomicU64::new(0);
     }
 
@@ -173,7 +180,8 @@ mod imp {
     }
 
     loom::thread_local! {
-        /// The deaths that this thread has been woken for, by the word that it slept on: slices end again and again, on each of them.
+        /// The deaths that this thread has been woken for, by the word that it slept on: slices end
+        /// again and again, on each of them.
         static SEEN: std::cell::RefCell<Vec<(usize, u64)>> = std::cell::RefCell::new(Vec::new());
     }
 
@@ -255,8 +263,9 @@ mod imp {
                     Self { value: <$atomic>::new(value), gate: Mutex::new(()), bell: Condvar::new() }
                 }
 
-                /// Sleep while the word is `expected`. Never times out: a lost wake-up shows as a deadlock. A
-                /// death rings every bell (`ring`), as the end of a slice does outside the model.
+                /// Sleep while the word is `expected`. Never times out: a lost wake-up shows as a
+                /// deadlock. A death rings every bell (`ring`), as the end of a slice does outside
+                /// the model.
                 pub fn park(&self, expected: $int, _until: u64) -> Result<Parked> {
                     let gate = self.gate.lock().expect("loom");
                     // The kernel's own look at the word is ordered with wake-ups by its lock.

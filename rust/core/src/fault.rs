@@ -9,7 +9,8 @@ macro_rules! kill_point {
     };
 }
 
-/// May the kernel be asked for leases? Always, unless a test wants it to be as on a system without them.
+/// May the kernel be asked for leases? Always, unless a test wants it to be as on a system without
+/// them.
 #[cfg(not(feature = "kill-points"))]
 #[inline(always)]
 pub fn leases() -> bool {

@@ -314,7 +314,8 @@ fn a_break_outlives_who_makes_it() {
     }
 }
 
-/// One who comes dies with the gate in hand, its name left behind; and so does who takes the gate over.
+/// One who comes dies with the gate in hand, its name left behind; and so does who takes the gate
+/// over.
 #[test]
 fn a_gate_outlives_who_takes_it_over() {
     let _turn = common::turn();
@@ -327,7 +328,8 @@ fn a_gate_outlives_who_takes_it_over() {
             assert_eq!(doomed.wait(), KILLED, "{second}");
             assert_eq!(meeting.core().waiting(), arrived, "{second}");
         }
-        // Who died after it was counted breaks the barrier for those who wait; who died before was never there.
+        // Who died after it was counted breaks the barrier for those who wait; who died before was
+        // never there.
         if second == "barrier.arrived" {
             assert_eq!(meeting.meet(false), Err(Error::Broken));
             meeting.core().reset();

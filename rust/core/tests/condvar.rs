@@ -26,7 +26,8 @@ fn waiter(watched: &Watched) -> Child {
     child
 }
 
-/// The same, to be killed when it comes to `point` after it has once slept in vain: slices end in "woken" too.
+/// The same, to be killed when it comes to `point` after it has once slept in vain: slices end in
+/// "woken" too.
 fn doomed(watched: &Watched, point: &str) -> Child {
     let words = words();
     let child = Child::fork(|| {
@@ -194,8 +195,8 @@ fn a_notifier_that_dies_before_its_wake_up_harms_nobody() {
     assert_eq!(watched.lock.recoveries(), 1);
 }
 
-/// The first, who was granted, dies; so does its heir, at each step of taking over. A third one, who waited when the wake-up was
-/// given, gets it.
+/// The first, who was granted, dies; so does its heir, at each step of taking over. A third one,
+/// who waited when the wake-up was given, gets it.
 #[test]
 fn a_grant_outlives_its_heir() {
     let _turn = common::turn();
@@ -228,7 +229,8 @@ fn a_grant_outlives_its_heir() {
     }
 }
 
-/// An heir that is granted something itself before it has left its own slot hands that on, and dies doing it or after.
+/// An heir that is granted something itself before it has left its own slot hands that on, and dies
+/// doing it or after.
 #[test]
 fn an_heir_with_two_grants_takes_none_with_it() {
     let _turn = common::turn();
@@ -260,7 +262,8 @@ fn an_heir_with_two_grants_takes_none_with_it() {
     }
 }
 
-/// One without a slot finds that the granted one has died, lets all without a slot go on, and dies before it has freed the slot.
+/// One without a slot finds that the granted one has died, lets all without a slot go on, and dies
+/// before it has freed the slot.
 #[test]
 fn those_without_a_slot_outlive_who_clears_up() {
     let _turn = common::turn();
@@ -382,7 +385,8 @@ fn a_bounded_buffer_survives_random_kills() {
                 }
                 watched.wait(Deadline::Never);
                 if watched.lock.recoveries() != recoveries {
-                    // Its last holder may have died between its change and its notify: so one for it.
+                    // Its last holder may have died between its change and its notify: so one for
+                    // it.
                     watched.condvar().notify(u64::MAX);
                 }
             }

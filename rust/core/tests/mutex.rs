@@ -170,7 +170,8 @@ fn a_waiter_takes_over_within_100_ms() {
     assert!(best < Duration::from_millis(100), "{best:?}");
 }
 
-/// The holder dies, and so does who takes over from it, as soon as it has: a third one gets the lock.
+/// The holder dies, and so does who takes over from it, as soon as it has: a third one gets the
+/// lock.
 #[test]
 fn a_lock_outlives_who_takes_it_over() {
     let _turn = common::turn();
@@ -286,10 +287,12 @@ fn a_wake_up_handed_to_the_dying_is_not_lost() {
     let _turn = common::turn();
     let lock = mutex();
     assert!(lock.try_lock(me()));
-    // The first to park is the first to be woken. Its slices end in "woken" too: kill it at the wake-up by arming late.
+    // The first to park is the first to be woken. Its slices end in "woken" too: kill it at the
+    // wake-up by arming late.
     let words = words();
     let mut first = Child::fork(|| {
-        // A slice is 45 ms long: parked anew some 20 ms before the release, it wakes by the release.
+        // A slice is 45 ms long: parked anew some 20 ms before the release, it wakes by the
+        // release.
         let _ = lock.lock(me(), Deadline::after(0.3));
         words.set(0, 1);
         fastmp_core::fault::arm("mutex.woken", 1, fastmp_core::fault::Action::Kill);
@@ -333,7 +336,8 @@ fn a_holder_that_dies_before_its_wake_up_harms_nobody() {
 #[test]
 fn a_waiter_that_gives_up_hands_its_wake_up_on() {
     let _turn = common::turn();
-    // Woken, robbed by a passer-by, out of time: unless it says that others wait, they sleep on when the lock becomes free.
+    // Woken, robbed by a passer-by, out of time: unless it says that others wait, they sleep on
+    // when the lock becomes free.
     let lock = mutex();
     let mut rounds = 0;
     while rounds < 10 {
@@ -365,8 +369,8 @@ fn a_waiter_that_gives_up_hands_its_wake_up_on() {
     }
 }
 
-/// Processes that hold the lock for long, and take it again as soon as they have given it up: each is quicker than whoever
-/// has to wake up. All the same each gets its turns.
+/// Processes that hold the lock for long, and take it again as soon as they have given it up: each
+/// is quicker than whoever has to wake up. All the same each gets its turns.
 #[test]
 fn nobody_starves_beside_those_who_come_back_at_once() {
     let _turn = common::turn();
@@ -403,8 +407,8 @@ fn nobody_starves_beside_those_who_come_back_at_once() {
     }
 }
 
-/// A waiter that is always too slow to wake up: from its second time on the lock is kept for it. It never comes, and so who
-/// waits beside it has the lock soon after.
+/// A waiter that is always too slow to wake up: from its second time on the lock is kept for it. It
+/// never comes, and so who waits beside it has the lock soon after.
 #[test]
 fn a_release_is_for_the_one_that_has_slept() {
     let _turn = common::turn();
@@ -436,7 +440,8 @@ fn a_release_is_for_the_one_that_has_slept() {
     assert_eq!(words.get(0), 1);
 }
 
-/// Who waits for a reserved lock, and the waiter that it is reserved for dies or gives up: the next one has it all the same.
+/// Who waits for a reserved lock, and the waiter that it is reserved for dies or gives up: the next
+/// one has it all the same.
 #[test]
 fn a_reservation_outlives_no_waiter_for_long() {
     let _turn = common::turn();

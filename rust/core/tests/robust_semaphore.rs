@@ -179,7 +179,8 @@ fn who_dies_giving_back_or_taking_over_leaves_the_permit() {
     assert_eq!((semaphore.core().free(), semaphore.acquire()), (1, Acquired::Clean));
 }
 
-/// A holder of two dies; who takes one of them over dies as soon as it has, with no wake-up for the others, who were asleep.
+/// A holder of two dies; who takes one of them over dies as soon as it has, with no wake-up for the
+/// others, who were asleep.
 #[test]
 fn permits_outlive_who_takes_them_over() {
     let _turn = common::turn();

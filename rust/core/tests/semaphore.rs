@@ -98,7 +98,8 @@ fn a_waiter_that_dies_parking_harms_nobody() {
     assert_eq!(semaphore.permits(), 1, "the dead waiter took none");
 }
 
-/// A first waiter dies at `point` when permits come; `permits` released, `left` of them for those who come after.
+/// A first waiter dies at `point` when permits come; `permits` released, `left` of them for those
+/// who come after.
 fn dies_woken(point: &str, permits: u32, others: usize) {
     let (semaphore, words) = (semaphore(0, MAX), words());
     let mut first = Child::fork(|| {

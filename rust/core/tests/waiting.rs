@@ -1,4 +1,5 @@
-//! What every wait has in common: it comes up for signals and looks at the living, also when it is woken again and again in vain.
+//! What every wait has in common: it comes up for signals and looks at the living, also when it is
+//! woken again and again in vain.
 #![cfg(not(loom))]
 // A failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
@@ -21,8 +22,8 @@ use fastmp_core::{Deadline, Error, Result, facade};
 /// Rounds of being woken in vain: some 300 ms.
 const ROUNDS: usize = 100;
 
-/// `wait`, which stops at `woken` whenever it is woken. While it is stopped what it was woken for is gone again. It comes up for
-/// signals all the same, though no slice of it ever ends in peace.
+/// `wait`, which stops at `woken` whenever it is woken. While it is stopped what it was woken for
+/// is gone again. It comes up for signals all the same, though no slice of it ever ends in peace.
 fn comes_up(woken: &str, wait: impl Fn() -> Result<()>, give: impl Fn(), take: impl Fn() -> bool) {
     let words = words();
     assert!(take());

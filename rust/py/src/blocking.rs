@@ -3,7 +3,8 @@
 use fastmp_core::{Deadline, Error, Result};
 use pyo3::prelude::*;
 
-/// Call `attempt` detached until it ends otherwise than by a signal. Handlers run in between; what one raises ends the wait.
+/// Call `attempt` detached until it ends otherwise than by a signal. Handlers run in between; what
+/// one raises ends the wait.
 pub fn wait<T: Send>(py: Python<'_>, mut attempt: impl FnMut() -> Result<T> + Send) -> PyResult<Result<T>> {
     loop {
         match py.detach(&mut attempt) {

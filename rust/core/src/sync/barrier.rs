@@ -12,27 +12,36 @@
 //! | 4-31 | the generation |
 //! | 32-63 | how many have come |
 //!
-//! Behind it is a place for each party, in which one who has come leaves its name, so that the others can see it die. Places are written
-//! under `gate`; who dies between its name and the count has not come: the next one writes over it.
+//! Behind it is a place for each party, in which one who has come leaves its name, so that the
+//! others can see it die. Places are written under `gate`; who dies between its name and the count
+//! has not come: the next one writes over it.
 //!
-//! - come: name, then CAS count + 1, the commit point. The last one makes this the next generation's word instead, count 0, or sets `ACTING`.
+//! - come: name, then CAS count + 1, the commit point. The last one makes this the next
+//!   generation's word instead, count 0, or sets `ACTING`.
 //! - wait: until the generation is another one, or broken.
-//! - act: after its action the last one CASes to the next generation, the commit point of the release.
+//! - act: after its action the last one CASes to the next generation, the commit point of the
+//!   release.
 //! - break (a time-out, an abort, a failed action, a death): CAS in `BROKEN`, the commit point.
 //! - reset: CAS to the next generation with `RESET`, not broken, count 0.
-//! - time-outs break it only while somebody is missing; when all have come, the action may take its time.
-//! - leave (a signal handler raised): CAS count - 1, the commit point, then the last name goes to the leaver's place; who dies in between leaves
-//!   its own name, and the barrier breaks: one of its parties died.
+//! - time-outs break it only while somebody is missing; when all have come, the action may take its
+//!   time.
+//! - leave (a signal handler raised): CAS count - 1, the commit point, then the last name goes to
+//!   the leaver's place; who dies in between leaves its own name, and the barrier breaks: one of
+//!   its parties died.
 //!
-//! `past` remembers how the last 32 generations ended, for parties so slow that the word has left their generation behind by more than one: before any
-//! step out of a generation what `RESET` says of the one before is entered there, with its number, so that it is entered once.
+//! `past` remembers how the last 32 generations ended, for parties so slow that the word has left
+//! their generation behind by more than one: before any step out of a generation what `RESET` says
+//! of the one before is entered there, with its number, so that it is entered once.
 //!
-//! Each transition is a CAS of the whole word against what was seen, so that of two the second finds that there is nothing left for it to do.
+//! Each transition is a CAS of the whole word against what was seen, so that of two the second
+//! finds that there is nothing left for it to do.
 //!
-//! Death: of a waiting or acting party: each waiter looks at the name after its own at the end of each slice, and at one more in turn;
-//! so everybody dead is looked at by somebody alive. Of one who owes wake-ups: slices end. Of the gate's holder: the gate is recovered, as any mutex.
+//! Death: of a waiting or acting party: each waiter looks at the name after its own at the end of
+//! each slice, and at one more in turn; so everybody dead is looked at by somebody alive. Of one
+//! who owes wake-ups: slices end. Of the gate's holder: the gate is recovered, as any mutex.
 //!
-//! Release on every change of the word and Acquire on reading it: who comes out has seen what each party did before it came.
+//! Release on every change of the word and Acquire on reading it: who comes out has seen what each
+//! party did before it came.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -62,7 +71,8 @@ overlay! {
     pub struct BarrierState {
         gate: Mutex,
         word: Word64,
-        /// High half: how many generations are entered here (as in the word). Low half: a bit for each, the last one the lowest: ended by a reset?
+        /// High half: how many generations are entered here (as in the word). Low half: a bit for
+        /// each, the last one the lowest: ended by a reset?
         past: AtomicU64,
     }
 }
@@ -149,7 +159,8 @@ impl<'a> Barrier<'a> {
         self.state.word.load(Ordering::Acquire)
     }
 
-    /// Make `to` of `from`, and wake those who sleep on what that ends; false if it is no longer `from`.
+    /// Make `to` of `from`, and wake those who sleep on what that ends; false if it is no longer
+    /// `from`.
     fn change(&self, from: u64, to: u64) -> bool {
         if from & GENERATIONS != to & GENERATIONS {
             self.remember(from);
@@ -173,7 +184,8 @@ impl<'a> Barrier<'a> {
         let (entered, generation) = (self.state.past.load(Ordering::Relaxed), word & GENERATIONS);
         if (entered >> 32).wrapping_add(GENERATION) & GENERATIONS == generation {
             let ends = (entered << 1 | u64::from(word & RESET != 0)) & LOW;
-            // Failure: another has entered the same. Release on success of what follows orders it before the generation's end.
+            // Failure: another has entered the same. Release on success of what follows orders it
+            // before the generation's end.
             let _ = self.state.past.compare_exchange(
                 entered,
                 generation << 32 | ends,
@@ -183,7 +195,8 @@ impl<'a> Barrier<'a> {
         }
     }
 
-    /// Did the generation end by a reset, as `word` and `past` have it? Of a generation long ago: no.
+    /// Did the generation end by a reset, as `word` and `past` have it? Of a generation long ago:
+    /// no.
     fn was_reset(&self, generation: u64, word: u64) -> bool {
         if (generation + GENERATION) & GENERATIONS == word & GENERATIONS {
             return word & RESET != 0;
@@ -196,7 +209,8 @@ impl<'a> Barrier<'a> {
     /// Come. With `acts` the last one is to run an action.
     ///
     /// # Errors
-    /// `Broken`; `TimedOut` if the gate was not free by the deadline, `Interrupted`: not come, in both cases.
+    /// `Broken`; `TimedOut` if the gate was not free by the deadline, `Interrupted`: not come, in
+    /// both cases.
     pub fn arrive(&self, me: Owner, acts: bool, deadline: Deadline) -> Result<Arrived> {
         let _ = self.state.gate.lock_with_grace(me, deadline)?;
         let came = loop {
@@ -209,7 +223,8 @@ impl<'a> Barrier<'a> {
                 break Err(Error::Corrupted("a barrier counts more parties than it has"));
             }
             let Some(place) = self.places.get(count as usize) else {
-                // All have come and one of them acts. This one is early for the next generation, and has to wait for it.
+                // All have come and one of them acts. This one is early for the next generation,
+                // and has to wait for it.
                 self.state.gate.unlock();
                 self.until_over(word, deadline)?;
                 let _ = self.state.gate.lock_with_grace(me, deadline)?;
@@ -239,7 +254,8 @@ impl<'a> Barrier<'a> {
         if word & ACTING != 0 { count == all } else { count < all }
     }
 
-    /// Does somebody act whose death would be noticed? For another's action there are time-outs as for all else.
+    /// Does somebody act whose death would be noticed? For another's action there are time-outs as
+    /// for all else.
     fn is_acted_on(&self, word: u64) -> Result<bool> {
         if word & ACTING == 0 {
             return Ok(false);
@@ -248,7 +264,8 @@ impl<'a> Barrier<'a> {
         last.map(facade::is_local).ok_or(Error::Corrupted("nobody runs a barrier's action"))
     }
 
-    /// Wait until an action is over, nothing of this party's being counted: its own time begins after that.
+    /// Wait until an action is over, nothing of this party's being counted: its own time begins
+    /// after that.
     fn until_over(&self, word: u64, deadline: Deadline) -> Result<()> {
         waiting::wait(&mut ActionWait { barrier: *self, from: word, parked: word }, deadline)
     }
@@ -277,8 +294,8 @@ impl<'a> Barrier<'a> {
         Some(if broken { Err(Error::Broken) } else { Ok(()) })
     }
 
-    /// Wait for the others until `deadline`; who gives up breaks the barrier. `me` is asked for anew each time: a signal handler may have
-    /// forked, and the child is none of the parties.
+    /// Wait for the others until `deadline`; who gives up breaks the barrier. `me` is asked for
+    /// anew each time: a signal handler may have forked, and the child is none of the parties.
     ///
     /// # Errors
     /// `Broken`; `Interrupted`: still there.
@@ -286,7 +303,8 @@ impl<'a> Barrier<'a> {
         waiting::wait(&mut PartyWait { barrier: *self, arrival, me, parked: 0 }, deadline)
     }
 
-    /// Look at the party after this one, and at another one each time; break the barrier for the dead.
+    /// Look at the party after this one, and at another one each time; break the barrier for the
+    /// dead.
     fn look_around(&self, arrival: Arrival) -> Liveness {
         let word = self.load();
         let count = ((word >> 32) as usize).min(self.places.len());
@@ -305,12 +323,14 @@ impl<'a> Barrier<'a> {
         }
     }
 
-    /// Look at the party in a place; if it is dead, the barrier breaks, unless it is no longer as it was in `word`.
+    /// Look at the party in a place; if it is dead, the barrier breaks, unless it is no longer as
+    /// it was in `word`.
     fn look_at(&self, word: u64, place: usize) -> Liveness {
         let named = || self.places.get(place).and_then(|place| Owner::in_word(place.0.load(Ordering::Relaxed)));
         let owner = named();
         let seen = owner.map_or(Liveness::Unknown, facade::probe);
-        // Still there: who left meanwhile is none of the parties, although the word may be the same again.
+        // Still there: who left meanwhile is none of the parties, although the word may be the same
+        // again.
         if seen == Liveness::Dead && named() == owner {
             self.change(word, word | BROKEN);
         }
@@ -348,12 +368,14 @@ impl<'a> Barrier<'a> {
         }
     }
 
-    /// Go before the generation is over, without breaking the barrier: another one may take the place. False: it is over, or about to be.
+    /// Go before the generation is over, without breaking the barrier: another one may take the
+    /// place. False: it is over, or about to be.
     pub fn leave(&self, arrival: Arrival, me: Owner) -> bool {
         if me != arrival.me {
             return false;
         }
-        // Held for a few words, and given back if its holder dies; if it is stopped, nothing else is left to do.
+        // Held for a few words, and given back if its holder dies; if it is stopped, nothing else
+        // is left to do.
         if self.state.gate.lock_with_grace(me, Deadline::PASSED).is_err() {
             self.break_off(arrival, me);
             return false;

@@ -1,10 +1,12 @@
 //! A wait under a lock: give the lock up, wait for a grant, take the lock again.
 //!
-//! The steps are apart because signal handlers run between the tries of each. What `Interrupted` ends is called again
-//! after them, or the wait is given up: [`ConditionWait::cancel`], and then the lock is taken back all the same.
+//! The steps are apart because signal handlers run between the tries of each. What `Interrupted`
+//! ends is called again after them, or the wait is given up: [`ConditionWait::cancel`], and then
+//! the lock is taken back all the same.
 //!
-//! The slot is taken before the lock is given up, so that a notifier that comes next finds it. The grant is used up after the
-//! lock is had again: until then it passes on to another if this process dies, wherever it is.
+//! The slot is taken before the lock is given up, so that a notifier that comes next finds it. The
+//! grant is used up after the lock is had again: until then it passes on to another if this process
+//! dies, wherever it is.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -13,8 +15,8 @@ use crate::sync::condvar::{Condvar, Waiting};
 use crate::sync::lock::LockState;
 use crate::sync::mutex::Acquired;
 
-/// One wait of a thread that holds the lock: [`begin`](Self::begin), [`wait`](Self::wait), [`take_back`](Self::take_back),
-/// [`end`](Self::end).
+/// One wait of a thread that holds the lock: [`begin`](Self::begin), [`wait`](Self::wait),
+/// [`take_back`](Self::take_back), [`end`](Self::end).
 /// ```
 /// use fastmp_core::objects::{Condvar, Lock};
 /// use fastmp_core::sync::condition::ConditionWait;

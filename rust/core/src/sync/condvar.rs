@@ -1,46 +1,54 @@
 //! A condition to wait for, beside a lock of the user's: tickets and grants.
 //!
 //! # Protocol
-//! A waiter draws a ticket and takes a [`Slot`] while it holds the user's lock, releases that, and waits for a grant. Under the same lock a
-//! notifier grants the slots with the lowest tickets, one for each wake-up asked for; so a grant goes to one who waited before it was
-//! given, never to a late-comer. The slot's word names its holder beside its state:
+//! A waiter draws a ticket and takes a [`Slot`] while it holds the user's lock, releases that, and
+//! waits for a grant. Under the same lock a notifier grants the slots with the lowest tickets, one
+//! for each wake-up asked for; so a grant goes to one who waited before it was given, never to a
+//! late-comer. The slot's word names its holder beside its state:
 //!
 //! | bits | what |
 //! |---|---|
-//! | 0-1 | 1 `WAITING`, awake; 3 `PARKED`; 2 `GRANTED`; 0: being filled in, or free if the whole word is 0 |
+//! | 0-1 | 1 `WAITING`, awake; 3 `PARKED`; 2 `GRANTED`; 0: being filled in, or all of it free |
 //! | 2-63 | the waiter ([`Owner`]) |
 //!
-//! - prepare_wait: CAS 0 -> me, ticket, bound 0, store me `WAITING`: the commit point.
-//! - notify: `bound` = the next ticket to be issued, CAS `WAITING` or `PARKED` -> `GRANTED`, the commit point; wake this one alone, if it is parked.
-//! - take the grant: when the waiter has the user's lock again it stores 0, the commit point. Before it the grant is the dead's to leave
-//!   behind, after it it is used.
-//! - give up: CAS `WAITING` or `PARKED` -> 0. If that fails there is a grant: take it, or, if an exception is on its way, hand it on.
+//! - prepare_wait: CAS 0 -> me, ticket, store me `WAITING`: the commit point.
+//! - notify: `bound` = the next ticket to be issued, CAS `WAITING` or `PARKED` -> `GRANTED`, the
+//!   commit point; wake this one alone, if it is parked.
+//! - take the grant: when the waiter has the user's lock again it stores 0, the commit point. If
+//!   the waiter dies before this store, the grant passes to another. After it, the grant is spent.
+//! - give up: CAS `WAITING` or `PARKED` -> 0. If that fails there is a grant: take it, or, if an
+//!   exception is on its way, hand it on.
 //!
 //! # Death
-//! - of a waiter: its slot stays `WAITING`. A grant that goes there passes on as any grant of the dead.
-//! - of a granted one, before it took the grant: other waiters look for such slots at the end of each slice. One whose
-//!   ticket is below the grant's bound waited already when the grant was given. It takes the slot over, grant and all, by
-//!   CAS dead `GRANTED` -> me `GRANTED`: the commit point. So at every instant the grant is in one slot, which names who has
-//!   it. Then it leaves its own slot; if that has been granted too, that grant goes to another first.
-//!   If none of those who waited then is left, the grant is void, as it is in a notify that finds nobody.
-//! - of the heir: before its CAS it has done nothing; after it the grant is the heir's, and passes on as the first one did.
-//!   Its own slot stays as that of a dead waiter.
-//! - of a notifier, after the CAS and before the wake-up: the waiter finds the grant at the end of its slice.
-//! - of one that hands a grant on: the other is granted first, and then the own slot freed. Who dies in between has woken one
-//!   too many, not one too few.
+//! - of a waiter: its slot stays `WAITING`. A grant that goes there passes on as any grant of the
+//!   dead.
+//! - of a granted one, before it took the grant: other waiters look for such slots at the end of
+//!   each slice. One whose ticket is below the grant's bound waited already when the grant was
+//!   given. It takes the slot over, grant and all, by CAS dead `GRANTED` -> me `GRANTED`: the
+//!   commit point. So at every instant the grant is in one slot, which names who has it. Then it
+//!   leaves its own slot; if that has been granted too, that grant goes to another first. If none
+//!   of those who waited then is left, the grant is void, as it is in a notify that finds nobody.
+//! - of the heir: before its CAS it has done nothing; after it the grant is the heir's, and passes
+//!   on as the first one did. Its own slot stays as that of a dead waiter.
+//! - of a notifier, after the CAS and before the wake-up: the waiter finds the grant at the end of
+//!   its slice.
+//! - of one that hands a grant on: the other is granted first, and then the own slot freed. Who
+//!   dies in between has woken one too many, not one too few.
 //! - while preparing: a slot that is nobody's, until it is cleared.
 //!
-//! A slot's bound only grows, from one tenant to the next: bounds are tickets, and so a newer grant's is the largest. Nothing
-//! resets it, for who grants writes the bound before its CAS, and the slot may change hands in between.
+//! A slot's bound only grows, from one tenant to the next: bounds are tickets, and so a newer
+//! grant's is the largest. Nothing resets it, for who grants writes the bound before its CAS, and
+//! the slot may change hands in between.
 //!
 //! Slots of the dead are cleared when a grant of the dead was found, and when no slot is free.
 //!
 //! # More waiters than slots
-//! They wait for a slot, tickets in hand, on a [`WaitSet`]. A notify with more wake-ups than slots that wait sets `granted_below`: each of
-//! those without a slot whose ticket is lower goes on. Beyond the number of slots a waiter may so be woken that need not have been; none is left out.
+//! They wait for a slot, tickets in hand, on a [`WaitSet`]. A notify with more wake-ups than slots
+//! that wait sets `granted_below`: each of those without a slot whose ticket is lower goes on.
+//! Beyond the number of slots a waiter may so be woken that need not have been; none is left out.
 //!
-//! Orders: the user's lock orders preparing and notifying. Release on a grant and Acquire on taking it, so that what a
-//! notifier did before is seen also by one who does not care for the lock.
+//! Orders: the user's lock orders preparing and notifying. Release on a grant and Acquire on taking
+//! it, so that what a notifier did before is seen also by one who does not care for the lock.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -59,7 +67,8 @@ const PARKED: u64 = 3;
 
 /// Slots of a condition in shared memory: with its head they fill a page.
 pub const SLOTS: usize = 166;
-/// Owners that get a thorough look when slots are short; the others get a cheap one, and a thorough one in turn.
+/// Owners that get a thorough look when slots are short; the others get a cheap one, and a thorough
+/// one in turn.
 const LOOKS: usize = 6;
 
 static SPIN: Spin = Spin::new(20_000);
@@ -133,12 +142,14 @@ impl Slot {
 
     /// Free the slot of somebody who no longer waits.
     fn free(&self) {
-        // Release: its stores are over. An RMW: those who wait for a slot are looked for next (see `waitset`).
+        // Release: its stores are over. An RMW: those who wait for a slot are looked for next (see
+        // `waitset`).
         self.word.swap(0, Ordering::Release);
     }
 
     fn clear(&self, word: u64) -> bool {
-        // Acquire: what the dead have stored is visible to whoever clears up after them. Release: as in `free`.
+        // Acquire: what the dead have stored is visible to whoever clears up after them. Release:
+        // as in `free`.
         self.word.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
@@ -184,7 +195,8 @@ impl<'a> Condvar<'a> {
 
     fn claim(&self, me: Owner, ticket: u64) -> Option<usize> {
         for (at, slot) in self.slots.iter().enumerate() {
-            // Relaxed: a look that saves most CASes. The waitset's fences make it see what was freed before it registered.
+            // Relaxed: a look that saves most CASes. The waitset's fences make it see what was
+            // freed before it registered.
             if slot.word.load(Ordering::Relaxed) != 0 {
                 continue;
             }
@@ -207,11 +219,13 @@ impl<'a> Condvar<'a> {
         &self.slots[..used.min(self.slots.len())]
     }
 
-    /// Wait for a grant until `deadline`, the user's lock not being held. With the lock in hand again, `consume` it. Who was
-    /// forked in the middle, by a signal handler, has no slot of its own: it goes on as if woken.
+    /// Wait for a grant until `deadline`, the user's lock not being held. With the lock in hand
+    /// again, `consume` it. Who was forked in the middle, by a signal handler, has no slot of its
+    /// own: it goes on as if woken.
     ///
     /// # Errors
-    /// `TimedOut`: over, without a grant. `Interrupted` by a signal: still waiting, call again or `cancel`.
+    /// `TimedOut`: over, without a grant. `Interrupted` by a signal: still waiting, call again or
+    /// `cancel`.
     pub fn wait(&self, waiting: &mut Waiting, me: Owner, deadline: Deadline) -> Result<()> {
         if me != waiting.me {
             return Ok(());
@@ -225,13 +239,14 @@ impl<'a> Condvar<'a> {
         waiting::wait(&mut GrantWait { condvar: *self, waiting, parked: 0 }, deadline)
     }
 
-    /// Are all granted that drew such a ticket and have no slot? An RMW: it takes its place in the order of the notifier's,
-    /// which sees a slot that was taken before it.
+    /// Are all granted that drew such a ticket and have no slot? An RMW: it takes its place in the
+    /// order of the notifier's, which sees a slot that was taken before it.
     fn is_overlooked(&self, ticket: u64) -> bool {
         self.state.granted_below.fetch_max(0, Ordering::AcqRel) > ticket
     }
 
-    /// Take over a slot with a grant that was given to one who is dead by now, if there is one for this waiter: `Dead` if so.
+    /// Take over a slot with a grant that was given to one who is dead by now, if there is one for
+    /// this waiter: `Dead` if so.
     fn inherit(&self, waiting: &mut Waiting) -> Liveness {
         let mut seen = Liveness::Unknown;
         for (at, slot) in self.used().iter().enumerate() {
@@ -263,7 +278,8 @@ impl<'a> Condvar<'a> {
         seen
     }
 
-    /// Free the slot of one who waits no longer; a grant that has come all the same goes to another.
+    /// Free the slot of one who waits no longer; a grant that has come all the same goes to
+    /// another.
     fn vacate(&self, slot: &Slot, me: Owner) {
         loop {
             let word = slot.word.load(Ordering::Acquire);
@@ -281,7 +297,8 @@ impl<'a> Condvar<'a> {
         }
     }
 
-    /// Those with tickets below waited when `slot` was granted. Whatever is found in memory: nobody has a ticket yet to be drawn.
+    /// Those with tickets below waited when `slot` was granted. Whatever is found in memory: nobody
+    /// has a ticket yet to be drawn.
     fn bound(&self, slot: &Slot) -> u64 {
         slot.bound.load(Ordering::Relaxed).min(self.state.next.load(Ordering::Relaxed))
     }
@@ -345,7 +362,8 @@ impl<'a> Condvar<'a> {
     fn pass_on(&self, bound: u64) {
         while let Some((slot, word)) = self.first(bound) {
             let granted = slot.grant(word, bound);
-            // If not, a late-comer of the same process has the slot by now: one too many is woken, not one too few.
+            // If not, a late-comer of the same process has the slot by now: one too many is woken,
+            // not one too few.
             if granted && slot.ticket.load(Ordering::Relaxed) < bound {
                 kill_point!("condvar.passed_on");
                 return;
@@ -354,7 +372,8 @@ impl<'a> Condvar<'a> {
         self.reach_those_without(bound);
     }
 
-    /// Let all who have no slot go on whose tickets are below `bound`. SeqCst: with the registration of those who have none.
+    /// Let all who have no slot go on whose tickets are below `bound`. SeqCst: with the
+    /// registration of those who have none.
     fn reach_those_without(&self, bound: u64) {
         self.state.granted_below.fetch_max(bound, Ordering::SeqCst);
         self.state.no_slot.notify_all();
@@ -382,10 +401,12 @@ impl<'a> Condvar<'a> {
         }
     }
 
-    /// Wake `most` of those who wait, the longest-waiting first; gives how many were found. The user's lock is held.
+    /// Wake `most` of those who wait, the longest-waiting first; gives how many were found. The
+    /// user's lock is held.
     pub fn notify(&self, most: u64) -> u64 {
         let bound = self.state.next.load(Ordering::Relaxed);
-        // Ends, although slots that become free are taken anew: tickets below the bound are as many as waited.
+        // Ends, although slots that become free are taken anew: tickets below the bound are as many
+        // as waited.
         let (mut left, mut looked) = (most, false);
         while left > 0 {
             match self.first(bound) {

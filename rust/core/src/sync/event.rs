@@ -1,15 +1,17 @@
 //! A flag to wait for.
 //!
-//! One word: bit 0 the flag, bit 1 somebody may be parked, the rest counts how often it was set: a waiter whose event was
-//! set and cleared again before it came to look has still been notified. Setting is one store; a setter that dies
-//! before its wake-up is found out at the end of the waiters' slice.
+//! One word: bit 0 the flag, bit 1 somebody may be parked, the rest counts how often it was set: a
+//! waiter whose event was set and cleared again before it came to look has still been notified.
+//! Setting is one store; a setter that dies before its wake-up is found out at the end of the
+//! waiters' slice.
 //!
 //! # Orders
 //! - `set` releases, and `is_set` and `wait` acquire: who sees it set sees what came before.
-//! - `clear` acquires as well: the `set` that it wipes away may be the one that a look at something else should have
-//!   followed (`event.clear(); if not ready: event.wait()`). The stdlib's takes the flag by `sem_trywait`.
-//! - `set` and `clear` end with a full fence: of two that each set an event of their own and then ask for the other's,
-//!   one sees it set.
+//! - `clear` acquires as well: the `set` that it wipes away may be the one that a look at something
+//!   else should have followed (`event.clear(); if not ready: event.wait()`). The stdlib's takes
+//!   the flag by `sem_trywait`.
+//! - `set` and `clear` end with a full fence: of two that each set an event of their own and then
+//!   ask for the other's, one sees it set.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -81,7 +83,8 @@ impl EventState {
 
     /// Clear it.
     pub fn clear(&self) {
-        // Acquire: see the module. Release: of two who clear it in turn the last one has seen all of that.
+        // Acquire: see the module. Release: of two who clear it in turn the last one has seen all
+        // of that.
         self.word.fetch_and(!SET, Ordering::AcqRel);
         facade::fence_after_rmw();
     }

@@ -1,8 +1,9 @@
 //! The shared state of `Lock` and `RLock`: a mutex, the holding thread, and how often it holds.
 //!
-//! `thread` and `depth` are written by the holder alone, while it holds. A thread that reads its own id in `thread`, with
-//! its process in the word, wrote it itself: nobody else stores that value, and a release clears it first, whoever
-//! releases. So Relaxed does. They say nothing once the holder is dead: whoever takes over writes them anew.
+//! `thread` and `depth` are written by the holder alone, while it holds. A thread that reads its
+//! own id in `thread`, with its process in the word, wrote it itself: nobody else stores that
+//! value, and a release clears it first, whoever releases. So Relaxed does. They say nothing once
+//! the holder is dead: whoever takes over writes them anew.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -86,17 +87,20 @@ impl LockState {
     /// `Overflow` if nobody does.
     #[inline]
     pub fn unlock_any(&self, thread: u32) -> Result<()> {
-        // No name may stay: the next holder's process would find it there before it has written its own.
+        // No name may stay: the next holder's process would find it there before it has written its
+        // own.
         match self.thread.load(Ordering::Relaxed) {
             0 => (),
             holder if holder == thread => self.thread.store(0, Ordering::Relaxed),
-            // Another's lock. If that one has just been released and taken anew, the new name stays.
+            // Another's lock. If that one has just been released and taken anew, the new name
+            // stays.
             holder => _ = self.thread.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed),
         }
         self.mutex.unlock_any()
     }
 
-    /// Undo an acquisition of this thread's, whatever the kind of lock; nothing if another has released it meanwhile.
+    /// Undo an acquisition of this thread's, whatever the kind of lock; nothing if another has
+    /// released it meanwhile.
     #[inline]
     pub fn unlock_if_mine(&self, me: Owner, thread: u32) {
         if self.is_mine(me, thread) {

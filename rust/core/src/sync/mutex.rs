@@ -9,30 +9,36 @@
 //! | 1 | `RESERVED`: the next holder is to be one that has slept for it |
 //! | 2-63 | the holder ([`Owner`]); 0: nobody |
 //!
-//! - acquire: CAS 0 -> me. This is the commit point: before it nothing is held, after it the word itself says by whom.
+//! - acquire: CAS 0 -> me. This is the commit point: before it nothing is held, after it the word
+//!   itself says by whom.
 //! - wait: CAS word -> word | `WAITERS`, then park while the low half is unchanged.
-//! - release: swap 0; if the old word had `WAITERS`, wake one. A woken waiter acquires *with* `WAITERS`, for it does not
-//!   know whether it was the only one: at worst one needless wake-up.
+//! - release: swap 0; if the old word had `WAITERS`, wake one. A woken waiter acquires *with*
+//!   `WAITERS`, for it does not know whether it was the only one: at worst one needless wake-up.
 //!
 //! # Fairness
-//! A lock that is free goes to whoever comes first: a holder that takes it again at once is quicker than a waiter that has
-//! to wake up. That is what makes it fast, and what would starve waiters. So a waiter that has waited for `PATIENCE` sets
-//! `RESERVED`, not more often than once in that time for each lock. A release then leaves `RESERVED` | `WAITERS` behind, and
-//! wakes one. Who comes now waits; who has slept may take it (parking_lot's eventual fairness, Go's starvation mode).
+//! A lock that is free goes to whoever comes first: a holder that takes it again at once is quicker
+//! than a waiter that has to wake up. That is what makes it fast, and what would starve waiters. So
+//! a waiter that has waited for `PATIENCE` sets `RESERVED`, not more often than once in that time
+//! for each lock. A release then leaves `RESERVED` | `WAITERS` behind, and wakes one. Who comes now
+//! waits; who has slept may take it (parking_lot's eventual fairness, Go's starvation mode).
 //!
-//! The reservation names nobody. So it needs no mending when its waiter dies or gives up: another that has slept takes the
-//! lock, or who came waits for `RESERVATION` and then has slept. It is a hint, never what exclusion rests on. Callers
-//! that do not wait take a reserved lock as well: nobody holds it, and they could not tell when it is theirs.
+//! The reservation names nobody. So it needs no mending when its waiter dies or gives up: another
+//! that has slept takes the lock, or who came waits for `RESERVATION` and then has slept. It is a
+//! hint, never what exclusion rests on. Callers that do not wait take a reserved lock as well:
+//! nobody holds it, and they could not tell when it is theirs.
 //!
 //! # Death
-//! - of the holder: a waiter looks at it at the end of each slice; proved dead, it CASes the dead word -> me | `WAITERS`,
-//!   the commit point. The CAS fails if anybody else was quicker. If the new holder dies at once, it is in the word itself.
-//! - between a release's swap and its wake-up: waiters find the word free at the end of their slice.
+//! - of the holder: a waiter looks at it at the end of each slice; proved dead, it CASes the dead
+//!   word -> me | `WAITERS`, the commit point. The CAS fails if anybody else was quicker. If the
+//!   new holder dies at once, it is in the word itself.
+//! - between a release's swap and its wake-up: waiters find the word free at the end of their
+//!   slice.
 //! - of a waiter: leaves `WAITERS`, which costs one call, and perhaps `RESERVED`: see above.
 //! - of a woken waiter: as between swap and wake-up.
 //!
-//! Acquire on taking, release on giving up: the only edge needed is from one holder to the next. Flags are set with Relaxed:
-//! the futex compares the word itself. A CAS that adds flags to a free word goes on with the release sequence of the swap.
+//! Acquire on taking, release on giving up: the only edge needed is from one holder to the next.
+//! Flags are set with Relaxed: the futex compares the word itself. A CAS that adds flags to a free
+//! word goes on with the release sequence of the swap.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -47,11 +53,14 @@ const WAITERS: u64 = 1;
 const RESERVED: u64 = 2;
 const FLAGS: u64 = WAITERS | RESERVED;
 
-/// Nanoseconds that a waiter lets others be quicker. In a model time stands still, and every sleeper is out of patience.
+/// Nanoseconds that a waiter lets others be quicker. In a model time stands still, and every
+/// sleeper is out of patience.
 const PATIENCE: u64 = if cfg!(loom) { 0 } else { 1_000_000 };
-/// Nanoseconds that a free lock stays reserved at most: for a waiter that has a core some 50 us are enough to wake up.
+/// Nanoseconds that a free lock stays reserved at most: for a waiter that has a core some 50 us are
+/// enough to wake up.
 const RESERVATION: u64 = 250_000;
-/// Waiting for so many times its patience, a waiter no longer minds how long ago another was served.
+/// Waiting for so many times its patience, a waiter no longer minds how long ago another was
+/// served.
 const URGENT: u64 = 16;
 /// Of the clock, for `served`: nanoseconds in one of its ticks, as a power of two.
 const TICK: u32 = 16;
@@ -76,7 +85,8 @@ overlay! {
     pub struct Mutex {
         word: Word64,
         recoveries: AtomicU32,
-        /// When a reservation was last used, in ticks of some 65 us that wrap. Only fairness depends on it.
+        /// When a reservation was last used, in ticks of some 65 us that wrap. Only fairness
+        /// depends on it.
         served: AtomicU32,
     }
 }
@@ -112,7 +122,8 @@ impl Mutex {
         loop {
             let word = self.word.load(Ordering::Relaxed);
             let Some(owner) = Owner::in_word(word) else {
-                // Acquire: as in `try_lock`. A reservation is for those who wait: its waiter may ask again.
+                // Acquire: as in `try_lock`. A reservation is for those who wait: its waiter may
+                // ask again.
                 let mine = me.word() | word & WAITERS;
                 match self.word.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed) {
                     Ok(_) => return Some(Acquired::Clean),
@@ -123,7 +134,8 @@ impl Mutex {
         }
     }
 
-    /// Is it held, and no look at its holder due? Then a caller that does not wait is refused at the price of a load.
+    /// Is it held, and no look at its holder due? Then a caller that does not wait is refused at
+    /// the price of a load.
     #[inline]
     pub fn is_refused(&self, me: Owner) -> bool {
         match self.owner() {
@@ -141,8 +153,9 @@ impl Mutex {
         if self.try_lock(me) { Ok(Acquired::Clean) } else { self.lock_slow(me, deadline) }
     }
 
-    /// Take it, waiting until `deadline` and for a moment in any case: for a lock that is held for microseconds as a rule. Within
-    /// that moment signals wait too, so that it ends although the caller tries again after each.
+    /// Take it, waiting until `deadline` and for a moment in any case: for a lock that is held for
+    /// microseconds as a rule. Within that moment signals wait too, so that it ends although the
+    /// caller tries again after each.
     pub fn lock_with_grace(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
         if self.try_lock(me) {
             return Ok(Acquired::Clean);
@@ -185,7 +198,8 @@ impl Mutex {
         let word = self.word.swap(0, Ordering::Release);
         if word & FLAGS != 0 {
             if word & RESERVED != 0 {
-                // Not in one step with the swap, which this spares: if another is quicker, the waiter asks again.
+                // Not in one step with the swap, which this spares: if another is quicker, the
+                // waiter asks again.
                 let _ = self.word.compare_exchange(0, FLAGS, Ordering::Relaxed, Ordering::Relaxed);
             }
             self.wake();
@@ -360,7 +374,8 @@ impl Wait for LockWait<'_> {
     fn give_up(&mut self) -> Result<Option<Acquired>> {
         let taken = self.mutex.try_lock_or_recover(self.me);
         if taken.is_none() && self.asleep_since != 0 {
-            // Perhaps its own reservation, perhaps another's, who then asks again: better than one for nobody.
+            // Perhaps its own reservation, perhaps another's, who then asks again: better than one
+            // for nobody.
             let word = self.mutex.word.load(Ordering::Relaxed);
             if word & RESERVED != 0 && word & Owner::MASK != 0 {
                 let without = word & !RESERVED;

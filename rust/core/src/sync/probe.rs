@@ -18,7 +18,8 @@ thread_local! {
     static LAST: [Cell<(u64, u64)>; PLACES] = const { [const { Cell::new((0, 0)) }; PLACES] };
 }
 
-/// Run `f` on the place of `what`, with the time: exact to some milliseconds, and four times as fast as the exact one.
+/// Run `f` on the place of `what`, with the time: exact to some milliseconds, and four times as
+/// fast as the exact one.
 #[inline]
 fn place_of<T>(what: u64, f: impl FnOnce(&Cell<(u64, u64)>, u64) -> T) -> T {
     // The top bits of the product are the best mixed.

@@ -1,15 +1,18 @@
 //! A semaphore that knows who holds its permits, so that those of the dead come back.
 //!
 //! # Protocol
-//! One word for each permit: 0, or the process that holds it ([`Owner`]). There is no count beside them that could disagree.
+//! One word for each permit: 0, or the process that holds it ([`Owner`]). There is no count beside
+//! them that could disagree.
 //!
 //! - acquire: CAS a free word 0 -> me: the commit point, which says in the same word by whom.
 //! - wait: register on the [`WaitSet`], try once more, park.
-//! - release: CAS one of this process's words me -> 0: the commit point; then notify. A process that holds none cannot release.
+//! - release: CAS one of this process's words me -> 0: the commit point; then notify. A process
+//!   that holds none cannot release.
 //!
-//! Death of a holder: waiters look at the holders at the end of each slice, and who does not wait looks once in a while: a
-//! word that names one proved dead is taken over by CAS dead -> me. Of a releaser before its wake-up, or of a woken waiter: slices end.
-//! Of a waiter: one needless wake-up.
+//! Death of a holder: waiters look at the holders at the end of each slice, and who does not wait
+//! looks once in a while: a word that names one proved dead is taken over by CAS dead -> me. Of a
+//! releaser before its wake-up, or of a woken waiter: slices end. Of a waiter: one needless
+//! wake-up.
 //!
 //! Acquire on taking, release on giving back: from one holder of a permit to the next.
 
@@ -26,7 +29,8 @@ use crate::sync::waitset::WaitSet;
 
 /// The most permits that are kept by name: what is looked through at each call.
 pub const MAX: usize = 1 << 12;
-/// Holders that get a thorough look at the end of a slice; the others get a cheap one, and a thorough one in turn.
+/// Holders that get a thorough look at the end of a slice; the others get a cheap one, and a
+/// thorough one in turn.
 const LOOKS: usize = 6;
 /// Rows up to this long are looked through again and again while spinning.
 const SHORT: usize = 64;
@@ -77,7 +81,8 @@ impl Permit {
     }
 
     fn holder(&self) -> Option<Owner> {
-        // Relaxed: the waitset's fences see to it that who looks after registering sees what was released before.
+        // Relaxed: the waitset's fences see to it that who looks after registering sees what was
+        // released before.
         Owner::in_word(self.0.load(Ordering::Relaxed))
     }
 }
@@ -137,7 +142,8 @@ impl<'a> RobustSemaphore<'a> {
         if may_probe(self.address()) { self.recover(me, turn(), LOOKS).ok() } else { None }
     }
 
-    /// After a `try_acquire` in vain: is no look at the holders due? Then a caller that does not wait is refused.
+    /// After a `try_acquire` in vain: is no look at the holders due? Then a caller that does not
+    /// wait is refused.
     #[inline]
     pub fn is_refused(&self) -> bool {
         !is_due(self.address())
@@ -148,7 +154,8 @@ impl<'a> RobustSemaphore<'a> {
         std::ptr::from_ref(self.state).addr() as u64
     }
 
-    /// Take a permit from the dead: `Err` tells whether somebody is dying. Thorough looks for `looks` of the holders, from the `turn`th on.
+    /// Take a permit from the dead: `Err` tells whether somebody is dying. Thorough looks for
+    /// `looks` of the holders, from the `turn`th on.
     fn recover(&self, me: Owner, turn: usize, looks: usize) -> std::result::Result<Acquired, Liveness> {
         let mut found = Liveness::Unknown;
         // Those already looked at, the last ones at least: a process may hold many.
@@ -172,7 +179,8 @@ impl<'a> RobustSemaphore<'a> {
                     if permit.take(owner.word(), me) {
                         kill_point!("robust_semaphore.recovered");
                         self.state.recoveries.fetch_add(1, Ordering::Relaxed);
-                        // It may have held more than this one: who is woken and finds another count looks too.
+                        // It may have held more than this one: who is woken and finds another count
+                        // looks too.
                         self.state.waiting.notify();
                         return Ok(Acquired::Recovered(owner));
                     }

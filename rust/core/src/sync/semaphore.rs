@@ -7,10 +7,11 @@
 //! - wait: with no permit left, CAS in the flag, park while the word is unchanged.
 //! - release: CAS n -> n + 1, the flag cleared (the commit point); if it was set, wake one.
 //!
-//! A woken waiter takes its permit and sets the flag again, as others may be parked still; a second release that came while the
-//! flag was down woke nobody, so if permits are left the woken one wakes the next. Death between a release's CAS and its wake-up, or
-//! of a woken waiter: the others find the permit at the end of their slice. Of a waiter: the flag costs one call.
-//! What a dead holder owed is not known here.
+//! A woken waiter takes its permit and sets the flag again, as others may be parked still; a second
+//! release that came while the flag was down woke nobody, so if permits are left the woken one
+//! wakes the next. Death between a release's CAS and its wake-up, or of a woken waiter: the others
+//! find the permit at the end of their slice. Of a waiter: the flag costs one call. What a dead
+//! holder owed is not known here.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};

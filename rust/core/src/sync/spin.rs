@@ -1,16 +1,18 @@
 //! A busy wait that adapts to whether it pays.
 //!
-//! Waking a sleeping core costs tens of microseconds, so a wait that is about to end should not sleep. But a spinner
-//! whose counterpart has no core to run on only delays it. So each kind of wait keeps, per process, a budget: doubled when a
-//! spin ended in success, halved when it ended in sleep, with a small one left to find out that times have changed.
-//! After the first few looks the spinner yields the core again and again, so that a counterpart that is ready to run can.
+//! Waking a sleeping core costs tens of microseconds, so a wait that is about to end should not
+//! sleep. But a spinner whose counterpart has no core to run on only delays it. So each kind of
+//! wait keeps, per process, a budget: doubled when a spin ended in success, halved when it ended in
+//! sleep, with a small one left to find out that times have changed. After the first few looks the
+//! spinner yields the core again and again, so that a counterpart that is ready to run can.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::deadline::now;
 use crate::facade;
 
-/// Looks before the first yield: some three microseconds. What comes sooner is not worth a system call.
+/// Looks before the first yield: some three microseconds. What comes sooner is not worth a system
+/// call.
 const LOOKS: u32 = 64;
 /// Looks between yields.
 const BETWEEN: u32 = 8;
@@ -29,7 +31,8 @@ impl Spin {
         Spin { budget: AtomicU32::new(most), most }
     }
 
-    /// Spin until `ready` gives something, or until it no longer pays. Relaxed orders: the budget is a guess.
+    /// Spin until `ready` gives something, or until it no longer pays. Relaxed orders: the budget
+    /// is a guess.
     pub fn until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
         if cfg!(loom) || alone() || facade::resumed() {
             return ready();

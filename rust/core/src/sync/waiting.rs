@@ -1,12 +1,15 @@
 //! The one loop of all waits.
 //!
-//! Try; spin for a bounded while; register; try again; park until an absolute deadline; unregister. Each kind of wait
-//! says in a [`Wait`] what these are for it. The loop does the rest:
+//! Try; spin for a bounded while; register; try again; park until an absolute deadline; unregister.
+//! Each kind of wait says in a [`Wait`] what these are for it. The loop does the rest:
 //!
-//! - It sleeps in slices ([`facade::SLICE`]). At the end of each it looks at those whose death would end the wait, and
-//!   comes up for signals: one that arrived just before the sleep has interrupted nothing.
-//! - A slice has its own clock. Wake-ups that were in vain, and signals, do not put its end off, however often they come.
-//! - A wait that came up and is called again goes on where it was: the clock of its slice is kept by its thread.
+//! - It sleeps in slices ([`facade::SLICE`]). At the end of each it looks at those whose death
+//!   would end the wait, and comes up for signals: one that arrived just before the sleep has
+//!   interrupted nothing.
+//! - A slice has its own clock. Wake-ups that were in vain, and signals, do not put its end off,
+//!   however often they come.
+//! - A wait that came up and is called again goes on where it was: the clock of its slice is kept
+//!   by its thread.
 //! - Who has never registered leaves no trace. Who gives up afterwards says so ([`Wait::give_up`]).
 
 use std::cell::Cell;
@@ -32,7 +35,8 @@ pub enum Prepared<T> {
 pub enum Look {
     /// Before the first sleep: somebody may have been dead for long. A system call or two.
     Quick,
-    /// After a wake-up, which the finder of a death may have sent. A load or two, unless there is reason for more.
+    /// After a wake-up, which the finder of a death may have sent. A load or two, unless there is
+    /// reason for more.
     Woken,
     /// At the end of a slice.
     Thorough,
@@ -85,13 +89,15 @@ pub trait Wait {
     /// `Interrupted` by a signal.
     fn park(&mut self, until: u64) -> Result<Parked>;
 
-    /// Look at those whose death would end the wait, or whose work is to be done by another when they are dead.
+    /// Look at those whose death would end the wait, or whose work is to be done by another when
+    /// they are dead.
     ///
     /// # Errors
     /// Those of `attempt`.
     fn probe(&mut self, look: Look) -> Result<Found<Self::Output>>;
 
-    /// The deadline has passed: unregister, and hand on what may have come meanwhile. `None`: try again.
+    /// The deadline has passed: unregister, and hand on what may have come meanwhile. `None`: try
+    /// again.
     ///
     /// # Errors
     /// `TimedOut`: it is over.
@@ -106,10 +112,12 @@ pub trait Wait {
     }
 }
 
-/// Short slices in a row, for one who is dying. After so many it is taking its time, and so do its waiters.
+/// Short slices in a row, for one who is dying. After so many it is taking its time, and so do its
+/// waiters.
 const DYING_MOST: u8 = 10;
 
-/// When a wait looks at the others again. Kept by its thread when it comes up for signals, for the call that goes on.
+/// When a wait looks at the others again. Kept by its thread when it comes up for signals, for the
+/// call that goes on.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
     look: u64,
@@ -152,8 +160,8 @@ fn spin<W: Wait>(wait: &mut W) -> Option<Result<W::Output>> {
 /// Wait until there is what is waited for, until `deadline` at the latest.
 ///
 /// # Errors
-/// `TimedOut`; `Interrupted` by a signal, or to look for one: run handlers, and call it again with a wait like this one;
-/// what the wait itself ends with.
+/// `TimedOut`; `Interrupted` by a signal, or to look for one: run handlers, and call it again with
+/// a wait like this one; what the wait itself ends with.
 pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
     let kept = CAME_UP.take();
     // A wait that goes on has nothing to spin for. Both are asked: either may have come up.
@@ -198,7 +206,8 @@ pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
         let parked = wait.park(deadline.or_at(pace.look));
         if !pace.is_over(&parked) {
             match parked {
-                // Somebody has just changed something, and another may have been quicker: as at first.
+                // Somebody has just changed something, and another may have been quicker: as at
+                // first.
                 Ok(Parked::Woken) => match wait.probe(Look::Woken)? {
                     Found::Ended(done) => return Ok(done),
                     _ => {

@@ -2,16 +2,20 @@
 //!
 //! One word: bit 0 says that somebody may be waiting, the rest counts wake-ups.
 //!
-//! - Waiter: `register` (sets bit 0), check the condition once more, `park` while the word is as registered.
-//! - Waker: change the condition, then `notify`: nothing to do unless bit 0 is set; else clear it, count, wake.
+//! - Waiter: `register` (sets bit 0), check the condition once more, `park` while the word is as
+//!   registered.
+//! - Waker: change the condition, then `notify`: nothing to do unless bit 0 is set; else clear it,
+//!   count, wake.
 //!
-//! A full fence stands between the waker's change and its look at bit 0, and one between the waiter's bit 0 and its look at the
-//! condition: so either the waker sees the bit or the waiter the condition. What order the condition's own accesses have does
-//! not matter for that, but the change must be a read-modify-write, or have one after it ([`facade::fence_after_rmw`]).
+//! A full fence stands between the waker's change and its look at bit 0, and one between the
+//! waiter's bit 0 and its look at the condition: so either the waker sees the bit or the waiter the
+//! condition. What order the condition's own accesses have does not matter for that, but the change
+//! must be a read-modify-write, or have one after it ([`facade::fence_after_rmw`]).
 //!
-//! `notify` wakes one waiter and clears the bit although others may sleep. The woken one sets it again (`register`), and once it
-//! has taken what it waited for it notifies in turn if there is more: the wake-up is handed down, not sent to all. If it is killed
-//! first, the others find out at the end of their slice ([`facade::SLICE`]); a waiter that is killed leaves at most bit 0, which
+//! `notify` wakes one waiter and clears the bit although others may sleep. The woken one sets it
+//! again (`register`), and once it has taken what it waited for it notifies in turn if there is
+//! more: the wake-up is handed down, not sent to all. If it is killed first, the others find out at
+//! the end of their slice ([`facade::SLICE`]); a waiter that is killed leaves at most bit 0, which
 //! costs the next waker one call.
 
 use crate::error::Result;

@@ -205,7 +205,8 @@ fn who_has_no_slot_gets_the_next_one() {
     });
 }
 
-/// The heir of a grant dies in its turn, before or after it has taken the grant over: a third one gets it.
+/// The heir of a grant dies in its turn, before or after it has taken the grant over: a third one
+/// gets it.
 #[test]
 fn a_grant_of_the_dead_outlives_its_heir() {
     model(2, || {
@@ -233,8 +234,8 @@ fn a_grant_of_the_dead_outlives_its_heir() {
     });
 }
 
-/// Threads of one process look the same in a slot's word: one that has just got the slot is granted what was meant for the
-/// one before. When it dies, another that waited at the time gets it.
+/// Threads of one process look the same in a slot's word: one that has just got the slot is granted
+/// what was meant for the one before. When it dies, another that waited at the time gets it.
 #[test]
 fn a_slot_that_changes_hands_under_a_notifier_keeps_the_grant() {
     model(2, || {

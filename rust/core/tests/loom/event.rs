@@ -43,8 +43,8 @@ fn an_event_set_and_cleared_has_been_set() {
     });
 }
 
-/// `event.clear(); if not ready: event.wait()` against `ready = True; event.set()`: the set that `clear` wiped away must
-/// have made `ready` visible.
+/// `event.clear(); if not ready: event.wait()` against `ready = True; event.set()`: the set that
+/// `clear` wiped away must have made `ready` visible.
 #[test]
 fn what_clear_wiped_away_has_been_seen() {
     model(3, || {

@@ -1,5 +1,6 @@
-//! Models of the locks under loom: every interleaving of a few threads, within a bound on preemptions. Parking never times out here,
-//! so that a lost wake-up is a deadlock, which loom reports.
+//! Models of the locks under loom: every interleaving of a few threads, within a bound on
+//! preemptions. Parking never times out here, so that a lost wake-up is a deadlock, which loom
+//! reports.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p fastmp-core --release --test loom`
 #![cfg(loom)]

@@ -145,7 +145,8 @@ fn recursion_keeps_others_out() {
     });
 }
 
-/// A plain lock is of the thread that took it last, not of one of the same process that had it before.
+/// A plain lock is of the thread that took it last, not of one of the same process that had it
+/// before.
 #[test]
 fn a_lock_that_another_thread_holds_is_not_mine() {
     model(3, || {

@@ -47,7 +47,8 @@ fn semaphore_of_one_permit_and_three_threads() {
 
 #[test]
 fn two_releases_wake_two_waiters() {
-    // The second release finds the flag down and wakes nobody: the first one woken has to hand the wake-up on.
+    // The second release finds the flag down and wakes nobody: the first one woken has to hand the
+    // wake-up on.
     model(3, || {
         let semaphore = Arc::new(Semaphore::new(0, MAX));
         let waiters = [0; 2].map(|_| {

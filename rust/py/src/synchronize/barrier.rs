@@ -63,7 +63,8 @@ impl Barrier {
                 arrival
             }
             Ok(Arrived::Wait(arrival)) => {
-                // Its time begins when it has come, which an action of the round before may have delayed.
+                // Its time begins when it has come, which an action of the round before may have
+                // delayed.
                 let deadline = blocking::deadline(timeout);
                 let ended = blocking::wait(py, || core.wait(arrival, me(), deadline));
                 if ended.is_err() {

@@ -65,7 +65,8 @@ impl Condvar {
         handles::attached(cls, (fd, token, offset))
     }
 
-    /// Release the lock, wait until notified or for `timeout` seconds, take the lock again; was it notified?
+    /// Release the lock, wait until notified or for `timeout` seconds, take the lock again; was it
+    /// notified?
     #[pyo3(signature = (lock, timeout = None))]
     fn wait(&self, py: Python<'_>, lock: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
         let guard = Guard::of(lock, "must acquire() condition before using wait()")?;
@@ -97,7 +98,8 @@ impl Condvar {
         }
     }
 
-    /// Wake `n` of those who wait, the longest-waiting first. As in the stdlib `n` is whatever can be compared with a number.
+    /// Wake `n` of those who wait, the longest-waiting first. As in the stdlib `n` is whatever can
+    /// be compared with a number.
     fn notify(&self, lock: &Bound<'_, PyAny>, n: &Bound<'_, PyAny>) -> PyResult<()> {
         Guard::of(lock, "lock is not owned")?;
         if n.is_exact_instance_of::<PyInt>() {
