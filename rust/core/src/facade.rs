@@ -40,6 +40,9 @@ mod imp {
     }
 
     /// At the end of a slice in which nothing happened: must this wait come up?
+    ///
+    /// # Errors
+    /// `Interrupted`: it must.
     pub fn end_slice() -> Result<()> {
         if RETURNS.load(Ordering::Relaxed) && liveness::thread_id() == liveness::me().pid() {
             RESUMED.set(true);
@@ -98,6 +101,9 @@ mod imp {
         }
 
         /// Sleep while the word is `expected`, until `until` at the latest.
+        ///
+        /// # Errors
+        /// `Interrupted` by a signal.
         pub fn park(&self, expected: u32, until: u64) -> Result<Parked> {
             futex::wait(&self.0, expected, until)
         }
@@ -135,6 +141,9 @@ mod imp {
         }
 
         /// Sleep while the low half is that of `expected`, until `until` at the latest.
+        ///
+        /// # Errors
+        /// `Interrupted` by a signal.
         pub fn park(&self, expected: u64, until: u64) -> Result<Parked> {
             futex::wait(self.low(), expected as u32, until)
         }

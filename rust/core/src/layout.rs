@@ -88,6 +88,9 @@ impl Header {
     }
 
     /// The object's size, if this is a `kind` of this version.
+    ///
+    /// # Errors
+    /// `Corrupted` if it is none.
     pub fn check(&self, kind: Kind) -> Result<u64> {
         // Acquire: with the store in `write`.
         if self.magic.load(Ordering::Acquire) != MAGIC {

@@ -37,6 +37,9 @@ impl Incoming {
     }
 
     /// Take `fd` over, which has just come through an exec, and shall not through another.
+    ///
+    /// # Errors
+    /// `Os` (EBADF) if it is not open.
     pub fn inherited(fd: OwnedFd) -> Result<Incoming> {
         fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
         Ok(Self::new(fd))

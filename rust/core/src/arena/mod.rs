@@ -191,11 +191,17 @@ impl Block {
     /// The block at `offset` of the segment behind `fd`, if a `kind` is there, held by `token` (see
     /// [`Handle`]; None: there is none). A segment is mapped once in a process, however many blocks
     /// of it are held, and so is a token.
+    ///
+    /// # Errors
+    /// `Corrupted` if no such block is there; `OutOfMemory`.
     pub fn attach(fd: OwnedFd, token: Option<OwnedFd>, offset: usize, kind: Kind) -> Result<Block> {
         Self::attach_by(&Incoming::new(fd), token.map(Incoming::new).as_ref(), offset, kind)
     }
 
     /// The same by descriptors that other blocks may share.
+    ///
+    /// # Errors
+    /// As for [`attach`](Self::attach).
     pub fn attach_by(segment: &Incoming, token: Option<&Incoming>, offset: usize, kind: Kind) -> Result<Block> {
         let segment = segment.segment()?;
         let token = match token {
@@ -239,6 +245,9 @@ impl Block {
     }
 
     /// The header.
+    ///
+    /// # Errors
+    /// `Corrupted` if it is not inside its segment.
     pub fn header(&self) -> Result<&Header> {
         layout::view(self.segment.mapping(), self.offset)
     }
@@ -249,6 +258,9 @@ impl Block {
     }
 
     /// Its payload as a `T` and as long a row of `U`s as there is room for.
+    ///
+    /// # Errors
+    /// `Corrupted` if the block is too small.
     pub fn with_slice<T: Overlay, U: Overlay>(self) -> Result<WithSlice<T, U, Block>> {
         let (payload, bytes) = (self.payload(), self.bytes);
         WithSlice::new(self, payload, bytes)

@@ -21,11 +21,17 @@ pub struct Segment {
 
 impl Segment {
     /// A new segment of `bytes`, its pages reserved, whose header says `kind`.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os` when descriptors have run out.
     pub fn create(name: &str, kind: Kind, bytes: usize) -> Result<Segment> {
         Self::sparse(name, kind, bytes, bytes)
     }
 
     /// The same, with only the first `reserved` bytes reserved so far.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os` when descriptors have run out.
     pub fn sparse(name: &str, kind: Kind, bytes: usize, reserved: usize) -> Result<Segment> {
         let fd = memfd::create(name, reserved as u64)?;
         if bytes > reserved {
@@ -37,6 +43,9 @@ impl Segment {
     }
 
     /// Map the first `bytes` (0: all) of a segment that another process made, if it is a `kind`.
+    ///
+    /// # Errors
+    /// `Corrupted` if it is no such segment; `OutOfMemory`.
     pub fn attach(fd: OwnedFd, kind: Kind, bytes: usize) -> Result<Segment> {
         memfd::check(&fd)?;
         let size = memfd::size(&fd)? as usize;
@@ -59,6 +68,9 @@ impl Segment {
     }
 
     /// Its descriptor, to be sent. The program may have closed it, and the number be another file's.
+    ///
+    /// # Errors
+    /// `Os` (EBADF) if the program has closed it.
     pub fn own_fd(&self) -> Result<BorrowedFd<'_>> {
         self.fd.get().ok_or(Error::Os(Errno::BADF))
     }

@@ -114,6 +114,9 @@ pub struct Extents {
 
 impl Extents {
     /// Those whose table is at `table` of `segment`.
+    ///
+    /// # Errors
+    /// `Corrupted` if the table is not inside the segment.
     pub fn new(segment: Arc<Segment>, table: usize) -> Result<Extents> {
         Ok(Extents { state: layout::Object::new(segment, table)?, maps: MappingCache::default() })
     }
@@ -129,6 +132,9 @@ impl Extents {
     }
 
     /// A range of the segment, mapped.
+    ///
+    /// # Errors
+    /// `Corrupted` if the range cannot be; `OutOfMemory`.
     pub fn map(&self, range: Range) -> Result<Arc<Mapping>> {
         let bytes = usize::try_from(range.cap).map_err(|_| Error::Corrupted("an extent of impossible size"))?;
         self.maps.get(self.segment(), range.offset, bytes)
@@ -270,6 +276,9 @@ impl Extents {
 
     /// Under a get lock: the extent that the message at the head refers to becomes this process's, if the head is
     /// committed as `intent`.
+    ///
+    /// # Errors
+    /// `WouldBlock` if no slot is free; `Corrupted` if the range cannot be.
     pub fn receive(self: &Arc<Self>, range: Range, side: Side, intent: u64) -> Result<OwnedExtent> {
         let hold = self.take_empty(SLOTS)?;
         let slot = hold.slot();
@@ -356,6 +365,9 @@ impl OwnedExtent {
     }
 
     /// Its memory.
+    ///
+    /// # Errors
+    /// `Corrupted` if the range cannot be; `OutOfMemory`.
     pub fn map(&self) -> Result<Arc<Mapping>> {
         self.extents.map(self.range())
     }

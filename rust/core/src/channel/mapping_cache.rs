@@ -20,6 +20,9 @@ pub struct MappingCache {
 impl MappingCache {
     /// The range `offset..offset + bytes` of `segment`, mapped. What a peer claims is checked against the segment's size,
     /// which cannot shrink.
+    ///
+    /// # Errors
+    /// `Corrupted` if the file is not so long; `OutOfMemory`.
     pub fn get(&self, segment: &Segment, offset: u64, bytes: usize) -> Result<Arc<Mapping>> {
         let known = self.recent.with(|recent| {
             let at = recent.iter().position(|(o, m)| *o == offset && m.len() == bytes)?;

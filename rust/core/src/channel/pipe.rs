@@ -106,6 +106,9 @@ pub fn create(duplex: bool) -> Result<(End, End)> {
 
 impl End {
     /// The end that another process had, from the descriptors that it lent.
+    ///
+    /// # Errors
+    /// `Corrupted` if it is no pipe; `OutOfMemory`.
     pub fn attach(memfd: OwnedFd, socket: OwnedFd, flags: Flags) -> Result<End> {
         liveness::me();
         Self::over(Arc::new(Segment::attach(memfd, Kind::Pipe, EXTENTS as usize)?), socket, flags)
@@ -152,6 +155,9 @@ impl End {
     }
 
     /// An extent for a message of `bytes`, to be filled before it is sent.
+    ///
+    /// # Errors
+    /// `WouldBlock` if no slot is free; `OutOfMemory`.
     pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
         let drained = || Some((self.incoming.ring().drained_at()?, self.outgoing.ring().drained_at()?));
         self.extents.allocate(bytes, false, drained)
@@ -310,6 +316,9 @@ impl End {
     }
 
     /// A descriptor that is readable while a message or a hang-up is there, from now on.
+    ///
+    /// # Errors
+    /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
         if self.flags.readable {
             self.incoming.watch(self.socket.as_fd())?;

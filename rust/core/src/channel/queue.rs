@@ -70,6 +70,9 @@ pub struct Queue {
 
 impl Queue {
     /// A new queue; `maxsize` 0: unbounded.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os` when descriptors have run out.
     pub fn create(maxsize: u64) -> Result<Queue> {
         liveness::me();
         let segment = Segment::sparse("fastmp-queue", Kind::Queue, EXTENTS as usize, BASES as usize)?;
@@ -82,6 +85,9 @@ impl Queue {
     }
 
     /// The queue that another process made, from the descriptors that it lent.
+    ///
+    /// # Errors
+    /// `Corrupted` if it is no queue; `OutOfMemory`.
     pub fn attach(memfd: OwnedFd, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
         liveness::me();
         Self::over(Segment::attach(memfd, Kind::Queue, EXTENTS as usize)?, reader, writer)
@@ -111,6 +117,9 @@ impl Queue {
     }
 
     /// An extent for a message of `bytes`, to be filled before it is put.
+    ///
+    /// # Errors
+    /// `WouldBlock` if no slot is free; `OutOfMemory`.
     pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
         self.extents.allocate(bytes, false, || self.ring().drained_at())
     }
@@ -177,6 +186,9 @@ impl Queue {
     }
 
     /// A descriptor that is readable while a message is there, from now on.
+    ///
+    /// # Errors
+    /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
         self.transport.watch(self.reader.as_fd())?;
         Ok(self.reader.as_fd())

@@ -123,6 +123,9 @@ impl Transport {
 
     /// Take the ready packet away if the ring is empty; is it? `force`: the socket was readable although no ready packet is known of: a sender was
     /// killed between sending something and saying so.
+    ///
+    /// # Errors
+    /// `Os`, or `Corrupted` if the ring is.
     #[cold]
     pub fn clear_ready(&self, socket: BorrowedFd<'_>, force: bool) -> Result<bool> {
         loop {
@@ -149,6 +152,9 @@ impl Transport {
     }
 
     /// From now on the socket is readable only while a message is there.
+    ///
+    /// # Errors
+    /// As for [`clear_ready`](Self::clear_ready).
     pub fn watch(&self, socket: BorrowedFd<'_>) -> Result<()> {
         if self.ring.state().watched.swap(1, Ordering::SeqCst) == 0 {
             self.clear_ready(socket, false)?;

@@ -68,6 +68,9 @@ impl LockState {
     }
 
     /// Not recursively.
+    ///
+    /// # Errors
+    /// `TimedOut`, or `Interrupted` by a signal.
     pub fn lock(&self, me: Owner, thread: u32, deadline: Deadline) -> Result<Acquired> {
         let acquired = self.mutex.lock(me, deadline)?;
         self.begin(thread);
@@ -124,6 +127,9 @@ impl LockState {
     }
 
     /// As `lock`, and held `depth` times at once.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock).
     pub fn lock_with_depth(&self, me: Owner, thread: u32, depth: u32, deadline: Deadline) -> Result<Acquired> {
         let acquired = self.lock(me, thread, deadline)?;
         self.depth.store(depth, Ordering::Relaxed);
@@ -137,6 +143,9 @@ impl LockState {
     }
 
     /// Hold it once more, if this thread holds it. `Overflow` past 2^32 - 1 times.
+    ///
+    /// # Errors
+    /// `Overflow` if it is held too often.
     #[inline]
     pub fn try_reenter(&self, me: Owner, thread: u32) -> Result<bool> {
         if !self.is_mine(me, thread) {

@@ -156,6 +156,9 @@ impl Mutex {
     /// Take it, waiting until `deadline` and for a moment in any case: for a lock that is held for
     /// microseconds as a rule. Within that moment signals wait too, so that it ends although the
     /// caller tries again after each.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock).
     pub fn lock_with_grace(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
         if self.try_lock(me) {
             return Ok(Acquired::Clean);

@@ -71,6 +71,9 @@ impl WaitSet {
     }
 
     /// Sleep until woken, until a reading of the monotonic clock at the latest.
+    ///
+    /// # Errors
+    /// `Interrupted` by a signal.
     pub fn park(&self, ticket: u32, until: u64) -> Result<Parked> {
         self.word.park(ticket, until)
     }

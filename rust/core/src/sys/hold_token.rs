@@ -56,6 +56,9 @@ pub struct HoldToken {
 
 impl HoldWatch {
     /// A token that can travel.
+    ///
+    /// # Errors
+    /// `Os`: no leases here, or no descriptor left.
     pub fn open() -> Result<(HoldWatch, HoldToken)> {
         let (writer, reader) = lease::pair(NAME)?;
         let watch = HoldWatch { fd: VerifiedFd::new(reader)?, proof: Proof::Lease };
@@ -63,6 +66,9 @@ impl HoldWatch {
     }
 
     /// A token for forked children: it travels if that is possible here, and is mapped in any case.
+    ///
+    /// # Errors
+    /// `Os` when descriptors have run out, or `OutOfMemory`.
     pub fn open_for_forks() -> Result<(HoldWatch, HoldToken)> {
         if let Ok((watch, pass)) = Self::open() {
             pass.map()?;
@@ -87,6 +93,9 @@ impl HoldWatch {
 impl HoldToken {
     /// The pass that came with a handle, already mapped: from now on only exec, death or `drop` end
     /// this hold.
+    ///
+    /// # Errors
+    /// `Corrupted` if it can be no token; `OutOfMemory`.
     pub fn receive(fd: OwnedFd) -> Result<HoldToken> {
         // What a peer sends may be anything: only a memfd open for writing can be a pass.
         let writes = fcntl_getfl(&fd).is_ok_and(|flags| flags.contains(OFlags::RDWR));
@@ -99,6 +108,9 @@ impl HoldToken {
     }
 
     /// Hold it by a mapping, too.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
     pub fn map(&self) -> Result<()> {
         if let (None, Some(fd)) = (self.mapping.get(), &self.fd) {
             let fd = fd.get().ok_or(Error::Os(rustix::io::Errno::BADF))?;

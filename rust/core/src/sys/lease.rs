@@ -32,6 +32,9 @@ use crate::sys::memfd;
 const F_SETSIG: i32 = 10;
 
 /// A new empty file: a descriptor that writes, which is what counts, and one that reads and asks.
+///
+/// # Errors
+/// `Os` when descriptors have run out.
 pub fn pair(name: &str) -> Result<(OwnedFd, OwnedFd)> {
     if !crate::fault::leases() || !works() {
         return Err(Error::Os(Errno::NOSYS));

@@ -24,16 +24,25 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Map `len` bytes at `offset` (a multiple of the page size) of the segment, for reading and writing.
     /// The caller has made sure that the segment is that long and cannot shrink.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os`.
     pub fn new(fd: impl AsFd, offset: u64, len: usize) -> Result<Mapping> {
         Self::with(fd, offset, len, ProtFlags::READ | ProtFlags::WRITE)
     }
 
     /// The same, for an onlooker: reading only.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os`.
     pub fn read_only(fd: impl AsFd, offset: u64, len: usize) -> Result<Mapping> {
         Self::with(fd, offset, len, ProtFlags::READ)
     }
 
     /// One page of any file, never to be touched: it holds the file open, over forks and when its descriptors are closed.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os`.
     pub fn inert(fd: impl AsFd) -> Result<Mapping> {
         Self::with(fd, 0, 4096, ProtFlags::empty())
     }
@@ -56,6 +65,9 @@ impl Mapping {
     }
 
     /// Where the range `offset..offset + len` is, if it is inside.
+    ///
+    /// # Errors
+    /// `Corrupted` if that is not inside.
     pub fn range(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
         match offset.checked_add(len) {
             // SAFETY: offset <= self.len, so the result is inside the mapping or one past its end.
@@ -65,6 +77,9 @@ impl Mapping {
     }
 
     /// Copy bytes in at `offset`.
+    ///
+    /// # Errors
+    /// `Corrupted` if that is not inside.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         let to = self.range(offset, bytes.len())?;
         // SAFETY: `to` is valid for bytes.len() bytes, and private memory never overlaps a mapping.
@@ -73,6 +88,9 @@ impl Mapping {
     }
 
     /// Copy bytes out from `offset`, onto the end of `to`.
+    ///
+    /// # Errors
+    /// `Corrupted` if that is not inside.
     pub fn append_to(&self, offset: usize, len: usize, to: &mut Vec<u8>) -> Result<()> {
         let from = self.range(offset, len)?;
         to.reserve(len);
@@ -86,6 +104,9 @@ impl Mapping {
     }
 
     /// Copy bytes out from `offset`.
+    ///
+    /// # Errors
+    /// `Corrupted` if that is not inside.
     pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
         let from = self.range(offset, to.len())?;
         // SAFETY: as in `write`, the other way round.
@@ -94,6 +115,9 @@ impl Mapping {
     }
 
     /// Zero a range.
+    ///
+    /// # Errors
+    /// `Corrupted` if that is not inside.
     pub fn zero(&self, offset: usize, len: usize) -> Result<()> {
         let at = self.range(offset, len)?;
         // SAFETY: `at` is valid for len bytes.

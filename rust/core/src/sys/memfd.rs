@@ -31,6 +31,9 @@ pub fn create(name: &str, bytes: u64) -> Result<OwnedFd> {
 
 /// Reserve the pages of a range, growing the segment where it ends before: a refusal comes here and
 /// now, never as a SIGBUS later.
+///
+/// # Errors
+/// `OutOfMemory` if the system has not so much.
 pub fn reserve(fd: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
     // The kernel does not refuse what it does not have: it kills for it.
     if bytes >= LARGE && memory_left().is_some_and(|left| bytes > left) {
@@ -64,6 +67,9 @@ fn memory_left() -> Option<u64> {
 }
 
 /// Make the segment longer without reserving pages.
+///
+/// # Errors
+/// `OutOfMemory` if the system refuses.
 pub fn extend(fd: impl AsFd, bytes: u64) -> Result<()> {
     Ok(ftruncate(fd, bytes)?)
 }
@@ -92,17 +98,26 @@ pub fn punch(fd: impl AsFd, offset: u64, bytes: u64) {
 }
 
 /// The segment's size, in bytes.
+///
+/// # Errors
+/// `Os` (EBADF) if it is not open.
 pub fn size(fd: impl AsFd) -> Result<u64> {
     Ok(fstat(fd)?.st_size as u64)
 }
 
 /// What tells one segment from another: (device, inode).
+///
+/// # Errors
+/// `Os` (EBADF) if it is not open.
 pub fn identity(fd: impl AsFd) -> Result<(u64, u64)> {
     let stat = fstat(fd)?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Refuse a descriptor that is no sealed segment: a peer could shrink it under our feet.
+///
+/// # Errors
+/// `Corrupted` if it may shrink, or is no memfd.
 pub fn check(fd: impl AsFd) -> Result<()> {
     match fcntl_get_seals(fd) {
         Ok(seals) if seals.contains(SealFlags::SHRINK) => Ok(()),

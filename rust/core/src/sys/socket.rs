@@ -18,12 +18,18 @@ use crate::error::{Error, Result};
 pub const MAX_FDS: usize = 64;
 
 /// Two connected ends. Packets keep their borders, and an end notices when every copy of the other is closed.
+///
+/// # Errors
+/// `Os` when descriptors have run out.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
 /// Send a one-byte packet; false if the socket is full (the other end is readable then, all the same).
+///
+/// # Errors
+/// `PeerGone`, or `Os`.
 pub fn send_ready(fd: impl AsFd) -> Result<bool> {
     match send(fd, b"t", SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
         Ok(_) => Ok(true),
@@ -47,6 +53,9 @@ pub fn drain(fd: impl AsFd) {
 }
 
 /// Send `fds` under the number `tag`; false if the socket is full.
+///
+/// # Errors
+/// `TooLarge`: more than [`MAX_FDS`]; `PeerGone`, or `Os`.
 pub fn send_fds(fd: impl AsFd, tag: u64, fds: &[BorrowedFd<'_>]) -> Result<bool> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -74,6 +83,9 @@ pub enum Packet {
 }
 
 /// Look at the first packet.
+///
+/// # Errors
+/// `Os`, EMFILE among them: nothing has been taken then.
 pub fn peek(fd: impl AsFd) -> Result<Packet> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -117,6 +129,9 @@ pub struct Seen {
 }
 
 /// Wait until a packet or a hang-up comes, or until `until` (monotonic, nanoseconds; 0: just look).
+///
+/// # Errors
+/// `Interrupted` by a signal.
 pub fn wait(fd: impl AsFd, until: u64) -> Result<Seen> {
     wait_for(fd, PollFlags::IN, until)
 }

@@ -20,6 +20,9 @@ pub struct VerifiedFd {
 
 impl VerifiedFd {
     /// Take `fd`.
+    ///
+    /// # Errors
+    /// `Os` (EBADF) if it is not open.
     pub fn new(fd: OwnedFd) -> Result<VerifiedFd> {
         let id = memfd::identity(&fd)?;
         Ok(VerifiedFd { fd: ManuallyDrop::new(fd), id })

@@ -21,6 +21,9 @@ impl<'a> GetGuard<'a> {
     }
 
     /// A message's tag and number, if there is one.
+    ///
+    /// # Errors
+    /// `Corrupted` if no record can be there.
     pub fn peek(&self) -> Result<Option<(MessageMeta, u64)>> {
         Ok(self.next()?.map(|record| (record.meta, record.number)))
     }

@@ -199,11 +199,17 @@ pub struct Ring {
 
 impl Ring {
     /// The ring whose words are at `offset`.
+    ///
+    /// # Errors
+    /// `Corrupted` if its words are not inside the segment.
     pub fn new(segment: Arc<Segment>, offset: usize, extents: Arc<Extents>, config: RingConfig) -> Result<Ring> {
         Ok(Ring { state: layout::Object::new(segment, offset)?, extents, config })
     }
 
     /// Make the words, in a new segment, and reserve the base. `maxsize` 0: no bound on messages.
+    ///
+    /// # Errors
+    /// `Corrupted` if its words are not inside the segment.
     pub fn set_up(&self, maxsize: u64) -> Result<()> {
         memfd::reserve(self.state.backing(), self.config.base, BASE_FIRST)?;
         let start = Cursor::new(0, self.config.base / UNIT).0;
@@ -282,6 +288,9 @@ impl Ring {
     }
 
     /// The right to put. `deadline` None: do not sleep for it (`WouldBlock`).
+    ///
+    /// # Errors
+    /// `WouldBlock` without a deadline, `TimedOut` at it, `Interrupted`; `Corrupted`.
     pub fn put_guard(&self, deadline: Option<Deadline>) -> Result<PutGuard<'_>> {
         if self.take(&self.state.put_lock, deadline)? != Acquired::Clean {
             self.extents.settle(Side::Put(self.config.index), self.state.tail.load(Ordering::Relaxed));
@@ -292,6 +301,9 @@ impl Ring {
     }
 
     /// The right to get, likewise.
+    ///
+    /// # Errors
+    /// As for [`put_guard`](Self::put_guard).
     pub fn get_guard(&self, deadline: Option<Deadline>) -> Result<GetGuard<'_>> {
         if self.take(&self.state.get_lock, deadline)? != Acquired::Clean {
             self.extents.settle(Side::Get(self.config.index), self.state.head.load(Ordering::Relaxed));
