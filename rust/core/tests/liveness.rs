@@ -8,6 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Child, KILLED, OK, until, words};
+use fastmp_core::sys::hold_token::HoldWatch;
 use fastmp_core::sys::liveness::{Liveness, Owner, is_dead, is_dead_quick, is_local, me, probe, thread_id};
 
 fn sleeper(words: &common::Words) -> Child {
@@ -216,6 +217,11 @@ fn a_proc_that_is_hidden_later_changes_nothing() {
             });
             assert_eq!(child.wait(), OK);
         }
+        // Tokens are made by way of it, too.
+        let (watch, token) = HoldWatch::open().unwrap();
+        assert!(!watch.is_unheld());
+        drop(token);
+        assert!(watch.is_unheld());
         // Without the descriptor there is no other way to it.
         close_all_descriptors();
         assert!(!is_dead(live));
@@ -294,6 +300,36 @@ fn another_proc_that_appears_later_changes_nothing() {
     drop(outside);
 }
 
+/// Run `f` in a child that has the same pid here as in the namespace above; its status.
+fn twin(f: impl FnOnce()) -> i32 {
+    let above = std::fs::read_link("/proc/self").unwrap().to_str().unwrap().parse::<i32>().unwrap();
+    for number in above + 100..above + 1000 {
+        let numbers = [number, number];
+        // SAFETY: integers.
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        (args.exit_signal, args.set_tid, args.set_tid_size) =
+            (libc::SIGCHLD as u64, numbers.as_ptr() as u64, numbers.len() as u64);
+        // SAFETY: as fork, but nobody is told. Who has no identity yet has nothing to be told.
+        match unsafe { libc::syscall(libc::SYS_clone3, &args, size_of_val(&args)) } {
+            0 => {
+                common::become_child();
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+                common::exit(if ended.is_ok() { 0 } else { common::PANICKED });
+            }
+            // Taken, here or above.
+            -1 if std::io::Error::last_os_error().raw_os_error() == Some(libc::EEXIST) => continue,
+            -1 => common::exit(77),
+            pid => {
+                let mut status = -1;
+                // SAFETY: writes to a local.
+                assert_eq!(i64::from(unsafe { libc::waitpid(pid as i32, &mut status, 0) }), pid);
+                return status;
+            }
+        }
+    }
+    panic!("no number is free here and above");
+}
+
 /// The next process that is forked here has this pid, if it is free.
 fn next_pid(pid: u32) {
     std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
@@ -309,50 +345,32 @@ fn the_proc_of_the_namespace_above_is_not_believed_though_the_numbers_agree() {
     std::thread::sleep(Duration::from_millis(30));
     apart(libc::CLONE_NEWPID, || {
         let mut one = Child::fork(|| {
-            // Its pid is to be the same in both namespaces, by luck: others fork at the same time.
-            for _ in 0..1000 {
-                let shown = || std::fs::read_link("/proc/self").unwrap().to_str().unwrap().parse::<u32>().unwrap();
-                next_pid(shown() + 1);
-                let mut child = Child::fork(|| {
-                    let pid = std::process::id();
-                    next_pid(pid + 1);
-                    let mut twin = Child::fork(|| {
-                        if shown() != std::process::id() {
-                            common::exit(3);
-                        }
-                        me();
-                        next_pid(number);
-                        let holder = Child::fork(|| {
-                            words.set(1, me().word());
-                            std::thread::sleep(Duration::from_secs(60));
-                        });
-                        assert_eq!(holder.pid(), number);
-                        until("the holder tells who it is", || words.get(1) != 0);
-                        let live = Owner::in_word(words.get(1)).unwrap();
-                        assert_eq!(live.pid(), number);
-                        assert!(!is_dead(live) && !is_dead_quick(live), "it lives");
-                        holder.kill();
-                        holder.zombify();
-                        assert!(is_dead(live), "one's own child, even so");
-                        words.set(2, 1);
-                    });
-                    let end = twin.wait();
-                    common::exit(if end == OK {
-                        0
-                    } else if end == common::End::Exit(3) {
-                        3
-                    } else {
-                        1
-                    });
+            assert_eq!(std::process::id(), 1);
+            let ended = twin(|| {
+                let shown = std::fs::read_link("/proc/self").unwrap();
+                assert_eq!(shown.to_str(), Some(std::process::id().to_string().as_str()));
+                me();
+                next_pid(number);
+                let holder = Child::fork(|| {
+                    words.set(1, me().word());
+                    std::thread::sleep(Duration::from_secs(60));
                 });
-                match child.wait() {
-                    common::End::Exit(3) => continue,
-                    end => return assert_eq!(end, OK),
-                }
-            }
-            panic!("the numbers never agreed");
+                assert_eq!(holder.pid(), number);
+                until("the holder tells who it is", || words.get(1) != 0);
+                let live = Owner::in_word(words.get(1)).unwrap();
+                assert_eq!(live.pid(), number);
+                assert!(!is_dead(live) && !is_dead_quick(live), "it lives");
+                holder.kill();
+                holder.zombify();
+                assert!(is_dead(live), "one's own child, even so");
+                words.set(2, 1);
+            });
+            assert_eq!(ended, 0);
         });
-        assert_eq!(one.wait(), OK);
+        match one.wait() {
+            common::End::Exit(77) => common::exit(77),
+            end => assert_eq!(end, OK),
+        }
         assert_eq!(words.get(2), 1);
     });
     drop(outside);

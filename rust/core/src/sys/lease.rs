@@ -21,12 +21,12 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
+use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::sys::mapping::Mapping;
-use crate::sys::memfd;
+use crate::sys::{memfd, procfs};
 
 /// `fcntl`'s command; libc has no name for it here.
 const F_SETSIG: i32 = 10;
@@ -59,9 +59,7 @@ fn make(name: &str) -> Result<(OwnedFd, OwnedFd)> {
 }
 
 fn reopen(memfd: &OwnedFd, how: OFlags) -> Result<OwnedFd> {
-    // Of the calling thread, for the first one may have ended.
-    let path = format!("/proc/thread-self/fd/{}", memfd.as_raw_fd());
-    let fd = open(path, how | OFlags::CLOEXEC, Mode::empty())?;
+    let fd = procfs::reopen(memfd.as_fd(), how)?;
     match memfd::identity(&fd)? == memfd::identity(memfd)? {
         true => Ok(fd),
         false => Err(Error::Os(Errno::NOENT)),

@@ -273,6 +273,15 @@ pub(super) fn own_start() -> Option<u64> {
     Some(trusted()?.own_stat()?.start)
 }
 
+/// The file behind one of this thread's descriptors, opened anew. By any `/proc`, for it is this
+/// thread's own; whoever asks sees to it that it is the same file.
+pub(super) fn reopen(fd: BorrowedFd<'_>, how: OFlags) -> rustix::io::Result<OwnedFd> {
+    let proc = find().ok_or(Errno::NOENT)?;
+    // Of the calling thread, for the first one may have ended.
+    let path = format!("thread-self/fd/{}", fd.as_raw_fd());
+    openat(&proc.dir, path, how | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// In a forked child that is in a namespace of its own: nothing is trusted, nor was sought.
 pub(super) fn forget() {
     if let Some(proc) = trusted().filter(Proc::is_there)
