@@ -1,7 +1,8 @@
 //! Numbers in shared memory: typed loads, stores and atomic steps, and copies of many at once.
 //!
-//! A cell is one, two, four or eight bytes. A single one is never torn. A copy of many is not atomic as a whole: who
-//! needs that takes a lock. Every index is checked here, so that no caller needs `unsafe`.
+//! A cell is one, two, four or eight bytes. A single one is never torn. A copy of many is not
+//! atomic as a whole: who needs that takes a lock. Every index is checked here, so that no caller
+//! needs `unsafe`.
 // A cast that is none for one width is one for the others.
 #![allow(clippy::unnecessary_cast)]
 
@@ -115,8 +116,8 @@ macro_rules! each_width {
 }
 
 impl<K> Cells<K> {
-    /// `len` cells of `width` bytes at `offset` of `mapping`, where `keep` keeps what is there from being used for
-    /// anything else.
+    /// `len` cells of `width` bytes at `offset` of `mapping`, where `keep` keeps what is there from
+    /// being used for anything else.
     ///
     /// # Errors
     /// `Corrupted` if they would not be inside, are misaligned, or there is no such width.
@@ -165,14 +166,16 @@ impl<K> Cells<K> {
         each_width!(&self.row, cells, _Word => Some(cells.get(i)?.load(Ordering::Acquire) as u64))
     }
 
-    /// Make cell `i` the low bits of `bits`; None if there is no such cell. Release: pairs with `load`.
+    /// Make cell `i` the low bits of `bits`; None if there is no such cell. Release: pairs with
+    /// `load`.
     #[inline(always)]
     pub fn store(&self, i: usize, bits: u64) -> Option<()> {
         each_width!(&self.row, cells, Word => cells.get(i)?.store(bits as Word, Ordering::Release));
         Some(())
     }
 
-    /// Change cell `i` in one step, sequentially consistent; gives what it was. None if there is no such cell.
+    /// Change cell `i` in one step, sequentially consistent; gives what it was. None if there is no
+    /// such cell.
     pub fn update(&self, i: usize, update: Update, by: u64) -> Option<u64> {
         const ORDER: Ordering = Ordering::SeqCst;
         each_width!(&self.row, cells, Word => {
@@ -189,7 +192,8 @@ impl<K> Cells<K> {
         })
     }
 
-    /// Put `new` into cell `i` if `expected` is there, sequentially consistent; was it? None if there is no such cell.
+    /// Put `new` into cell `i` if `expected` is there, sequentially consistent; was it? None if
+    /// there is no such cell.
     pub fn compare_exchange(&self, i: usize, expected: u64, new: u64) -> Option<bool> {
         const ORDER: Ordering = Ordering::SeqCst;
         each_width!(&self.row, cells, Word => {
@@ -202,7 +206,8 @@ impl<K> Cells<K> {
         cells.count.checked_mul(self.width()).filter(|_| cells.fits(self.len()))
     }
 
-    /// Copy cells out, in this machine's byte order. None if they are not all here, or `to` has another size.
+    /// Copy cells out, in this machine's byte order. None if they are not all here, or `to` has
+    /// another size.
     pub fn read(&self, from: Stride, to: &mut [u8]) -> Option<()> {
         let width = self.width();
         if self.bytes(from)? != to.len() {

@@ -1,8 +1,9 @@
 //! The one place where shared bytes become typed references.
 //!
-//! Every object starts with a [`Header`] that tells its kind, format version, size, creator and creation time, so
-//! that an onlooker with a read-only mapping can tell what it sees. Everything here is atomics: any bit
-//! pattern is a valid value, a peer may change it at any time, and nothing read from it is believed unchecked.
+//! Every object starts with a [`Header`] that tells its kind, format version, size, creator and
+//! creation time, so that an onlooker with a read-only mapping can tell what it sees. Everything
+//! here is atomics: any bit pattern is a valid value, a peer may change it at any time, and nothing
+//! read from it is believed unchecked.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -133,7 +134,8 @@ impl Header {
 /// `Corrupted` if it would not be inside, or is misaligned.
 pub fn view<T: Overlay>(mapping: &Mapping, offset: usize) -> Result<&T> {
     let at = place::<T>(mapping, offset, 1)?;
-    // SAFETY: inside the mapping, aligned, and valid whatever the bytes (`Overlay`); it lives as long as the mapping.
+    // SAFETY: inside the mapping, aligned, and valid whatever the bytes (`Overlay`); it lives as
+    // long as the mapping.
     Ok(unsafe { at.as_ref() })
 }
 
@@ -147,7 +149,8 @@ fn place<T: Overlay>(mapping: &Mapping, offset: usize, len: usize) -> Result<Non
     Ok(at)
 }
 
-/// Something that lies in a mapping, and by living keeps what is there from being used for anything else.
+/// Something that lies in a mapping, and by living keeps what is there from being used for anything
+/// else.
 pub trait Backing {
     /// The mapping.
     fn mapping(&self) -> &Arc<Mapping>;
@@ -179,7 +182,8 @@ impl<T: Overlay, K: Backing> Object<T, K> {
 }
 
 impl<U: Overlay, K> Object<[U], K> {
-    /// `len` of `U` at `offset` of `mapping`, where `keep` keeps what is there from being used for anything else.
+    /// `len` of `U` at `offset` of `mapping`, where `keep` keeps what is there from being used for
+    /// anything else.
     ///
     /// # Errors
     /// `Corrupted` if they would not be inside, or are misaligned.
@@ -210,13 +214,14 @@ impl<T: Overlay + ?Sized, K> std::ops::Deref for Object<T, K> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: inside the mapping and aligned, checked by `place` when made; valid whatever the bytes (`Overlay`).
-        // `mapping` keeps it mapped, and a mapping never moves.
+        // SAFETY: inside the mapping and aligned, checked by `place` when made; valid whatever the
+        // bytes (`Overlay`). `mapping` keeps it mapped, and a mapping never moves.
         unsafe { self.at.as_ref() }
     }
 }
 
-/// A `T` and a slice of `U`s right behind it, in shared memory, together with what keeps them there.
+/// A `T` and a slice of `U`s right behind it, in shared memory, together with what keeps them
+/// there.
 #[derive(Debug)]
 pub struct WithSlice<T, U, K> {
     head: Object<T, K>,

@@ -2,11 +2,13 @@
 //!
 //! Floors, top to bottom, of which none imports one above it (`tests/test_floors.py` holds that):
 //! `channel -> {arena -> layout, sync} -> overlays -> facade -> sys -> {error, deadline, fault}`;
-//! [`objects`] and [`cells`] stand on `arena` and `sync`. Start reading at [`objects`] or [`channel::queue`].
+//! [`objects`] and [`cells`] stand on `arena` and `sync`. Start reading at [`objects`] or
+//! [`channel::queue`].
 //!
-//! Every word that other processes can see lives in a sealed memfd (no names, nothing in `/dev/shm`).
-//! Words that grant exclusion name their owner, so that a waiter can prove the owner dead and take over;
-//! every structure changes by one atomic store, so that whoever takes over finds it whole.
+//! Every word that other processes can see lives in a sealed memfd (no names, nothing in
+//! `/dev/shm`). Words that grant exclusion name their owner, so that a waiter can prove the owner
+//! dead and take over; every structure changes by one atomic store, so that whoever takes over
+//! finds it whole.
 #![cfg_attr(not(test), warn(missing_docs))]
 
 #[cfg(not(target_os = "linux"))]

@@ -1,9 +1,9 @@
 //! The small objects as a program holds them: how each is created, attached and exported.
 //!
-//! An object is a state of [`sync`](crate::sync) in a block of [`arena`](crate::arena). `create` makes one, all zero
-//! and then set up, before anybody else can see it. [`Export::export`] gives a handle for another process, and
-//! `attach` makes an object of what has arrived there. Dropping an object ends this process's hold on it; the
-//! block is used again when nobody holds it.
+//! An object is a state of [`sync`](crate::sync) in a block of [`arena`](crate::arena). `create`
+//! makes one, all zero and then set up, before anybody else can see it. [`Export::export`] gives a
+//! handle for another process, and `attach` makes an object of what has arrived there. Dropping an
+//! object ends this process's hold on it; the block is used again when nobody holds it.
 //!
 //! What an object can do is its state's: each of these derefs to it, or lends it by `core`.
 //!
@@ -67,7 +67,8 @@ impl Given {
 
 /// Every object that can go to another process.
 pub trait Export {
-    /// A handle for another process. `with`: another handle in the same message, whose token it shares if it can.
+    /// A handle for another process. `with`: another handle in the same message, whose token it
+    /// shares if it can.
     ///
     /// # Errors
     /// `Os` (EBADF) if the program has closed the segment's descriptor.
@@ -106,7 +107,8 @@ impl<T: Stored> Single<T> {
 }
 
 impl<T: Stored> Single<T> {
-    /// Another way to its state. `keep` is what keeps this object; its block is not used again while that lives.
+    /// Another way to its state. `keep` is what keeps this object; its block is not used again
+    /// while that lives.
     pub fn share<K>(&self, keep: K) -> Shared<T, K> {
         self.state.share(keep)
     }
@@ -303,7 +305,8 @@ impl Memory {
         self.bytes == 0
     }
 
-    /// Its first `len` cells of `width` bytes. `keep` is what keeps this memory; it is not used again while that lives.
+    /// Its first `len` cells of `width` bytes. `keep` is what keeps this memory; it is not used
+    /// again while that lives.
     ///
     /// # Errors
     /// `Corrupted` if there are not so many, or there is no such width.

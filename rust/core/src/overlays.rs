@@ -1,9 +1,9 @@
 //! Which types may be overlaid on shared bytes, and the one way to declare another.
 //!
-//! A peer may write to shared memory at any time, and may write anything. So only atomics are ever seen there, and
-//! structs and arrays of such types. [`overlay!`](crate::overlay) declares such a struct: it forces `repr(C)`, and
-//! does not compile unless every field may be overlaid too. The list is thus kept by the compiler, and nobody outside
-//! this file writes `unsafe impl`.
+//! A peer may write to shared memory at any time, and may write anything. So only atomics are ever
+//! seen there, and structs and arrays of such types. [`overlay!`](crate::overlay) declares such a
+//! struct: it forces `repr(C)`, and does not compile unless every field may be overlaid too. The
+//! list is thus kept by the compiler, and nobody outside this file writes `unsafe impl`.
 #![allow(unsafe_code)]
 
 #[cfg(not(loom))]
@@ -15,8 +15,8 @@ use crate::facade::{AtomicU32, AtomicU64, Word32, Word64};
 /// A type that may be overlaid on shared bytes. Declare one with [`overlay!`](crate::overlay).
 ///
 /// # Safety
-/// Its layout is fixed (`repr(C)` or transparent), it is made of atomics alone, so that any bit pattern is valid and
-/// a change by a peer is no data race, and its alignment is at most 64 bytes.
+/// Its layout is fixed (`repr(C)` or transparent), it is made of atomics alone, so that any bit
+/// pattern is valid and a change by a peer is no data race, and its alignment is at most 64 bytes.
 pub unsafe trait Overlay {}
 
 // Loom's atomics are bookkeeping objects, not words: they are never overlaid.
@@ -81,7 +81,8 @@ macro_rules! overlay {
         #[repr(C)]
         $visible struct $name { $($(#[$about_field])* $field_visible $field: $type),* }
 
-        // SAFETY: repr(C), and made of types that may be overlaid themselves, as the constant below demands.
+        // SAFETY: repr(C), and made of types that may be overlaid themselves, as the constant below
+        // demands.
         #[cfg(not(loom))]
         #[allow(unsafe_code)]
         unsafe impl $crate::overlays::Overlay for $name {}
@@ -98,7 +99,8 @@ macro_rules! overlay {
         #[repr(transparent)]
         $visible struct $name($field_visible $type);
 
-        // SAFETY: transparent, over a type that may be overlaid itself, as the constant below demands.
+        // SAFETY: transparent, over a type that may be overlaid itself, as the constant below
+        // demands.
         #[cfg(not(loom))]
         #[allow(unsafe_code)]
         unsafe impl $crate::overlays::Overlay for $name {}

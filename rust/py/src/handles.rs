@@ -12,7 +12,8 @@ use crate::message::channel_fds::{self, Token};
 
 /// What an object's `_handle()` gives: the segment's descriptor, the token, the offset.
 pub type Lent = (RawFd, Token, usize);
-/// What its `_attach()` is given: descriptors of the segment and of the token (or the segment again), the offset.
+/// What its `_attach()` is given: descriptors of the segment and of the token (or the segment
+/// again), the offset.
 pub type Given = (Py<Descriptor>, Py<Descriptor>, usize);
 
 /// The handle of an object, for `_handle()`.
@@ -35,7 +36,8 @@ pub fn raw(fd: BorrowedFd<'_>) -> RawFd {
     fd.as_raw_fd()
 }
 
-/// An instance of `cls`, which may be a Python subclass, made by its `__new__` from another process's handle.
+/// An instance of `cls`, which may be a Python subclass, made by its `__new__` from another
+/// process's handle.
 pub fn attached<'py>(cls: &Bound<'py, PyType>, handle: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyAny>> {
     let kwargs = PyDict::new(cls.py());
     kwargs.set_item("_handle", handle)?;

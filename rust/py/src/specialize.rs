@@ -11,8 +11,8 @@ use crate::{capi::fast_methods, sharedctypes::guarded, sharedctypes::value};
 
 /// Give a subclass descriptors of its own for the bare methods that it inherits.
 ///
-/// The interpreter specialises a call of such a method only where the object is exactly of the class that the
-/// descriptor names, and checks it sooner.
+/// The interpreter specialises a call of such a method only where the object is exactly of the
+/// class that the descriptor names, and checks it sooner.
 #[pyfunction]
 #[pyo3(name = "_own_descriptors")]
 pub fn own_descriptors<'py>(cls: Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {

@@ -12,8 +12,8 @@ use crate::sys::memfd;
 
 /// The descriptor of a segment or of a token, as it came from another process.
 ///
-/// The first block that is attached by it takes it over, and the others share what it led to. So attaching
-/// needs no further descriptor, and cannot fail for want of one. A clone is the same one.
+/// The first block that is attached by it takes it over, and the others share what it led to. So
+/// attaching needs no further descriptor, and cannot fail for want of one. A clone is the same one.
 #[derive(Debug, Clone)]
 pub struct Incoming {
     state: Arc<Mutex<State>>,

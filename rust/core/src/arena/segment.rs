@@ -67,7 +67,8 @@ impl Segment {
         self.fd.id()
     }
 
-    /// Its descriptor, to be sent. The program may have closed it, and the number be another file's.
+    /// Its descriptor, to be sent. The program may have closed it, and the number be another
+    /// file's.
     ///
     /// # Errors
     /// `Os` (EBADF) if the program has closed it.
@@ -77,8 +78,8 @@ impl Segment {
 }
 
 impl Segment {
-    /// Close the descriptor, and leave the mapping to whoever still has it: for a process that can never drop it,
-    /// because threads of the process that it was forked from had it.
+    /// Close the descriptor, and leave the mapping to whoever still has it: for a process that can
+    /// never drop it, because threads of the process that it was forked from had it.
     pub fn close_fd(&self) {
         self.fd.close();
     }

@@ -1,8 +1,9 @@
 //! What `with lock` binds: a descriptor whose bound objects come off a free list.
 //!
-//! The interpreter binds `__enter__` and `__exit__` anew for every `with`. Two garbage-collected objects made and freed cost as much as
-//! all the rest of an uncontended `with`; a reused one with nothing but a function and its `self` costs next to nothing. Accessed
-//! through the class (as `ExitStack` does) the plain method descriptor shows instead.
+//! The interpreter binds `__enter__` and `__exit__` anew for every `with`. Two garbage-collected
+//! objects made and freed cost as much as all the rest of an uncontended `with`; a reused one with
+//! nothing but a function and its `self` costs next to nothing. Accessed through the class (as
+//! `ExitStack` does) the plain method descriptor shows instead.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_int, c_void};
@@ -39,8 +40,9 @@ struct Method {
     slf: *mut ffi::PyObject,
 }
 
-/// Memory of dead bound objects, which still hold the reference to their type. Without the GIL there is none: other threads may look at an object
-/// that has just died, and only the interpreter's own allocator knows of them.
+/// Memory of dead bound objects, which still hold the reference to their type. Without the GIL
+/// there is none: other threads may look at an object that has just died, and only the
+/// interpreter's own allocator knows of them.
 #[cfg(not(Py_GIL_DISABLED))]
 mod free {
     use std::cell::UnsafeCell;
@@ -50,7 +52,8 @@ mod free {
     const KEPT: usize = 8;
 
     struct UnderGil(UnsafeCell<([*mut Method; KEPT], usize)>);
-    // SAFETY: binding and deallocating happen attached to the one interpreter that PyO3 lets import this module, so under its GIL.
+    // SAFETY: binding and deallocating happen attached to the one interpreter that PyO3 lets import
+    // this module, so under its GIL.
     unsafe impl Sync for UnderGil {}
     static FREE: UnderGil = UnderGil(UnsafeCell::new(([std::ptr::null_mut(); KEPT], 0)));
 
@@ -94,10 +97,12 @@ mod free {
 /// Attached; `class` is the type of bound methods.
 #[inline(always)]
 unsafe fn new_method(class: *mut ffi::PyTypeObject) -> *mut Method {
-    // SAFETY: the caller's. A kept one is a dead object with its type in place; only this function knows of it.
+    // SAFETY: the caller's. A kept one is a dead object with its type in place; only this function
+    // knows of it.
     unsafe {
         if let Some(memory) = free::take() {
-            // All that PyObject_Init would do: the first word is the count of references in every build with a GIL.
+            // All that PyObject_Init would do: the first word is the count of references in every
+            // build with a GIL.
             memory.cast::<isize>().write(1);
             return memory;
         }
@@ -114,8 +119,8 @@ unsafe extern "C" fn bind(
     slf: *mut ffi::PyObject,
     _class: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: the slot's contract: `descriptor` is a `Binding`, `slf` null or an instance. The memory is a free one of the right size,
-    // and is initialised before it is seen.
+    // SAFETY: the slot's contract: `descriptor` is a `Binding`, `slf` null or an instance. The
+    // memory is a free one of the right size, and is initialised before it is seen.
     unsafe {
         let binding = descriptor.cast::<Binding>();
         if slf.is_null() {
@@ -169,7 +174,8 @@ unsafe extern "C" fn call_slowly(
 }
 
 unsafe extern "C" fn dealloc(bound: *mut ffi::PyObject) {
-    // SAFETY: the last reference to a `Method`, whose type is a heap type that it holds a reference to.
+    // SAFETY: the last reference to a `Method`, whose type is a heap type that it holds a reference
+    // to.
     unsafe {
         let slf = (*bound.cast::<Method>()).slf;
         if !free::keep(bound.cast()) {
@@ -196,7 +202,8 @@ fn make_type(
         flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION | flags) as _,
         slots: slots.as_mut_ptr(),
     };
-    // SAFETY: a complete spec; what it points to outlives the call, and what the type keeps is static.
+    // SAFETY: a complete spec; what it points to outlives the call, and what the type keeps is
+    // static.
     let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&mut spec))? };
     Ok(class.cast_into::<PyType>()?.unbind())
 }
@@ -235,8 +242,8 @@ fn bound_type(py: Python<'_>) -> PyResult<&Py<PyType>> {
     })
 }
 
-/// A descriptor that binds `M`, which takes an `owner` and looks at none of its arguments, of which there may be `most`.
-/// `plain` shows through the class.
+/// A descriptor that binds `M`, which takes an `owner` and looks at none of its arguments, of which
+/// there may be `most`. `plain` shows through the class.
 pub fn descriptor<'py, M: Call>(
     owner: &Bound<'py, PyType>,
     plain: Bound<'py, PyAny>,
@@ -250,8 +257,9 @@ pub fn descriptor<'py, M: Call>(
         let mut slots = [ffi::PyType_Slot { slot: ffi::Py_tp_descr_get, pfunc: bind as *mut c_void }, END];
         make_type(py, c"fastmp._native.method_binding", size_of::<Binding>(), 0, &mut slots)
     })?;
-    // SAFETY: memory of the type's size, initialised before it is seen. It is never freed (its class lives for ever), and so holds its references
-    // for ever: one extra reference sees to that.
+    // SAFETY: memory of the type's size, initialised before it is seen. It is never freed (its
+    // class lives for ever), and so holds its references for ever: one extra reference sees to
+    // that.
     unsafe {
         let memory: *mut Binding = ffi::PyObject_Malloc(size_of::<Binding>()).cast();
         if memory.is_null() {

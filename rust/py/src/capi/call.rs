@@ -1,9 +1,9 @@
-//! The interpreter's calling conventions, once each: what is below `trampolines!` is called by the interpreter,
-//! everything else in the bindings is safe.
+//! The interpreter's calling conventions, once each.
 //!
-//! PyO3's methods check and convert more than a method needs that takes some 10 ns in all. So the hottest are written
-//! as types that implement [`Method`], [`Property`] or [`Container`], with borrowed objects for arguments; a
-//! trampoline is compiled for each. Nothing may unwind out of one: a panic ends the process.
+//! PyO3's methods check and convert more than a method needs that takes some 10 ns in all. So the
+//! hottest are types that implement [`Method`], [`Property`] or [`Container`], in safe code. What
+//! the interpreter calls is a trampoline, compiled for each of them from those under
+//! `trampolines!`. Nothing may unwind out of one: a panic ends the process.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_int, c_void};
@@ -131,9 +131,10 @@ macro_rules! trampolines {
        $name:ident<$t:ident: $bound:ident>($slf:ident $(, $arg:ident: $type:ty)*) -> $answer:ty { $work:expr })*) => {$(
         $(#[$about])*
         unsafe extern "C" fn $name<$t: $bound>($slf: *mut ffi::PyObject $(, $arg: $type)*) -> $answer {
-            // SAFETY: the interpreter calls attached, with an instance of the class that `method`, `property` or
-            // `subclass` was given, which is `Of` or derived from it; with pointers to objects, or null where the
-            // convention says so; and it keeps all of them during the call.
+            // SAFETY: the interpreter calls attached. The object is an instance of the class that
+            // `method`, `property` or `subclass` was given, which is `Of` or derived from it. The
+            // other pointers are to objects, or null where the convention says so. All of them are
+            // kept during the call.
             unsafe {
                 let $slf: Borrowed<'_, '_, $t::Of> =
                     Borrowed::from_ptr(Python::assume_attached(), $slf).cast_unchecked();
@@ -323,8 +324,8 @@ pub fn subclass<'py, T: PyTypeInfo>(
         slots: slots.as_mut_ptr(),
     };
     let base = py.get_type::<T>();
-    // SAFETY: a complete spec, which outlives the call; size, memory and collection are inherited. The slots take an
-    // instance of `T`.
+    // SAFETY: a complete spec, which outlives the call; size, memory and collection are inherited.
+    // The slots take an instance of `T`.
     let class = unsafe {
         let new = ffi::PyType_FromSpecWithBases(&mut spec, base.as_ptr());
         Bound::from_owned_ptr_or_err(py, new)?
@@ -337,8 +338,8 @@ pub fn bare_instance<'py, T: PyTypeInfo>(class: &Bound<'py, PyType>) -> PyResult
     check::<T>(class)?;
     let py = class.py();
     let none = PyTuple::empty(py);
-    // SAFETY: a class that can be called has the slot, which takes a class derived from its own, a tuple, and a dict
-    // or null.
+    // SAFETY: a class that can be called has the slot, which takes a class derived from its own, a
+    // tuple, and a dict or null.
     unsafe {
         let slot = ffi::PyType_GetSlot(T::type_object_raw(py), ffi::Py_tp_new);
         let new = std::mem::transmute::<*mut c_void, ffi::newfunc>(slot);

@@ -1,9 +1,9 @@
 //! `acquire`, `release`, `__enter__` and `__exit__` of the locks.
 //!
-//! An uncontended lock takes two atomics, some 10 ns; a bound method of PyO3's adds as much again in checks that these
-//! four do not need. So their common case, and `acquire(False)` of a lock that is held, go straight from the
-//! interpreter to the core. Everything else - other arguments, waiting, errors - is left to the methods `_acquire` and
-//! `_release` of the same class.
+//! An uncontended lock takes two atomics, some 10 ns; a bound method of PyO3's adds as much again
+//! in checks that these four do not need. So their common case, and `acquire(False)` of a lock that
+//! is held, go straight from the interpreter to the core. Everything else - other arguments,
+//! waiting, errors - is left to the methods `_acquire` and `_release` of the same class.
 
 use std::marker::PhantomData;
 
@@ -87,8 +87,8 @@ pub fn install<T: FastLock + PyTypeInfo>(py: Python<'_>) -> PyResult<()> {
     install_in::<T>(&py.get_type::<T>())
 }
 
-/// Give a subclass of `T` these methods, as its own: the interpreter specialises a call only where an object is exactly
-/// of the class that the method's descriptor names.
+/// Give a subclass of `T` these methods, as its own: the interpreter specialises a call only where
+/// an object is exactly of the class that the method's descriptor names.
 pub fn install_in<T: FastLock + PyTypeInfo>(class: &Bound<'_, PyType>) -> PyResult<()> {
     let acquire_doc = c"acquire($self, block=True, timeout=None)\n--\n\nTake it, waiting for `timeout` seconds at most (None: for ever) if `block`; was it got?";
     let release_doc =

@@ -105,7 +105,8 @@ fn list<'py>(py: Python<'py>, scratch: &[u8], scalar: Scalar) -> Answer<'py> {
 fn from_list(list: Borrowed<'_, '_, PyList>, to: &mut [u8], scalar: Scalar) -> Option<()> {
     for (i, to) in to.chunks_exact_mut(scalar.size()).enumerate() {
         #[cfg(not(Py_GIL_DISABLED))]
-        // SAFETY: the list keeps its item meanwhile: it changes only if Python code runs, which none does here.
+        // SAFETY: the list keeps its item meanwhile: it changes only if Python code runs, which
+        // none does here.
         let item = unsafe { Borrowed::from_ptr_or_opt(list.py(), ffi::PyList_GetItem(list.as_ptr(), i as isize)) };
         // Another thread may change the list at any time.
         #[cfg(Py_GIL_DISABLED)]
@@ -121,8 +122,8 @@ fn from_list(list: Borrowed<'_, '_, PyList>, to: &mut [u8], scalar: Scalar) -> O
     Some(())
 }
 
-/// Convert `value`, which has to have `count` items, to scratch. None: it is not plain, and ctypes has to look at it. No
-/// Python code runs.
+/// Convert `value`, which has to have `count` items, to scratch. None: it is not plain, and ctypes
+/// has to look at it. No Python code runs.
 fn converted(value: Borrowed<'_, '_, PyAny>, scalar: Scalar, count: usize) -> Option<Vec<u8>> {
     if let Ok(list) = value.cast_exact::<PyList>() {
         let mut to = (list.len() == count).then(|| scratch(count, scalar.size()))??;

@@ -1,9 +1,11 @@
-//! `Guarded`: what the `Synchronized` classes have in common, a shared object and the lock that guards it.
+//! `Guarded`: what the `Synchronized` classes have in common, a shared object and the lock that
+//! guards it.
 //!
-//! Native access needs two things: a lock that is exactly one of ours, and an object of a simple type that lies in a block of
-//! ours (another ctypes object can be moved by `ctypes.resize`). Whatever lacks either, and whatever is not a plain conversion, is
-//! left to Python methods of the subclass, which do it the stdlib's way, on the ctypes object and under the lock.
-//! While a lock is held here no Python code runs.
+//! Native access needs two things: a lock that is exactly one of ours, and an object of a simple
+//! type that lies in a block of ours. (`ctypes.resize` may move any other.) Whatever lacks either is
+//! left to Python methods of the subclass, and so is every conversion that is not a plain one. They
+//! do it the stdlib's way, on the ctypes object and under the lock. While a lock is held here no
+//! Python code runs.
 
 use std::sync::OnceLock;
 
@@ -89,10 +91,12 @@ impl Parts {
         Ok(Parts { guard: Guard::of(lock)?, items, class, object: OnceLock::new() })
     }
 
-    /// Run `f`, which runs no Python code, with the lock held. None: it is no lock of ours, and `f` has not run.
+    /// Run `f`, which runs no Python code, with the lock held. None: it is no lock of ours, and `f`
+    /// has not run.
     ///
     /// # Errors
-    /// What a signal handler raised during the wait, or the warning that the last owner died, if it is an error.
+    /// What a signal handler raised during the wait, or the warning that the last owner died, if it
+    /// is an error.
     #[inline(always)]
     pub fn locked<T>(&self, f: impl FnOnce() -> T) -> PyResult<Option<T>> {
         let (Guard::Plain(state) | Guard::Recursive(state)) = &self.guard else { return Ok(None) };
@@ -104,7 +108,8 @@ impl Parts {
         }
         if !state.try_lock_once(owner, thread) {
             self.wait_for(state)?;
-            // A signal handler may have forked meanwhile: what was waited for is held as who this is now.
+            // A signal handler may have forked meanwhile: what was waited for is held as who this
+            // is now.
             (owner, thread) = (me(), thread_id());
         }
         let result = f();
@@ -117,7 +122,8 @@ impl Parts {
     fn wait_for(&self, state: &LockState) -> PyResult<()> {
         let name = if matches!(self.guard, Guard::Plain(_)) { "Lock" } else { "RLock" };
         Python::attach(|py| {
-            // Whoever is warned must not find the lock held by an access of its own: first the warning, then the lock.
+            // Whoever is warned must not find the lock held by an access of its own: first the
+            // warning, then the lock.
             while let Some(dead) = lock::wait_for(py, state)? {
                 state.unlock_if_mine(me(), thread_id());
                 lock::warn(py, name, dead)?;
@@ -167,8 +173,8 @@ impl Guarded {
         Guarded { parts: OnceLock::new() }
     }
 
-    /// Guard `obj` by `lock`; if it lies at the start of `block`, it is of the simple type `letter`, or
-    /// an array of `length` such items.
+    /// Guard `obj` by `lock`; if it lies at the start of `block`, it is of the simple type
+    /// `letter`, or an array of `length` such items.
     #[pyo3(signature = (obj, lock, block = None, letter = None, length = None))]
     fn _guard(
         &self,
@@ -187,7 +193,8 @@ impl Guarded {
         self.set(parts)
     }
 
-    /// An instance that guards a value in `block` of the simple type `class`, whose object is made when it is asked for.
+    /// An instance that guards a value in `block` of the simple type `class`, whose object is made
+    /// when it is asked for.
     #[classmethod]
     fn _make<'py>(
         cls: &Bound<'py, PyType>,

@@ -75,8 +75,8 @@ impl Block {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let memory = slf.get().memory();
         let (at, size) = (memory.address().map_err(raise)?.as_ptr().cast::<c_void>(), memory.len());
-        // SAFETY: `view` is the interpreter's; the memory stays mapped while the view holds its reference to the
-        // object, and a block's memory never moves.
+        // SAFETY: `view` is the interpreter's; the memory stays mapped while the view holds its
+        // reference to the object, and a block's memory never moves.
         let status = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), at, size as isize, 0, flags) };
         if status == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
     }

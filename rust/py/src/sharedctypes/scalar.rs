@@ -1,7 +1,8 @@
 //! The simple ctypes types: numbers and characters, between shared memory and Python objects.
 //!
-//! A conversion here either gives exactly what ctypes would give, without running any Python code, or it declines, and the
-//! caller leaves the matter to ctypes. Bits are the value's own bytes, zero-extended.
+//! A conversion here either gives exactly what ctypes would give, without running any Python code,
+//! or it declines, and the caller leaves the matter to ctypes. Bits are the value's own bytes,
+//! zero-extended.
 #![allow(unsafe_code)]
 
 use pyo3::ffi;
@@ -114,7 +115,8 @@ impl Scalar {
         }
     }
 
-    /// The bits of a Python object, if the conversion is a plain one. No Python code runs, and no exception is left.
+    /// The bits of a Python object, if the conversion is a plain one. No Python code runs, and no
+    /// exception is left.
     #[inline(always)]
     pub fn bits(self, object: Borrowed<'_, '_, PyAny>) -> Option<u64> {
         match self {
