@@ -83,6 +83,15 @@ impl Deadline {
     }
 }
 
+/// Whether a call may sleep for a lock that is held for microseconds as a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// No: it spins for a microsecond, then gives `WouldBlock`.
+    Spin,
+    /// Yes, until this deadline, and for a moment in any case.
+    Sleep(Deadline),
+}
+
 /// An absolute reading as the kernel wants it.
 pub fn timespec(at: u64) -> Timespec {
     Timespec { tv_sec: (at / NANOS) as i64, tv_nsec: (at % NANOS) as _ }

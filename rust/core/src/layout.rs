@@ -156,6 +156,12 @@ pub trait Backing {
     fn mapping(&self) -> &Arc<Mapping>;
 }
 
+impl Backing for Arc<Mapping> {
+    fn mapping(&self) -> &Arc<Mapping> {
+        self
+    }
+}
+
 /// A `T` in shared memory together with what keeps it there. `T` may be a slice.
 #[derive(Debug)]
 pub struct Object<T: ?Sized, K> {

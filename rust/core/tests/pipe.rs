@@ -178,16 +178,16 @@ const SENDING: [(&str, &[usize]); 8] = [
     ("transport.ready_sent", &[SMALL, LARGE]),
     ("channel.woken", &[INLINED, LARGE]),
     ("extent.taken", &[LARGE]),
-    ("extent.reserved", &[LARGE]),
-    ("extent.grown", &[LARGE]),
-    ("extent.punched", &[LARGE]),
+    ("extent.claimed", &[LARGE]),
+    ("extent.filled", &[LARGE]),
+    ("extent.handing_over", &[LARGE]),
 ];
 const RECEIVING: [(&str, &[usize]); 5] = [
     ("ring.get.before_commit", &[SMALL, INLINED, LARGE]),
     ("ring.get.after_commit", &[SMALL, INLINED, LARGE]),
     ("transport.ready_clearing", &[SMALL, LARGE]),
     ("pipe.parking", &[SMALL]),
-    ("extent.punched", &[LARGE]),
+    ("extent.receiving", &[LARGE]),
 ];
 
 #[test]
@@ -278,7 +278,7 @@ fn receivers_die_at_every_point() {
             until("the receiver dies", || {
                 assert_ne!(doomed.ended(), Some(OK));
                 common::state(doomed.pid()).is_none_or(|s| s == 'Z')
-                    || (point == "extent.punched" && words.get(0) == 40)
+                    || (point == "extent.receiving" && words.get(0) == 40)
             });
             doomed.kill();
             let had = words.get(0) as usize;

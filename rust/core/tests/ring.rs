@@ -11,8 +11,7 @@ use common::channel::{Channel, recv, send};
 use common::{Child, Dice, KILLED, message, read_message, resident, words};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
-use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, INLINE, MessageMeta, Payload, Ring, UNIT};
-use fastmp_core::channel::transport::Outgoing;
+use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, INLINE, Ring, UNIT};
 use fastmp_core::sys::memfd;
 use fastmp_core::{Deadline, Error};
 use proptest::prelude::*;
@@ -241,19 +240,21 @@ fn a_ring_that_overflowed_comes_back() {
 }
 
 #[test]
-fn a_drained_ring_starts_its_file_over() {
+fn a_queue_that_is_never_empty_never_runs_out_of_offsets() {
     let q = Queue::create(0).unwrap();
-    // Too large to be kept when they are free.
-    let (cap, mut most) = (65 << 20, 0);
-    for number in 0..20 {
-        let hold = q.extent(cap).unwrap();
-        hold.map().unwrap().write(0, &message(1, number, 100)).unwrap();
-        let (meta, mut payload) = (MessageMeta::default(), Some(Payload::Extent(hold, 100)));
-        q.put(&mut Outgoing { meta, payload: &mut payload, fds: &[] }, Deadline::PASSED).unwrap();
-        assert_eq!(read_message(&recv(&q, Deadline::PASSED).unwrap().0), (1, number));
-        most = most.max(memfd::size(q.handles()[0]).unwrap());
-    }
-    assert!(most <= 3 * cap, "{most} bytes of file");
+    let mut model = queue(&q);
+    let positions = || memfd::size(q.handles()[0]).unwrap();
+    // Chunks and extents of every size, while there is always something unread.
+    let round = |model: &mut Model<'_, Queue>| {
+        (0..40).for_each(|n| model.put([INLINE, 70_000, 30_000, 1 << 20][n % 4]));
+        (0..40).for_each(|_| model.get());
+    };
+    (0..60).for_each(|_| model.put(INLINE));
+    (0..10).for_each(|_| round(&mut model));
+    let before = positions();
+    (0..200).for_each(|_| round(&mut model));
+    assert_eq!(positions(), before, "the file has grown");
+    model.run(&[]);
 }
 
 #[test]

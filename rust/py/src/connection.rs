@@ -77,7 +77,6 @@ impl Connection {
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_payload(
             py,
-            Deadline::Never,
             |bytes| end.with(|end| end.extent(bytes)).unwrap_or(Err(Error::Closed)),
             |payload| {
                 let mut outgoing = Outgoing { meta: encoded.meta(), payload, fds: &fds };

@@ -112,7 +112,6 @@ impl Queue {
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_payload(
             py,
-            deadline,
             |bytes| queue.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed)),
             |payload| {
                 let mut outgoing = Outgoing { meta: encoded.meta(), payload, fds: &fds };

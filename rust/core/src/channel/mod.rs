@@ -1,8 +1,10 @@
 //! Channels: rings of messages in shared memory, and the queue and the pipe made of them.
 
 pub mod extents;
+mod format;
 pub mod mapping_cache;
 pub mod pipe;
 pub mod queue;
 pub mod ring;
 pub mod transport;
+mod wait;

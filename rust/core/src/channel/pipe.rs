@@ -11,14 +11,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::time::Duration;
 
 use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
-use crate::channel::queue::{BASES, RINGS, TABLE, wait_for};
+use crate::channel::format::{BASES, RINGS, TABLE};
 use crate::channel::ring::{BASE_OF_TINY, Received, Ring, RingConfig, RingState};
 use crate::channel::transport::{Outgoing, Transport};
-use crate::deadline::{Deadline, now};
+use crate::channel::wait::WaitPlace;
+use crate::deadline::{Deadline, Patience, now};
 use crate::error::{Error, Result};
 use crate::facade::{self, Ordering};
 use crate::kill_point;
@@ -28,8 +28,6 @@ use crate::sys::liveness;
 use crate::sys::socket;
 
 const EXTENTS: u64 = (BASES + 2 * BASE_OF_TINY).next_multiple_of(CHUNK);
-/// How long to wait for a slot before looking again.
-const SLOT: Duration = Duration::from_millis(5);
 /// How long the other end is believed to be there.
 const BELIEVED: u64 = 1_000_000;
 
@@ -94,7 +92,6 @@ pub fn create(duplex: bool) -> Result<(End, End)> {
     let first = Flags { readable: true, writable: duplex, second: true };
     let second = Flags { readable: duplex, writable: true, second: false };
     let (first, second) = (End::over(segment.clone(), a, first)?, End::over(segment, b, second)?);
-    first.extents.set_up(EXTENTS);
     first.incoming.ring().set_up(0)?;
     socket::send_ready(&second.socket)?;
     if duplex {
@@ -159,8 +156,7 @@ impl End {
     /// # Errors
     /// `WouldBlock` if no slot is free; `OutOfMemory`.
     pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
-        let drained = || Some((self.incoming.ring().drained_at()?, self.outgoing.ring().drained_at()?));
-        self.extents.allocate(bytes, false, drained)
+        self.extents.allocate(bytes)
     }
 
     /// Is every copy of the other end closed? Believed for a while; see the module.
@@ -186,17 +182,17 @@ impl End {
     /// `Full`; `WouldBlock` if another is sending just now; those of [`send`](Self::send).
     #[inline]
     pub fn try_send(&self, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
-        self.send_once(outgoing, None)
+        self.send_once(outgoing, Patience::Spin)
     }
 
-    fn send_once(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Option<Deadline>) -> Result<()> {
+    fn send_once(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
         if self.closing.load(Ordering::Relaxed) {
             return Err(Error::Closed);
         }
         if self.peer_is_gone() {
             return Err(Error::PeerGone);
         }
-        self.outgoing.send(self.socket.as_fd(), outgoing, deadline)
+        self.outgoing.send(self.socket.as_fd(), outgoing, patience)
     }
 
     /// Send, waiting until `deadline` for room.
@@ -205,13 +201,12 @@ impl End {
     /// `PeerGone` if nobody could ever receive it; `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been sent then.
     pub fn send(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
         let ring = self.outgoing.ring();
-        wait_for(
-            &ring.state().not_full,
-            &SEND_SPIN,
-            Error::Full,
+        let place =
+            WaitPlace { waiters: &ring.state().not_full, spin: &SEND_SPIN, none: Error::Full, extents: &self.extents };
+        place.wait(
             deadline,
             || {
-                let sent = self.send_once(outgoing, Some(deadline));
+                let sent = self.send_once(outgoing, Patience::Sleep(deadline));
                 if sent == Err(Error::Full) {
                     // About to wait: is it worth while?
                     self.asked.store(0, Ordering::Relaxed);
@@ -228,11 +223,11 @@ impl End {
     /// `Empty`; `WouldBlock` if another is receiving just now; those of [`recv`](Self::recv).
     #[inline]
     pub fn try_recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Received> {
-        self.recv_once(scratch, fds, None)
+        self.recv_once(scratch, fds, Patience::Spin)
     }
 
-    fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Received> {
-        let received = self.incoming.recv(self.socket.as_fd(), scratch, fds, deadline)?;
+    fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
+        let received = self.incoming.recv(self.socket.as_fd(), scratch, fds, patience)?;
         let ring = self.incoming.ring();
         if ring.state().not_full.is_waited_on() && ring.has_room_again() {
             ring.state().not_full.notify();
@@ -247,21 +242,22 @@ impl End {
     /// deadline; `Interrupted`; `Corrupted`.
     pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
         let mut late = false;
+        let mut due = Deadline::Never;
         loop {
-            match self.recv_once(scratch, fds, Some(deadline)) {
-                Err(Error::Empty | Error::WouldBlock) if late => return Err(Error::Empty),
+            match self.recv_once(scratch, fds, Patience::Sleep(deadline)) {
+                Err(Error::Empty) if late => return Err(Error::Empty),
                 Err(Error::Empty) => self.wait(deadline)?,
-                // Every slot for extents is in use, and nobody tells when one no longer is.
-                Err(Error::WouldBlock) => {
-                    let waiters = &self.incoming.ring().state().not_empty;
-                    waiters.park(waiters.register(), deadline.slice(SLOT))?;
-                    facade::end_slice()?;
-                }
                 Err(Error::TimedOut) => return Err(Error::Empty),
                 done => return done,
             }
-            // Others may be quicker again and again.
+            // Others may be quicker again and again. Signals have to be looked at all the same.
             late = deadline.passed();
+            if due.passed() && !late {
+                facade::end_slice()?;
+            }
+            if due == Deadline::Never || due.passed() {
+                due = Deadline::At(Deadline::Never.slice(facade::SLICE));
+            }
         }
     }
 
@@ -310,6 +306,7 @@ impl End {
             readable = seen.readable;
             // Also when something came that was no message: that may go on for as long as a stopped sender holds the lock.
             if !deadline.passed() {
+                self.extents.tend();
                 facade::end_slice()?;
             }
         }

@@ -7,31 +7,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::arena::Segment;
-use crate::channel::extents::{CHUNK, ExtentState, Extents, OwnedExtent};
-use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig, RingState};
+use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
+use crate::channel::format::{BASES, RINGS, TABLE};
+use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig};
 use crate::channel::transport::{Outgoing, Transport};
-use crate::deadline::Deadline;
+use crate::channel::wait::WaitPlace;
+use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, Result};
-use crate::facade;
 use crate::kill_point;
 use crate::layout::Kind;
 use crate::sync::spin::Spin;
-use crate::sync::waitset::WaitSet;
 use crate::sys::{liveness, socket};
 
-/// Offsets in a channel's segment: the ring's words, the extents' table, the base.
-pub(super) const RINGS: usize = 64;
-pub(super) const TABLE: usize = 4096;
-pub(super) const BASES: u64 = 8192;
-const _: () = assert!(TABLE + size_of::<ExtentState>() <= BASES as usize);
-const _: () = assert!(RINGS + 2 * size_of::<RingState>() <= TABLE);
 const EXTENTS: u64 = (BASES + BASE_MOST).next_multiple_of(CHUNK);
 
 const CONFIG: RingConfig =
     RingConfig { index: 0, base: BASES, overflows: true, base_most: BASE_MOST, bounds_large: false };
 
-/// Times that a wait spins before it sleeps.
-const SPINS: u32 = 16;
 static GET_SPIN: Spin = Spin::new(40_000);
 static PUT_SPIN: Spin = Spin::new(40_000);
 
@@ -78,7 +70,6 @@ impl Queue {
         let segment = Segment::sparse("fastmp-queue", Kind::Queue, EXTENTS as usize, BASES as usize)?;
         let (reader, writer) = socket::pair()?;
         let queue = Self::over(segment, reader, writer)?;
-        queue.extents.set_up(EXTENTS);
         queue.ring().set_up(maxsize)?;
         socket::send_ready(&queue.writer)?;
         Ok(queue)
@@ -121,7 +112,13 @@ impl Queue {
     /// # Errors
     /// `WouldBlock` if no slot is free; `OutOfMemory`.
     pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
-        self.extents.allocate(bytes, false, || self.ring().drained_at())
+        self.extents.allocate(bytes)
+    }
+
+    /// Would a put that does not wait raise `Full`? Cheap: to be asked before a message is made for nothing.
+    #[inline]
+    pub fn would_be_full(&self) -> bool {
+        self.ring().is_full()
     }
 
     /// Put without sleeping.
@@ -130,11 +127,11 @@ impl Queue {
     /// `Full`; `WouldBlock` if another is putting just now; those of [`put`](Self::put).
     #[inline]
     pub fn try_put(&self, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
-        self.put_once(outgoing, None)
+        self.put_once(outgoing, Patience::Spin)
     }
 
-    fn put_once(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Option<Deadline>) -> Result<()> {
-        self.transport.send(self.writer.as_fd(), outgoing, deadline)?;
+    fn put_once(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
+        self.transport.send(self.writer.as_fd(), outgoing, patience)?;
         kill_point!("queue.put.before_wake");
         self.ring().state().not_empty.notify();
         Ok(())
@@ -145,14 +142,13 @@ impl Queue {
     /// # Errors
     /// `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been put then, and `outgoing` is as it was.
     pub fn put(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
-        wait_for(
-            &self.ring().state().not_full,
-            &PUT_SPIN,
-            Error::Full,
-            deadline,
-            || self.put_once(outgoing, Some(deadline)),
-            || !self.ring().is_full(),
-        )
+        let place = WaitPlace {
+            waiters: &self.ring().state().not_full,
+            spin: &PUT_SPIN,
+            none: Error::Full,
+            extents: &self.extents,
+        };
+        place.wait(deadline, || self.put_once(outgoing, Patience::Sleep(deadline)), || !self.ring().is_full())
     }
 
     /// Get without sleeping; see [`GetGuard::get`](super::ring::GetGuard::get) for `scratch`. `fds` gets the descriptors that came along.
@@ -161,11 +157,11 @@ impl Queue {
     /// `Empty`; `WouldBlock` if another is getting just now; those of [`get`](Self::get).
     #[inline]
     pub fn try_get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Received> {
-        self.get_once(scratch, fds, None)
+        self.get_once(scratch, fds, Patience::Spin)
     }
 
-    fn get_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Option<Deadline>) -> Result<Received> {
-        let received = self.transport.recv(self.reader.as_fd(), scratch, fds, deadline)?;
+    fn get_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
+        let received = self.transport.recv(self.reader.as_fd(), scratch, fds, patience)?;
         self.ring().state().not_full.notify();
         Ok(received)
     }
@@ -175,14 +171,13 @@ impl Queue {
     /// # Errors
     /// `Empty` at the deadline; `Interrupted`; `Corrupted`.
     pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
-        wait_for(
-            &self.ring().state().not_empty,
-            &GET_SPIN,
-            Error::Empty,
-            deadline,
-            || self.get_once(scratch, fds, Some(deadline)),
-            || self.ring().looks_ready(),
-        )
+        let place = WaitPlace {
+            waiters: &self.ring().state().not_empty,
+            spin: &GET_SPIN,
+            none: Error::Empty,
+            extents: &self.extents,
+        };
+        place.wait(deadline, || self.get_once(scratch, fds, Patience::Sleep(deadline)), || self.ring().looks_ready())
     }
 
     /// A descriptor that is readable while a message is there, from now on.
@@ -192,52 +187,5 @@ impl Queue {
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
         self.transport.watch(self.reader.as_fd())?;
         Ok(self.reader.as_fd())
-    }
-}
-
-/// The one waiting shape. `attempt` gives `none` (`Full` or `Empty`) when it would have to wait; `more` tells whether there is something
-/// for another waiter.
-pub(super) fn wait_for<T>(
-    waiters: &WaitSet,
-    spin: &Spin,
-    none: Error,
-    deadline: Deadline,
-    mut attempt: impl FnMut() -> Result<T>,
-    more: impl Fn() -> bool,
-) -> Result<T> {
-    let mut ticket = None;
-    let mut spins = 0;
-    loop {
-        match attempt() {
-            Err(e) if e == none || e == Error::WouldBlock => (),
-            done => {
-                if ticket.is_some() && more() {
-                    waiters.notify();
-                }
-                // A lock's own deadline is this one.
-                return done.map_err(|e| if e == Error::TimedOut { none } else { e });
-            }
-        }
-        if deadline.passed() {
-            return Err(none);
-        }
-        match ticket {
-            None => {
-                // Others may be quicker a few times; then it must be something else that is short: slots, room in the socket.
-                spins += 1;
-                if spins <= SPINS && spin.until(|| more().then_some(())).is_some() {
-                    continue;
-                }
-                ticket = Some(waiters.register());
-            }
-            Some(t) => {
-                let parked = waiters.park(t, deadline.slice(facade::SLICE))?;
-                kill_point!("channel.woken");
-                if parked == facade::Parked::TimedOut && !more() && !deadline.passed() {
-                    facade::end_slice()?;
-                }
-                ticket = Some(waiters.register());
-            }
-        }
     }
 }

@@ -13,7 +13,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use crate::channel::ring::{MessageMeta, Payload, Received, Ring};
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -47,18 +47,13 @@ impl Transport {
         &self.ring
     }
 
-    /// Put one message; `socket` leads to the receivers'. `deadline` None: without sleeping for the lock.
+    /// Put one message; `socket` leads to the receivers'. `patience` is for the lock.
     ///
     /// # Errors
     /// `Full`, also when too many descriptors are on their way; those of `PutGuard::put`.
     #[inline]
-    pub fn send(
-        &self,
-        socket: BorrowedFd<'_>,
-        outgoing: &mut Outgoing<'_, '_>,
-        deadline: Option<Deadline>,
-    ) -> Result<()> {
-        let putting = self.ring.put_guard(deadline)?;
+    pub fn send(&self, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
+        let putting = self.ring.put_guard(patience)?;
         let was_ready = putting.is_ready();
         if !outgoing.fds.is_empty() {
             putting.make_room(outgoing.payload)?;
@@ -90,10 +85,10 @@ impl Transport {
         socket: BorrowedFd<'_>,
         scratch: &mut Vec<u8>,
         fds: &mut Vec<OwnedFd>,
-        deadline: Option<Deadline>,
+        patience: Patience,
     ) -> Result<Received> {
         scratch.clear();
-        let getting = self.ring.get_guard(deadline)?;
+        let getting = self.ring.get_guard(patience)?;
         let mut missing = false;
         let mut received = getting.get(scratch, |meta, fds_id, _| {
             missing = meta.fds > 0 && !look_for(socket, fds_id, fds)?;
@@ -130,8 +125,8 @@ impl Transport {
     pub fn clear_ready(&self, socket: BorrowedFd<'_>, force: bool) -> Result<bool> {
         loop {
             // The get lock first: a receiver may have taken the last message and not yet its packet.
-            let both = self.ring.get_guard(Some(Deadline::PASSED));
-            match both.and_then(|getting| Ok((self.ring.put_guard(Some(Deadline::PASSED))?, getting))) {
+            let both = self.ring.get_guard(Patience::Sleep(Deadline::PASSED));
+            match both.and_then(|getting| Ok((self.ring.put_guard(Patience::Sleep(Deadline::PASSED))?, getting))) {
                 // The loop that called this sleeps next, and sees to signals there.
                 Err(Error::Interrupted) => continue,
                 Err(Error::TimedOut) => return Ok(true),

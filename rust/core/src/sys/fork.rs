@@ -130,9 +130,16 @@ impl Drop for Free<'_> {
     }
 }
 
+impl<T> Local<T> {
+    /// With `value` in it.
+    pub const fn new(value: T) -> Self {
+        Local { held: AtomicU64::new(0), value: UnsafeCell::new(ManuallyDrop::new(value)) }
+    }
+}
+
 impl<T: Default> Default for Local<T> {
     fn default() -> Self {
-        Local { held: AtomicU64::new(0), value: UnsafeCell::new(ManuallyDrop::new(T::default())) }
+        Local::new(T::default())
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, pread, pwrite};
 
 use crate::error::{Error, Result};
 
@@ -35,10 +35,24 @@ pub fn create(name: &str, bytes: u64) -> Result<OwnedFd> {
 /// # Errors
 /// `OutOfMemory` if the system has not so much.
 pub fn reserve(fd: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
-    // The kernel does not refuse what it does not have: it kills for it.
-    if bytes >= LARGE && memory_left().is_some_and(|left| bytes > left) {
-        return Err(Error::OutOfMemory);
+    reserve_or(fd, offset, bytes, reserve_by_writing)
+}
+
+/// The same for a range that nobody else uses.
+pub fn reserve_own(fd: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
+    reserve_or(fd, offset, bytes, fill_with_zeros)
+}
+
+/// Refuse `bytes` that are more than the system has left: it does not refuse them itself, it kills for them.
+pub fn check_left(bytes: u64) -> Result<()> {
+    match bytes >= LARGE && memory_left().is_some_and(|left| bytes > left) {
+        true => Err(Error::OutOfMemory),
+        false => Ok(()),
     }
+}
+
+fn reserve_or<F: AsFd>(fd: F, offset: u64, bytes: u64, other: fn(&F, u64, u64) -> Result<()>) -> Result<()> {
+    check_left(bytes)?;
     // In steps: a signal undoes the call that it interrupts, and a timer's next one may come before a large call is through.
     let (mut at, end) = (offset, offset.checked_add(bytes).ok_or(Error::OutOfMemory)?);
     let mut step = FIRST_STEP;
@@ -46,7 +60,7 @@ pub fn reserve(fd: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
         match fallocate(&fd, FallocateFlags::empty(), at, step.min(end - at)) {
             Ok(()) => at += step.min(end - at),
             Err(Errno::INTR) => step = (step / 2).max(LAST_STEP),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => return reserve_by_writing(fd, at, end - at),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => return other(&fd, at, end - at),
             Err(e) => {
                 punch(&fd, offset, at - offset);
                 return Err(e.into());
@@ -76,17 +90,69 @@ pub fn extend(fd: impl AsFd, bytes: u64) -> Result<()> {
 
 /// Where fallocate is not to be had: grow, then write each new page once. Only bytes that were beyond
 /// the end are written, so nothing that a peer stored is touched.
-fn reserve_by_writing(fd: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
-    let (old, end) = (size(&fd)?, offset + bytes);
+fn reserve_by_writing<F: AsFd>(fd: &F, offset: u64, bytes: u64) -> Result<()> {
+    let (old, end) = (size(fd)?, offset + bytes);
     if end <= old {
         return Ok(());
     }
-    ftruncate(&fd, end)?;
+    ftruncate(fd, end)?;
+    let at = old.max(offset);
+    fill_with_zeros(fd, at, end - at)
+}
+
+fn fill_with_zeros<F: AsFd>(fd: &F, offset: u64, bytes: u64) -> Result<()> {
     let zeros = [0u8; 4096];
-    let mut at = old.max(offset);
+    let (mut at, end) = (offset, offset + bytes);
     while at < end {
-        let n = (end - at).min(zeros.len() as u64) as usize;
-        at += rustix::io::pwrite(&fd, &zeros[..n], at)? as u64;
+        let n = (end - at).min(zeros.len() as u64);
+        write(fd, at, &zeros[..n as usize])?;
+        at += n;
+    }
+    Ok(())
+}
+
+/// Copy bytes to `offset`, and make the pages that are missing there.
+///
+/// # Errors
+/// `OutOfMemory` when the kernel refuses the pages.
+pub fn write(fd: impl AsFd, offset: u64, bytes: &[u8]) -> Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match pwrite(&fd, &bytes[done..], offset + done as u64) {
+            Ok(0) => return Err(Error::OutOfMemory),
+            Ok(n) => done += n,
+            Err(Errno::INTR) => (),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Copy bytes from `offset`.
+///
+/// # Errors
+/// `Corrupted` if the segment ends before.
+pub fn read(fd: impl AsFd, offset: u64, to: &mut [u8]) -> Result<()> {
+    let mut done = 0;
+    while done < to.len() {
+        match pread(&fd, &mut to[done..], offset + done as u64) {
+            Ok(0) => return Err(Error::Corrupted("an extent outside its segment")),
+            Ok(n) => done += n,
+            Err(Errno::INTR) => (),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Make the segment at least that long, without reserving pages. Others may be doing the same.
+pub fn extend_to(fd: impl AsFd, bytes: u64) -> Result<()> {
+    while size(&fd)? < bytes {
+        match ftruncate(&fd, bytes) {
+            // It has become longer meanwhile, and cannot shrink.
+            Ok(()) | Err(Errno::PERM) => (),
+            Err(e) => return Err(e.into()),
+        }
     }
     Ok(())
 }

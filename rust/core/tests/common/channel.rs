@@ -1,7 +1,6 @@
 //! Messages through a queue or a pipe, whichever it is.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use fastmp_core::channel::extents::OwnedExtent;
 use fastmp_core::channel::pipe::End;
@@ -9,7 +8,7 @@ use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::sys::memfd;
-use fastmp_core::{Deadline, Error, Result};
+use fastmp_core::{Deadline, Result};
 
 use super::{message, read_message};
 
@@ -64,17 +63,12 @@ impl Channel for End {
 
 pub fn send(channel: &impl Channel, bytes: &[u8], fds: &[OwnedFd], deadline: Deadline) -> Result<()> {
     let lent: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    let meta = MessageMeta { format: FORMAT, fds: fds.len() as u8 };
+    let meta = MessageMeta { format: FORMAT, fds: fds.len() as u16 };
     let mut payload = if bytes.len() <= INLINE {
         Some(Payload::Inline(bytes))
     } else {
-        let hold = loop {
-            match channel.room(bytes.len() as u64) {
-                Err(Error::WouldBlock) if !deadline.passed() => std::thread::sleep(Duration::from_millis(1)),
-                other => break other?,
-            }
-        };
-        hold.map()?.write(0, bytes)?;
+        let hold = channel.room(bytes.len() as u64)?;
+        hold.write(0, bytes)?;
         Some(Payload::Extent(hold, bytes.len() as u64))
     };
     channel.put_outgoing(&mut Outgoing { meta, payload: &mut payload, fds: &lent }, deadline)
@@ -84,8 +78,8 @@ pub fn recv(channel: &impl Channel, deadline: Deadline) -> Result<(Vec<u8>, Vec<
     let (mut bytes, mut fds) = (Vec::new(), Vec::new());
     let received = channel.get_letter(&mut bytes, &mut fds, deadline)?;
     if let Some((hold, len)) = received.extent {
-        bytes.clear();
-        hold.map()?.append_to(0, len, &mut bytes)?;
+        bytes = vec![0; len];
+        hold.read(0, &mut bytes)?;
     }
     Ok((bytes, fds))
 }

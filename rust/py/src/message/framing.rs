@@ -4,12 +4,10 @@
 use std::cell::Cell;
 use std::ffi::c_char;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
+use fastmp_core as fcore;
 use fastmp_core::channel::extents::OwnedExtent;
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
-use fastmp_core::sys::mapping::Mapping;
-use fastmp_core::{self as fcore, Deadline, Error};
 use pyo3::buffer::PyBuffer;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -145,14 +143,13 @@ impl Encoded {
 
     /// What goes with the bytes.
     pub fn meta(&self) -> MessageMeta {
-        MessageMeta { format: self.format, fds: self.fds.len() as u8 }
+        MessageMeta { format: self.format, fds: self.fds.len() as u16 }
     }
 
     /// Call `send` with the message's payload: the bytes themselves, or an extent from `extent` that has them.
     pub fn with_payload<T>(
         &self,
         py: Python<'_>,
-        deadline: Deadline,
         extent: impl Fn(u64) -> fcore::Result<OwnedExtent> + Sync,
         send: impl FnOnce(&mut Option<Payload<'_>>) -> PyResult<T>,
     ) -> PyResult<T> {
@@ -173,11 +170,10 @@ impl Encoded {
             }
             return send(&mut Some(Payload::Inline(&whole)));
         }
-        let hold = slot(py, deadline, || extent(len as u64))?;
-        let mapping = hold.map().map_err(raise)?;
+        let hold = blocking::wait(py, || extent(len as u64))?.map_err(raise)?;
         for (at, bytes) in pieces {
-            let copied =
-                if bytes.len() >= DETACHED { py.detach(|| mapping.write(at, bytes)) } else { mapping.write(at, bytes) };
+            let copy = || hold.write(at as u64, bytes);
+            let copied = if bytes.len() >= DETACHED { py.detach(copy) } else { copy() };
             copied.map_err(raise)?;
         }
         send(&mut Some(Payload::Extent(hold, len as u64)))
@@ -194,32 +190,13 @@ impl Drop for Encoded {
     }
 }
 
-/// Every slot of a channel's table is in use for a moment: wait for one, until `deadline` at the latest.
-fn slot(
-    py: Python<'_>,
-    deadline: Deadline,
-    attempt: impl Fn() -> fcore::Result<OwnedExtent> + Sync,
-) -> PyResult<OwnedExtent> {
-    let deadline = deadline.with_grace();
-    loop {
-        match blocking::wait(py, &attempt)? {
-            Err(Error::WouldBlock) if deadline.passed() => return Err(raise(Error::Full)),
-            Err(Error::WouldBlock) => {
-                py.detach(|| std::thread::sleep(std::time::Duration::from_micros(200)));
-                py.check_signals()?;
-            }
-            done => return done.map_err(raise),
-        }
-    }
-}
-
 /// A pickle stream and its buffers.
 type OutOfBand<'py> = (Bound<'py, PyBytes>, Vec<Bound<'py, PyByteArray>>);
 
 /// A message's bytes on this side: in the inbox, or still in their extent.
 pub(super) enum Source<'a> {
     Inbox(&'a [u8]),
-    Extent(Arc<Mapping>, usize),
+    Extent(&'a OwnedExtent, usize),
 }
 
 impl Source<'_> {
@@ -234,11 +211,11 @@ impl Source<'_> {
         let end = at.checked_add(to.len()).filter(|&end| end <= self.len()).ok_or_else(garbage)?;
         match self {
             Source::Inbox(bytes) => to.copy_from_slice(&bytes[at..end]),
-            Source::Extent(mapping, _) if to.len() >= DETACHED => {
+            Source::Extent(hold, _) if to.len() >= DETACHED => {
                 on_huge_pages(to);
-                py.detach(|| mapping.read(at, to)).map_err(raise)?;
+                py.detach(|| hold.read(at as u64, to)).map_err(raise)?;
             }
-            Source::Extent(mapping, _) => mapping.read(at, to).map_err(raise)?,
+            Source::Extent(hold, _) => hold.read(at as u64, to).map_err(raise)?,
         }
         Ok(())
     }
@@ -323,10 +300,10 @@ fn on_huge_pages(to: &mut [u8]) {
 }
 
 /// The bytes of a message that came into `inbox`, or by an extent.
-pub(super) fn source<'a>(received: &Received, inbox: &'a [u8]) -> PyResult<Source<'a>> {
+pub(super) fn source<'a>(received: &'a Received, inbox: &'a [u8]) -> Source<'a> {
     match &received.extent {
-        Some((hold, len)) => Ok(Source::Extent(hold.map().map_err(raise)?, *len)),
-        None => Ok(Source::Inbox(inbox)),
+        Some((hold, len)) => Source::Extent(hold, *len),
+        None => Source::Inbox(inbox),
     }
 }
 

@@ -52,7 +52,7 @@ pub fn decode<'py>(
     if received.extent.is_none() && format == framing::VALUE {
         return codec::decode(py, inbox, false);
     }
-    let source = framing::source(&received, inbox)?;
+    let source = framing::source(&received, inbox);
     let len = source.len();
     match format {
         framing::VALUE | framing::SHARED_VALUE => {
@@ -61,7 +61,6 @@ pub fn decode<'py>(
                 framing::Source::Inbox(bytes) => codec::decode(py, bytes, with_shared),
                 framing::Source::Extent(..) => {
                     let bytes = source.bytes(py, 0, len)?;
-                    drop(source);
                     framing::give_back(py, received);
                     codec::decode(py, bytes.as_bytes(), with_shared)
                 }
@@ -71,13 +70,11 @@ pub fn decode<'py>(
         framing::PICKLE | framing::RAW => {
             let stream = source.bytes(py, 0, len)?;
             // The extent is free for the next message before any Python code runs.
-            drop(source);
             framing::give_back(py, received);
             channel_fds::handing_out(fds, || pickler::unpickle(&stream))
         }
         framing::OUT_OF_BAND => {
             let (stream, buffers) = source.out_of_band(py)?;
-            drop(source);
             framing::give_back(py, received);
             let kwargs = PyDict::new(py);
             kwargs.set_item(pyo3::intern!(py, "buffers"), PyList::new(py, buffers)?)?;
@@ -95,7 +92,7 @@ pub fn decode_bytes<'py>(
     fds: Vec<OwnedFd>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     if matches!(received.meta.format, framing::RAW | framing::PICKLE) {
-        let source = framing::source(&received, inbox)?;
+        let source = framing::source(&received, inbox);
         return source.bytes(py, 0, source.len());
     }
     let object = decode(py, received, inbox, fds)?;

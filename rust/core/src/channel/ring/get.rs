@@ -1,10 +1,8 @@
 //! The readers' side of a ring: the record at the head, and its commit.
 
-use super::{
-    COUNT_MASK, Cursor, DATA, EXTENT, EXTENT_BYTES, INLINE, LINK, MessageMeta, Received, Ring, UNIT, Where,
-    record_bytes, word,
-};
-use crate::channel::extents::{CHUNK, Range, Side};
+use super::{COUNT_MASK, Cursor, INLINE, MessageMeta, Received, Ring, Where};
+use crate::channel::extents::CHUNK;
+use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, Header, LINK, UNIT, record_bytes, word};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -20,20 +18,12 @@ impl<'a> GetGuard<'a> {
         GetGuard { ring }
     }
 
-    /// A message's tag and number, if there is one.
-    ///
-    /// # Errors
-    /// `Corrupted` if no record can be there.
-    pub fn peek(&self) -> Result<Option<(MessageMeta, u64)>> {
-        Ok(self.next()?.map(|record| (record.meta, record.number)))
-    }
-
     /// Get the first message. Its bytes come onto the end of `scratch` unless they are in an extent. `accept` is asked
     /// once it is certain what would be taken (its meta, the fds_id of its descriptors, its size); an error there leaves the message in
     /// its place.
     ///
     /// # Errors
-    /// `Empty`; `Corrupted`; `WouldBlock` if no slot is free for an extent; what `accept` gives.
+    /// `Empty`; `Corrupted`; what `accept` gives.
     pub fn get(
         &self,
         scratch: &mut Vec<u8>,
@@ -41,28 +31,25 @@ impl<'a> GetGuard<'a> {
     ) -> Result<Received> {
         let Some(record) = self.next()? else { return Err(Error::Empty) };
         let ring = self.ring;
-        let side = Side::Get(ring.config.index);
+        let this = ring.config.index;
         let mut extent = None;
         let mut size = record.len;
         if record.kind == EXTENT {
             let mut bytes = [0; EXTENT_BYTES];
             record.mapping.read(record.offset, &mut bytes)?;
-            let (range, len) = (Range { offset: word(&bytes, 0), cap: word(&bytes, 1) }, word(&bytes, 2));
-            if len > range.cap {
-                return Err(Error::Corrupted("a message larger than its extent"));
-            }
-            size = len as usize;
-            extent = Some((range, size));
+            let (index, len) = (word(&bytes, 0), word(&bytes, 1));
+            size = usize::try_from(len).map_err(|_| Error::Corrupted("a message of impossible size"))?;
+            extent = Some((index, size));
         } else {
             record.mapping.append_to(record.offset, record.len, scratch)?;
         }
         accept(&record.meta, record.fds_id, size)?;
         let chunk = match record.left {
-            Some(range) => Some(ring.extents.receive(range, side, record.next.0)?),
+            Some(index) => Some(ring.extents.receive(index, CHUNK, this, record.next.0)?),
             None => None,
         };
         let extent = match extent {
-            Some((range, len)) => match ring.extents.receive(range, side, record.next.0) {
+            Some((index, len)) => match ring.extents.receive(index, len as u64, this, record.next.0) {
                 Ok(hold) => Some((hold, len)),
                 Err(e) => {
                     if let Some(chunk) = chunk {
@@ -80,7 +67,7 @@ impl<'a> GetGuard<'a> {
         for hold in chunk.iter().chain(extent.iter().map(|(hold, _)| hold)) {
             hold.received();
         }
-        Ok(Received { meta: record.meta, number: record.number, extent })
+        Ok(Received { meta: record.meta, number: record.number, extent, _left: chunk })
     }
 
     fn next(&self) -> Result<Option<Record<'_>>> {
@@ -104,14 +91,13 @@ impl<'a> GetGuard<'a> {
             let (mapping, offset, room) = ring.locate(at)?;
             let mut bytes = [0; UNIT as usize];
             mapping.read(offset, &mut bytes)?;
-            let (first, more) = (word(&bytes, 0), word(&bytes, 1));
-            let (len, kind) = (first as u32 as usize, (first >> 32) as u8);
+            let Header { kind, meta, len, more } = Header::read(&bytes);
             if kind == LINK {
                 if !more.is_multiple_of(UNIT) {
                     return Err(Error::Corrupted("a link to nowhere"));
                 }
                 if !ring.in_base(at) {
-                    left = Some(Range { offset: at & !(CHUNK - 1), cap: CHUNK });
+                    left = Some(ring.extents.chunk_at(at)?);
                 }
                 at = more;
                 continue;
@@ -125,7 +111,7 @@ impl<'a> GetGuard<'a> {
                 offset: offset + UNIT as usize,
                 len,
                 kind,
-                meta: MessageMeta { format: (first >> 40) as u8, fds: (first >> 48) as u8 },
+                meta,
                 number: head.count(),
                 fds_id: more,
                 next: Cursor::new(head.count() + 1, (at + bytes) / UNIT),
@@ -146,7 +132,7 @@ struct Record<'a> {
     fds_id: u64,
     next: Cursor,
     /// The chunk that the link to this record leaves.
-    left: Option<Range>,
+    left: Option<u64>,
 }
 
 impl Drop for GetGuard<'_> {

@@ -42,8 +42,8 @@ mod put;
 use std::sync::Arc;
 
 use crate::arena::Segment;
-use crate::channel::extents::{CHUNK, Extents, OwnedExtent, Range, Side};
-use crate::deadline::Deadline;
+use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
+use crate::deadline::Patience;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU32, AtomicU64, Ordering};
 use crate::layout::{self, Backing};
@@ -53,11 +53,10 @@ use crate::sync::waitset::WaitSet;
 use crate::sys::mapping::Mapping;
 use crate::sys::{liveness, memfd};
 
+pub use super::format::UNIT;
 pub use get::GetGuard;
 pub use put::PutGuard;
 
-/// Bytes of a unit, and of a record's header.
-pub const UNIT: u64 = 16;
 /// The base's bytes at first.
 pub const BASE_FIRST: u64 = 16 << 10;
 /// The base's bytes at most, as a rule.
@@ -78,12 +77,6 @@ const POS_MASK: u64 = (1 << POS_BITS) - 1;
 const COUNT_MASK: u64 = (1 << (64 - POS_BITS)) - 1;
 /// Messages that a ring can hold.
 pub const COUNT_MOST: u64 = COUNT_MASK - 1;
-
-const DATA: u8 = 1;
-const EXTENT: u8 = 2;
-const LINK: u8 = 3;
-/// Payload of an extent's record: offset, cap, length.
-const EXTENT_BYTES: usize = 24;
 
 overlay! {
     /// The shared words, by who writes them: a cache line for waiting, one for each side.
@@ -109,8 +102,7 @@ overlay! {
         /// The number of the message that made the last detour, and `DETOUR`; 0: none.
         detour: AtomicU32,
         last_fds_id: AtomicU64,
-        /// The count of messages up to the last one that had to do with an extent.
-        last_extent: AtomicU64,
+        _reserved3: AtomicU64,
         /// The numbers of the last messages in extents, where those are bounded; at first no number.
         large: [AtomicU32; LARGE_UNREAD],
         _reserved2: [AtomicU64; 6],
@@ -151,7 +143,7 @@ pub struct MessageMeta {
     /// How the bytes are to be read: the caller's business.
     pub format: u8,
     /// Descriptors that travel beside it.
-    pub fds: u8,
+    pub fds: u16,
 }
 
 /// A message to put.
@@ -172,6 +164,8 @@ pub struct Received {
     pub number: u64,
     /// Where the bytes are: None: in the scratch given to `get`; else in the extent, so many.
     pub extent: Option<(OwnedExtent, usize)>,
+    /// A chunk that was left behind, to be freed without the lock.
+    _left: Option<OwnedExtent>,
 }
 
 /// What a ring does not share.
@@ -279,21 +273,13 @@ impl Ring {
         Cursor(self.state.head.load(Ordering::SeqCst))
     }
 
-    /// If no message and no link refers to an extent: since which message. The same again later: no extent has passed through meanwhile.
-    pub fn drained_at(&self) -> Option<u64> {
-        let last = self.state.last_extent.load(Ordering::SeqCst);
-        let (tail, head) = (self.tail(), self.head());
-        let since = head.count().wrapping_sub(last) & COUNT_MASK;
-        (since <= COUNT_MASK / 2 && self.in_base(tail.at())).then_some(last)
-    }
-
-    /// The right to put. `deadline` None: do not sleep for it (`WouldBlock`).
+    /// The right to put.
     ///
     /// # Errors
-    /// `WouldBlock` without a deadline, `TimedOut` at it, `Interrupted`; `Corrupted`.
-    pub fn put_guard(&self, deadline: Option<Deadline>) -> Result<PutGuard<'_>> {
-        if self.take(&self.state.put_lock, deadline)? != Acquired::Clean {
-            self.extents.settle(Side::Put(self.config.index), self.state.tail.load(Ordering::Relaxed));
+    /// `WouldBlock` without patience; `TimedOut`; `Interrupted`.
+    pub fn put_guard(&self, patience: Patience) -> Result<PutGuard<'_>> {
+        if self.take(&self.state.put_lock, patience)? != Acquired::Clean {
+            self.extents.settle_put(self.config.index, self.state.tail.load(Ordering::Relaxed));
             // The dead holder may have been between the two steps of clearing the descriptor.
             self.state.ready.store(0, Ordering::Relaxed);
         }
@@ -303,23 +289,23 @@ impl Ring {
     /// The right to get, likewise.
     ///
     /// # Errors
-    /// As for [`put_guard`](Self::put_guard).
-    pub fn get_guard(&self, deadline: Option<Deadline>) -> Result<GetGuard<'_>> {
-        if self.take(&self.state.get_lock, deadline)? != Acquired::Clean {
-            self.extents.settle(Side::Get(self.config.index), self.state.head.load(Ordering::Relaxed));
+    /// Those of `put_guard`.
+    pub fn get_guard(&self, patience: Patience) -> Result<GetGuard<'_>> {
+        if self.take(&self.state.get_lock, patience)? != Acquired::Clean {
+            self.extents.settle_get(self.config.index, self.state.head.load(Ordering::Relaxed));
         }
         Ok(GetGuard::new(self))
     }
 
     #[inline]
-    fn take(&self, lock: &Mutex, deadline: Option<Deadline>) -> Result<Acquired> {
+    fn take(&self, lock: &Mutex, patience: Patience) -> Result<Acquired> {
         let me = liveness::me();
-        match deadline {
+        match patience {
             _ if lock.try_lock(me) => Ok(Acquired::Clean),
             // Held for well under a microsecond as a rule.
-            None if lock.brief_spin(me) => Ok(Acquired::Clean),
-            None => lock.try_lock_or_recover(me).ok_or(Error::WouldBlock),
-            Some(deadline) => lock.lock_with_grace(me, deadline),
+            Patience::Spin if lock.brief_spin(me) => Ok(Acquired::Clean),
+            Patience::Spin => lock.try_lock_or_recover(me).ok_or(Error::WouldBlock),
+            Patience::Sleep(deadline) => lock.lock_with_grace(me, deadline),
         }
     }
 
@@ -354,11 +340,10 @@ impl Ring {
             let end = self.config.base + self.config.base_most;
             return Ok((Where::Base(self.state.backing().mapping()), at as usize, end - at));
         }
-        let start = at & !(CHUNK - 1);
-        if !self.config.overflows || start < self.config.base + self.config.base_most {
+        if !self.config.overflows {
             return Err(Error::Corrupted("a position outside its ring"));
         }
-        let chunk = self.extents.map(Range { offset: start, cap: CHUNK })?;
+        let (chunk, start) = self.extents.map_chunk(at)?;
         Ok((Where::Chunk(chunk), (at - start) as usize, start + CHUNK - at))
     }
 }
@@ -376,23 +361,4 @@ impl std::ops::Deref for Where<'_> {
             Where::Chunk(mapping) => mapping,
         }
     }
-}
-
-/// `more`: a link's target; the fds_id of a message with descriptors.
-fn header(kind: u8, meta: MessageMeta, len: usize, more: u64) -> [u8; UNIT as usize] {
-    let word = len as u64 | u64::from(kind) << 32 | u64::from(meta.format) << 40 | u64::from(meta.fds) << 48;
-    let mut bytes = [0; UNIT as usize];
-    bytes[..8].copy_from_slice(&word.to_le_bytes());
-    bytes[8..].copy_from_slice(&more.to_le_bytes());
-    bytes
-}
-
-fn word(bytes: &[u8], index: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[8 * index..8 * index + 8]);
-    u64::from_le_bytes(word)
-}
-
-fn record_bytes(len: usize) -> u64 {
-    UNIT + (len as u64).next_multiple_of(UNIT)
 }

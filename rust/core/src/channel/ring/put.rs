@@ -1,10 +1,8 @@
 //! The writers' side of a ring: where a record goes, and its commit.
 
-use super::{
-    BASE_FIRST, BASE_MOST, COUNT_MASK, COUNT_MOST, Cursor, DATA, EXTENT, EXTENT_BYTES, LARGE_UNREAD, LINK, MessageMeta,
-    POS_MASK, Payload, Ring, TINY, UNIT, header, record_bytes,
-};
-use crate::channel::extents::{CHUNK, OwnedExtent, Side};
+use super::{BASE_FIRST, BASE_MOST, COUNT_MASK, COUNT_MOST, Cursor, LARGE_UNREAD, MessageMeta, Payload, Ring, TINY};
+use crate::channel::extents::{CHUNK, OwnedExtent};
+use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, LINK, UNIT, header, record_bytes};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -73,11 +71,12 @@ impl<'a> PutGuard<'a> {
             Some(Payload::Extent(hold, _)) if !hold.is_ours() => {
                 return Err(Error::Corrupted("the message was prepared before this process was forked"));
             }
+            Some(Payload::Extent(hold, len)) if !hold.holds(*len) => {
+                return Err(Error::Corrupted("the message was not filled"));
+            }
             Some(Payload::Extent(hold, len)) => {
-                let range = hold.range();
-                described[..8].copy_from_slice(&range.offset.to_le_bytes());
-                described[8..16].copy_from_slice(&range.cap.to_le_bytes());
-                described[16..].copy_from_slice(&len.to_le_bytes());
+                described[..8].copy_from_slice(&hold.index().to_le_bytes());
+                described[8..].copy_from_slice(&len.to_le_bytes());
                 (EXTENT, &described[..])
             }
             None => return Ok(()),
@@ -87,7 +86,8 @@ impl<'a> PutGuard<'a> {
         let tail = Cursor(state.tail.load(Ordering::Relaxed));
         let place = self.place(tail, bytes.len(), kind == EXTENT)?;
         let (mapping, offset, _) = ring.locate(place.at)?;
-        let fds_id = if meta.fds > 0 { state.last_fds_id.load(Ordering::Relaxed) } else { 0 };
+        // Its own if it has descriptors. Else whatever was sent up to here is not for a message that comes later.
+        let fds_id = state.last_fds_id.load(Ordering::Relaxed);
         mapping.write(offset, &header(kind, meta, bytes.len(), fds_id))?;
         mapping.write(offset + UNIT as usize, bytes)?;
         if place.at != tail.at() {
@@ -95,27 +95,22 @@ impl<'a> PutGuard<'a> {
             mapping.write(offset, &header(LINK, MessageMeta::default(), 0, place.at))?;
         }
         let new = Cursor::new(tail.count() + 1, (place.at + record_bytes(bytes.len())) / UNIT);
-        let side = Side::Put(ring.config.index);
         let message = match payload.take() {
             Some(Payload::Extent(hold, _)) => Some(hold),
             _ => None,
         };
-        if place.chunk.is_some() || message.is_some() || !ring.in_base(tail.at()) {
-            // Before the commit, so that nobody takes the ring for drained after it. SeqCst: see `Extents::grow`.
-            state.last_extent.store(new.count(), Ordering::SeqCst);
-        }
         if message.is_some() && ring.config.bounds_large {
             self.count_large(tail);
         }
         for hold in [&place.chunk, &message].into_iter().flatten() {
-            hold.intend(side, new.0);
+            hold.hand_over(ring.config.index, new.0)?;
         }
         kill_point!("ring.put.before_commit");
         // Commit point. SeqCst: release for the record, and one half of the agreement with waiters.
         state.tail.store(new.0, Ordering::SeqCst);
         kill_point!("ring.put.after_commit");
         for hold in [place.chunk, message].into_iter().flatten() {
-            hold.published();
+            hold.published(new.0);
         }
         Ok(())
     }
@@ -151,13 +146,8 @@ impl<'a> PutGuard<'a> {
         if !ring.config.overflows {
             return Err(Error::Full);
         }
-        let chunk = ring.extents.allocate(CHUNK, true, || ring.drained_at())?;
-        let at = chunk.range().offset;
-        if at / UNIT + CHUNK / UNIT > POS_MASK {
-            chunk.discard();
-            return Err(Error::OutOfMemory);
-        }
-        Ok(Place { at, chunk: Some(chunk) })
+        let chunk = ring.extents.allocate_chunk()?;
+        Ok(Place { at: chunk.offset(), chunk: Some(chunk) })
     }
 
     /// Note that message `tail` is in an extent, in place of the one that is longest past.

@@ -1,0 +1,283 @@
+//! Extents: memory of a channel's segment for messages too large to copy under a lock, and for a ring
+//! that outgrows its base.
+//!
+//! # Protocol
+//! Each extent has a *slot* in the channel's [`table`], and each slot has file offsets of its own for ever. So no
+//! range of the file has to be found or given back, nothing is allocated under a lock, and a channel never runs out
+//! of offsets. A slot's `owner` says whose it is:
+//!
+//! | owner | cap | meaning |
+//! |---|---|---|
+//! | 0 | 0 | empty: no pages |
+//! | 0 | > 0 | free, and its pages kept (see [`kept`]) |
+//! | a process | any | this process fills or reads it; there may be more pages than `cap` says |
+//! | [`IN_RING`] | > 0 | a message or a link in a ring refers to it |
+//!
+//! Only the owner writes `cap` and `far`, and only it makes pages or gives them back.
+//!
+//! - `allocate`: CAS `owner` 0 -> me, on a slot with pages that are kept or on an empty one. Pages come with the first
+//!   write. They cost time, and nobody else waits for them.
+//! - Into a ring (`hand_over`, `published`): under the ring's put lock store `put_intent` = the new tail, `owner` :=
+//!   `IN_RING`, commit the tail, then `put_intent` := 0. From the commit on a reader may take it, so that nothing but
+//!   the intent is left to do then; and that by CAS, for the slot may be on its way into another ring by now.
+//! - Out of a ring (`receive`, `received`): under the get lock store `get_intent` = the new head and `owner` := me,
+//!   commit the head, then `get_intent` := 0.
+//! - `settle_put` and `settle_get`, by whoever takes such a lock over from the dead: an intent equal to the committed
+//!   word says that the step was done, any other that it was not; nobody else can have moved that word since. What is
+//!   done needs nothing more. What was not put is nobody's: the settler makes it its own, and frees it. What was not
+//!   got is the ring's. The intent is cleared after the owner is right, so that a second death leaves the same question
+//!   to the next.
+//! - `free`: `owner` := 0 with the pages kept; or give the pages back, `cap` := 0, then `owner` := 0.
+//! - `sweep`: what the dead own without an intent is given back. The order is: prove the owner dead, then see both
+//!   intents 0, then CAS `owner` dead -> me. The dead set no intent any more. If one was settled meanwhile then either
+//!   the owner is another, and the CAS fails, or the extent was left for the sweep.
+//!
+//! Whoever dies in between leaves a slot that it owns, for the sweep. That goes for the sweeper too.
+
+mod kept;
+mod owned;
+mod table;
+
+use std::sync::Arc;
+
+use crate::arena::Segment;
+use crate::channel::mapping_cache::MappingCache;
+use crate::deadline::now;
+use crate::error::{Error, Result};
+use crate::facade::Ordering;
+use crate::kill_point;
+use crate::layout;
+use crate::sys::liveness::{self, Owner};
+use crate::sys::mapping::Mapping;
+use crate::sys::memfd;
+
+pub use owned::OwnedExtent;
+pub use table::ExtentState;
+use table::{Slot, Table};
+
+/// Bytes of a ring's overflow chunk, and its alignment in the segment.
+pub const CHUNK: u64 = table::NEAR_BYTES;
+const PAGE: u64 = 4096;
+/// The owner of what a ring refers to: no process.
+const IN_RING: u64 = 1;
+/// Slots that one sweep looks at.
+const SWEPT: u64 = 1024;
+/// Nanoseconds from one sweep to the next: proving a process dead costs some 10 us.
+const SWEEP_EVERY: u64 = 100_000_000;
+
+/// The extents of one channel.
+#[derive(Debug)]
+pub struct Extents {
+    table: Table,
+    maps: MappingCache,
+}
+
+impl Extents {
+    /// Those whose table is at `table` of `segment`.
+    ///
+    /// # Errors
+    /// `Corrupted` if it would not be inside.
+    pub fn new(segment: Arc<Segment>, table: usize) -> Result<Extents> {
+        Ok(Extents { table: Table::new(segment, table)?, maps: MappingCache::default() })
+    }
+
+    fn state(&self) -> &layout::Object<ExtentState, Arc<Segment>> {
+        &self.table.state
+    }
+
+    fn segment(&self) -> &Arc<Segment> {
+        self.state().backing()
+    }
+
+    /// The chunk of which byte `at` of the segment is part, mapped; and the offset of its first byte.
+    ///
+    /// # Errors
+    /// `Corrupted` if there is none; `OutOfMemory`.
+    pub fn map_chunk(&self, at: u64) -> Result<(Arc<Mapping>, u64)> {
+        let offset = table::near(self.chunk_at(at)?);
+        Ok((self.maps.get(self.segment(), offset, CHUNK as usize)?, offset))
+    }
+
+    /// The slot of the chunk of which byte `at` of the segment is part.
+    ///
+    /// # Errors
+    /// `Corrupted` if there is none.
+    pub fn chunk_at(&self, at: u64) -> Result<u64> {
+        let index = table::near_index(at).filter(|&index| index < self.table.len());
+        index.ok_or(Error::Corrupted("a position outside its ring"))
+    }
+
+    /// An extent for a message of `bytes`, to fill and publish.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn allocate(self: &Arc<Self>, bytes: u64) -> Result<OwnedExtent> {
+        let need = bytes.checked_next_multiple_of(PAGE).filter(|&need| need <= table::FAR_BYTES);
+        let need = need.ok_or(Error::OutOfMemory)?.max(PAGE);
+        match self.take_kept(need) {
+            Some(extent) => Ok(extent),
+            None => {
+                memfd::check_left(need)?;
+                self.take_empty(need)
+            }
+        }
+    }
+
+    /// A chunk, its pages reserved. Who has to wait for the put lock meanwhile needs the chunk as well.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; `Interrupted`.
+    pub fn allocate_chunk(self: &Arc<Self>) -> Result<OwnedExtent> {
+        let extent = match self.take_kept(CHUNK) {
+            Some(extent) => extent,
+            None => self.take_empty(CHUNK)?,
+        };
+        extent.reserve(CHUNK)?;
+        kill_point!("extent.reserved");
+        Ok(extent)
+    }
+
+    /// Own slot `index` if it is free and `suits`, both before and after it is ours.
+    fn claim(self: &Arc<Self>, index: u64, need: u64, suits: impl Fn(&Slot) -> bool) -> Option<OwnedExtent> {
+        let me = liveness::me().word();
+        let slot = self.table.slot(index).ok()?;
+        if slot.owner.load(Ordering::Relaxed) != 0
+            || !suits(&slot)
+            // Acquire: pairs with the release of whoever gave it up.
+            || slot.owner.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_err()
+        {
+            return None;
+        }
+        if suits(&slot) {
+            return Some(OwnedExtent::new(self, index, need));
+        }
+        slot.owner.store(0, Ordering::Release);
+        None
+    }
+
+    /// Own a slot without pages.
+    fn take_empty(self: &Arc<Self>, need: u64) -> Result<OwnedExtent> {
+        self.sweep_now_and_then();
+        let extent = loop {
+            let len = self.table.len();
+            let found = self.table.likely_empty().chain(if len < table::MOST { 0..0 } else { 0..len });
+            let is_empty = |slot: &Slot| slot.cap.load(Ordering::Relaxed) == 0;
+            if let Some(extent) = found.into_iter().find_map(|index| self.claim(index, need, is_empty)) {
+                break extent;
+            }
+            self.table.grow()?;
+        };
+        kill_point!("extent.claimed");
+        self.table.look_after(extent.index());
+        let slot = self.table.slot(extent.index())?;
+        // Before any page is there: a sweep has to know where they are.
+        slot.far.store(u32::from(need > CHUNK), Ordering::Release);
+        extent.located()
+    }
+
+    /// Give the pages of an owned slot back.
+    fn give_back(&self, index: u64, slot: &Slot) {
+        let (offset, most) = slot.place(index);
+        // Whatever `cap` says: the owner may have died while it wrote.
+        memfd::punch(self.segment(), offset, most);
+        kill_point!("extent.punched");
+        slot.cap.store(0, Ordering::Release);
+    }
+
+    /// Under the get lock of ring `ring`: the extent `index`, which the message at the head refers to, becomes this
+    /// process's if the head is committed as `intent`. It has at least `len` bytes.
+    ///
+    /// # Errors
+    /// `Corrupted` if no ring has it, or it is shorter.
+    pub fn receive(self: &Arc<Self>, index: u64, len: u64, ring: u32, intent: u64) -> Result<OwnedExtent> {
+        let slot = self.table.slot(index)?;
+        if slot.owner.load(Ordering::Acquire) != IN_RING || len > slot.cap() {
+            return Err(Error::Corrupted("a message without its extent"));
+        }
+        slot.get_ring.store(ring, Ordering::Relaxed);
+        slot.get_intent.store(intent, Ordering::Release);
+        kill_point!("extent.receiving");
+        slot.owner.store(liveness::me().word(), Ordering::Release);
+        Ok(OwnedExtent::new(self, index, slot.cap()))
+    }
+
+    /// By whoever took the put lock of ring `ring` over from the dead, with its tail. See the module.
+    pub fn settle_put(self: &Arc<Self>, ring: u32, tail: u64) {
+        for index in 0..self.table.len() {
+            let Ok(slot) = self.table.slot(index) else { return };
+            let intent = slot.put_intent.load(Ordering::Acquire);
+            if intent == 0 || slot.put_ring.load(Ordering::Relaxed) != ring {
+                continue;
+            }
+            let freed = (intent != tail).then(|| {
+                slot.owner.store(liveness::me().word(), Ordering::Release);
+                OwnedExtent::new(self, index, 0)
+            });
+            kill_point!("extent.settling");
+            let _ = slot.put_intent.compare_exchange(intent, 0, Ordering::Release, Ordering::Relaxed);
+            drop(freed);
+        }
+    }
+
+    /// By whoever took the get lock of ring `ring` over from the dead, with its head. See the module.
+    pub fn settle_get(&self, ring: u32, head: u64) {
+        for index in 0..self.table.len() {
+            let Ok(slot) = self.table.slot(index) else { return };
+            let intent = slot.get_intent.load(Ordering::Acquire);
+            if intent == 0 || slot.get_ring.load(Ordering::Relaxed) != ring {
+                continue;
+            }
+            // Else the dead process has it: for the sweep.
+            if intent != head {
+                slot.owner.store(IN_RING, Ordering::Release);
+            }
+            kill_point!("extent.settling");
+            slot.get_intent.store(0, Ordering::Release);
+        }
+    }
+
+    fn sweep_now_and_then(self: &Arc<Self>) {
+        let (swept, now) = (&self.state().swept, now());
+        let last = swept.load(Ordering::Relaxed);
+        // Garbage from the future ends like the past.
+        if now.abs_diff(last) >= SWEEP_EVERY
+            && swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.sweep();
+        }
+    }
+
+    /// Give back what dead processes held, in the next part of the table.
+    pub fn sweep(self: &Arc<Self>) {
+        let me = liveness::me();
+        let len = self.table.len();
+        let count = len.min(SWEPT);
+        let first = self.state().sweeper.fetch_add(count, Ordering::Relaxed);
+        let mut dead = None;
+        for index in (0..count).map(|step| first.wrapping_add(step) % len) {
+            let Ok(slot) = self.table.slot(index) else { return };
+            let word = slot.owner.load(Ordering::Acquire);
+            if word == 0 && slot.cap.load(Ordering::Relaxed) > 0 && !self.is_kept(index) {
+                // Free, and nobody knows of it: whoever freed it died before it could say so.
+                if let Some(extent) = self.claim(index, 0, |slot| slot.cap.load(Ordering::Relaxed) > 0) {
+                    extent.discard();
+                }
+                continue;
+            }
+            let Some(owner) = Owner::in_word(word).filter(|&o| o != me) else { continue };
+            if dead != Some(owner) && !liveness::is_dead(owner) {
+                continue;
+            }
+            dead = Some(owner);
+            // In this order: see the module.
+            if slot.put_intent.load(Ordering::Acquire) == 0
+                && slot.get_intent.load(Ordering::Acquire) == 0
+                && slot.owner.compare_exchange(word, me.word(), Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                kill_point!("extent.sweeping");
+                self.give_back(index, &slot);
+                slot.owner.store(0, Ordering::Release);
+            }
+        }
+    }
+}

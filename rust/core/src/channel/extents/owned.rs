@@ -1,0 +1,196 @@
+//! An extent in this process's hands.
+
+use std::sync::Arc;
+
+use super::{Extents, IN_RING, PAGE, table::SlotRef};
+use crate::error::{Error, Result};
+use crate::facade::Ordering;
+use crate::kill_point;
+use crate::sys::mapping::Mapping;
+use crate::sys::{fork, memfd};
+
+/// An extent that this process owns; freed on drop unless published.
+#[derive(Debug)]
+pub struct OwnedExtent {
+    extents: Arc<Extents>,
+    index: u64,
+    /// Where it is in the segment.
+    offset: u64,
+    /// Bytes that it is meant for.
+    need: u64,
+    generation: u64,
+}
+
+impl OwnedExtent {
+    /// What owns slot `index`, for `need` bytes.
+    pub(super) fn new(extents: &Arc<Extents>, index: u64, need: u64) -> OwnedExtent {
+        let offset = extents.table.slot(index).map_or(0, |slot| slot.place(index).0);
+        OwnedExtent { extents: extents.clone(), index, offset, need, generation: fork::generation() }
+    }
+
+    /// The same, where its slot now says that it is.
+    pub(super) fn located(mut self) -> Result<OwnedExtent> {
+        self.offset = self.slot()?.place(self.index).0;
+        Ok(self)
+    }
+
+    fn slot(&self) -> Result<SlotRef<'_>> {
+        self.extents.table.slot(self.index)
+    }
+
+    /// The number of its slot.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Where it is in the segment, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes that have pages.
+    fn cap(&self) -> Result<u64> {
+        Ok(self.slot()?.cap())
+    }
+
+    /// Have so many bytes been filled, or reserved?
+    pub fn holds(&self, bytes: u64) -> bool {
+        self.cap().is_ok_and(|cap| bytes <= cap)
+    }
+
+    /// Does it belong to this process, and not to the one that this was forked from?
+    pub fn is_ours(&self) -> bool {
+        self.generation == fork::generation()
+    }
+
+    /// Its memory, all of it reserved.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; `Corrupted`.
+    pub fn map(&self) -> Result<Arc<Mapping>> {
+        self.reserve(self.need)?;
+        let bytes = usize::try_from(self.cap()?).map_err(|_| Error::Corrupted("an extent of impossible size"))?;
+        self.extents.maps.get(self.extents.segment(), self.offset, bytes)
+    }
+
+    /// Reserve the first `bytes`.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; `Interrupted`.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        let slot = self.slot()?;
+        let cap = slot.cap();
+        if bytes > slot.place(self.index).1 {
+            return Err(Error::OutOfMemory);
+        }
+        if cap < bytes {
+            let bytes = bytes.next_multiple_of(PAGE);
+            memfd::reserve_own(self.extents.segment(), self.offset + cap, bytes - cap)?;
+            slot.cap.store(bytes, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Its memory, if it is mapped, or is used again and again and so worth mapping.
+    fn mapped(&self, cap: u64, used: usize) -> Option<Arc<Mapping>> {
+        self.extents.maps.get_if_worth(self.extents.segment(), self.offset, usize::try_from(cap).ok()?, used)
+    }
+
+    /// Fill the bytes from `at` on. What had no pages gets them, in the same system call: that is twice as fast as
+    /// reserving them and writing to a mapping, a page fault each. Each piece begins in or right behind what is filled.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; `Corrupted` if they would not be inside.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let slot = self.slot()?;
+        let cap = slot.cap();
+        let end = at.checked_add(bytes.len() as u64).filter(|&end| end <= slot.place(self.index).1);
+        let end = end.ok_or(Error::Corrupted("more than an extent can hold"))?;
+        if end <= cap
+            && let Some(mapping) = self.mapped(cap, bytes.len())
+        {
+            return mapping.write(at as usize, bytes);
+        }
+        memfd::write(self.extents.segment(), self.offset + at, bytes)?;
+        kill_point!("extent.filled");
+        if at <= cap && end > cap {
+            slot.cap.store(end.next_multiple_of(PAGE), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Copy bytes out from `at` on.
+    ///
+    /// # Errors
+    /// `Corrupted` if they are not inside.
+    pub fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
+        let cap = self.cap()?;
+        if at.checked_add(to.len() as u64).is_none_or(|end| end > cap) {
+            return Err(Error::Corrupted("more than an extent holds"));
+        }
+        match self.mapped(cap, to.len()) {
+            Some(mapping) => mapping.read(at as usize, to),
+            None => memfd::read(self.extents.segment(), self.offset + at, to),
+        }
+    }
+
+    /// It is of no use to anybody: give its pages back.
+    pub fn discard(self) {
+        if let Ok(slot) = self.slot() {
+            self.extents.give_back(self.index, &slot);
+            slot.owner.store(0, Ordering::Release);
+        }
+        self.forget();
+    }
+
+    /// Under the put lock of ring `ring`, before its tail is committed as `intent`: the ring has it.
+    ///
+    /// # Errors
+    /// `Corrupted`, and nothing has happened.
+    pub fn hand_over(&self, ring: u32, intent: u64) -> Result<()> {
+        let slot = self.slot()?;
+        slot.put_ring.store(ring, Ordering::Relaxed);
+        slot.put_intent.store(intent, Ordering::Release);
+        kill_point!("extent.handing_over");
+        slot.owner.store(IN_RING, Ordering::Release);
+        Ok(())
+    }
+
+    /// After that commit. A reader may have it by now, or even the next writer.
+    pub fn published(self, intent: u64) {
+        if let Ok(slot) = self.slot() {
+            let _ = slot.put_intent.compare_exchange(intent, 0, Ordering::Release, Ordering::Relaxed);
+        }
+        self.forget();
+    }
+
+    /// It is no longer this process's.
+    fn forget(mut self) {
+        self.generation = 0;
+    }
+
+    /// After a head's commit, under the lock: it is this process's.
+    pub fn received(&self) {
+        if let Ok(slot) = self.slot() {
+            slot.get_intent.store(0, Ordering::Release);
+        }
+    }
+
+    /// Instead of that commit, under the lock: the ring still has it.
+    pub fn not_received(self) {
+        if let Ok(slot) = self.slot() {
+            slot.owner.store(IN_RING, Ordering::Release);
+            slot.get_intent.store(0, Ordering::Release);
+        }
+        self.forget();
+    }
+}
+
+impl Drop for OwnedExtent {
+    fn drop(&mut self) {
+        // A forked child's copy is not the owner; nor is one whose extent went to a ring.
+        if self.is_ours() {
+            self.extents.free(self.index);
+        }
+    }
+}

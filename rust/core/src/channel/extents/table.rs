@@ -1,0 +1,233 @@
+//! The table of extents: slots, and where the pages of each are.
+//!
+//! A few slots are beside the channel's words; more come by the page as they are needed. Each slot has two places in
+//! the file: a *near* one of 1 MiB, where a ring's positions reach, and a *far* one of 1 TiB. It uses one at a time.
+//! A file with holes takes no more memory than its pages, so that places cost nothing.
+//!
+//! | bytes of the segment | what |
+//! |---|---|
+//! | below 16 MiB | the channel's words and bases |
+//! | from 16 MiB | the table's further pages |
+//! | from 128 MiB | near places |
+//! | from 1 TiB | far places |
+//!
+//! Growing: make the page, then CAS `more`. A page may be made twice, by two at a time or after a death: making one
+//! writes a single byte that no slot uses.
+
+use std::sync::Arc;
+
+use crate::arena::Segment;
+use crate::error::{Error, Result};
+use crate::facade::{AtomicU32, AtomicU64, Ordering};
+use crate::kill_point;
+use crate::layout;
+use crate::overlay;
+use crate::sys::fork::Local;
+use crate::sys::mapping::Mapping;
+use crate::sys::memfd;
+
+use super::kept::KEPT;
+
+/// Slots beside the channel's words.
+const FIRST: u64 = 56;
+/// Slots in a page.
+const PAGEFUL: u64 = 64;
+/// Pages of the table that are mapped at a time.
+const PIECE: u64 = 64;
+const PAGE: u64 = 4096;
+const TABLE_AT: u64 = 16 << 20;
+const NEAR_AT: u64 = 128 << 20;
+/// Bytes of a near place.
+pub const NEAR_BYTES: u64 = 1 << 20;
+/// Bytes of a far place.
+pub const FAR_BYTES: u64 = 1 << 40;
+/// Slots at most. The near places of all end at the last position that a ring can name, at 1 TiB.
+pub const MOST: u64 = FIRST + (((1 << 40) - NEAR_AT) / NEAR_BYTES - FIRST) / PAGEFUL * PAGEFUL;
+const _: () = assert!(TABLE_AT + (MOST - FIRST) / PAGEFUL * PAGE <= NEAR_AT);
+/// Slots that are looked at for an empty one before the table grows.
+const LOOKS: u64 = 16;
+
+overlay! {
+    /// An extent's slot. See the module above.
+    #[repr(align(64))]
+    #[derive(Debug)]
+    pub struct Slot {
+        pub(super) owner: AtomicU64,
+        /// Bytes, from its start, that have pages.
+        pub(super) cap: AtomicU64,
+        /// It is on its way into ring `put_ring`, by a commit of the tail as this.
+        pub(super) put_intent: AtomicU64,
+        /// It is on its way out of ring `get_ring`, by a commit of the head as this.
+        pub(super) get_intent: AtomicU64,
+        pub(super) put_ring: AtomicU32,
+        pub(super) get_ring: AtomicU32,
+        /// Not 0: the pages are in the far place.
+        pub(super) far: AtomicU32,
+        _reserved: AtomicU32,
+        /// The last byte of a page's last slot is written to make the page.
+        _reserved2: [AtomicU64; 2],
+    }
+}
+
+overlay! {
+    /// The shared words of a channel's extents. All zero at first.
+    #[derive(Debug)]
+    pub struct ExtentState {
+        /// Slots beyond the first.
+        more: AtomicU64,
+        /// Where to look for an empty slot.
+        hint: AtomicU64,
+        /// When the last sweep was, by the monotonic clock.
+        pub(super) swept: AtomicU64,
+        /// Where the next one begins.
+        pub(super) sweeper: AtomicU64,
+        _reserved: [AtomicU64; 4],
+        /// Free extents whose pages are kept. See [`kept`](super::kept).
+        pub(super) kept: [AtomicU64; KEPT],
+        slots: [Slot; FIRST as usize],
+    }
+}
+
+impl Slot {
+    /// Where its pages are, being slot `index`, and how many bytes there is place for.
+    pub fn place(&self, index: u64) -> (u64, u64) {
+        match self.far.load(Ordering::Relaxed) {
+            0 => (near(index), NEAR_BYTES),
+            _ => ((index + 1) * FAR_BYTES, FAR_BYTES),
+        }
+    }
+
+    /// Bytes that have pages, as far as that can be.
+    pub fn cap(&self) -> u64 {
+        let most = if self.far.load(Ordering::Relaxed) == 0 { NEAR_BYTES } else { FAR_BYTES };
+        self.cap.load(Ordering::Acquire).min(most) & !(PAGE - 1)
+    }
+}
+
+/// The offset of a slot's near place.
+pub fn near(index: u64) -> u64 {
+    NEAR_AT + index * NEAR_BYTES
+}
+
+/// Whose near place it is.
+pub fn near_index(at: u64) -> Option<u64> {
+    Some(at.checked_sub(NEAR_AT)? / NEAR_BYTES)
+}
+
+/// A slot, wherever it is.
+#[derive(Debug)]
+pub enum SlotRef<'a> {
+    /// Beside the channel's words.
+    First(&'a Slot),
+    /// In a further page.
+    More(layout::Object<Slot, Arc<Mapping>>),
+}
+
+impl std::ops::Deref for SlotRef<'_> {
+    type Target = Slot;
+    #[inline]
+    fn deref(&self) -> &Slot {
+        match self {
+            SlotRef::First(slot) => slot,
+            SlotRef::More(slot) => slot,
+        }
+    }
+}
+
+/// The table, as this process sees it.
+#[derive(Debug)]
+pub struct Table {
+    pub(super) state: layout::Object<ExtentState, Arc<Segment>>,
+    /// Its further pages, in pieces.
+    pieces: Local<Vec<Option<Arc<Mapping>>>>,
+}
+
+impl Table {
+    pub(super) fn new(segment: Arc<Segment>, at: usize) -> Result<Table> {
+        Ok(Table { state: layout::Object::new(segment, at)?, pieces: Local::default() })
+    }
+
+    /// Slots that there are.
+    pub fn len(&self) -> u64 {
+        // Acquire: pairs with the CAS in `grow`.
+        FIRST + (self.state.more.load(Ordering::Acquire).min(MOST - FIRST) & !(PAGEFUL - 1))
+    }
+
+    /// Slot `index`.
+    ///
+    /// # Errors
+    /// `Corrupted` if there is none; `OutOfMemory` if it cannot be mapped.
+    #[inline]
+    pub fn slot(&self, index: u64) -> Result<SlotRef<'_>> {
+        match self.state.slots.get(index as usize) {
+            Some(slot) => Ok(SlotRef::First(slot)),
+            None => self.later_slot(index),
+        }
+    }
+
+    fn later_slot(&self, index: u64) -> Result<SlotRef<'_>> {
+        if index >= self.len() {
+            return Err(Error::Corrupted("a message without its extent"));
+        }
+        let at = (index - FIRST) * size_of::<Slot>() as u64;
+        let piece = (at / (PIECE * PAGE)) as usize;
+        let known = self.pieces.with(|pieces| pieces.get(piece).cloned().flatten());
+        let mapping = match known {
+            Some(mapping) => mapping,
+            None => {
+                let start = TABLE_AT + piece as u64 * PIECE * PAGE;
+                // What is beyond the file's end must not be touched.
+                if memfd::size(self.state.backing())? < start + PIECE * PAGE {
+                    return Err(Error::Corrupted("a table longer than its segment"));
+                }
+                let mapping = Arc::new(Mapping::new(self.state.backing(), start, (PIECE * PAGE) as usize)?);
+                self.pieces.with(|pieces| {
+                    if pieces.len() <= piece {
+                        pieces.resize(piece + 1, None);
+                    }
+                    pieces[piece].get_or_insert(mapping).clone()
+                })
+            }
+        };
+        Ok(SlotRef::More(layout::Object::new(mapping, (at % (PIECE * PAGE)) as usize)?))
+    }
+
+    /// Where an empty slot probably is.
+    pub fn likely_empty(&self) -> std::iter::Chain<std::ops::Range<u64>, std::ops::Range<u64>> {
+        let len = self.len();
+        let first = self.state.hint.load(Ordering::Relaxed) % len;
+        let end = (first + LOOKS).min(len);
+        (first..end).chain(0..(LOOKS - (end - first)).min(first))
+    }
+
+    /// Slot `index` has been taken: look behind it next time.
+    pub fn look_after(&self, index: u64) {
+        self.state.hint.store(index + 1, Ordering::Relaxed);
+    }
+
+    /// A page of slots more.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn grow(&self) -> Result<()> {
+        let more = self.len() - FIRST;
+        if more >= MOST - FIRST {
+            return Err(Error::OutOfMemory);
+        }
+        let segment = self.state.backing();
+        let at = TABLE_AT + more / PAGEFUL * PAGE;
+        // A whole piece is mapped at a time.
+        memfd::extend_to(segment, TABLE_AT + (more / PAGEFUL / PIECE + 1) * PIECE * PAGE)?;
+        memfd::write(segment, at + PAGE - 1, &[0])?;
+        kill_point!("extent.table_page");
+        // Release: the page is there for whoever sees the number. Another may have been quicker.
+        let seen = self.state.more.load(Ordering::Relaxed);
+        if seen.min(MOST - FIRST) & !(PAGEFUL - 1) == more {
+            let grown = self.state.more.compare_exchange(seen, more + PAGEFUL, Ordering::Release, Ordering::Relaxed);
+            if grown.is_ok() {
+                self.state.hint.store(FIRST + more, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! How a channel's put and get wait: by the one loop of all waits, on the ring's wait sets.
+
+use std::sync::Arc;
+
+use crate::channel::extents::Extents;
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::facade::Parked;
+use crate::kill_point;
+use crate::sync::spin::Spin;
+use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
+use crate::sync::waitset::WaitSet;
+
+/// Where one side of a channel waits.
+pub(super) struct WaitPlace<'a> {
+    pub waiters: &'a WaitSet,
+    pub spin: &'static Spin,
+    /// What an attempt gives when it would have to wait: `Full` or `Empty`.
+    pub none: Error,
+    /// Who waits sees to what the channel keeps.
+    pub extents: &'a Arc<Extents>,
+}
+
+impl WaitPlace<'_> {
+    /// Attempt until it ends otherwise, until `deadline` at the latest. `more` tells whether there is something for
+    /// another waiter: the wake-up is then handed on, also when this wait ends by an error.
+    ///
+    /// # Errors
+    /// `none` at the deadline; `Interrupted`; those of `attempt`.
+    pub fn wait<T>(
+        &self,
+        deadline: Deadline,
+        attempt: impl FnMut() -> Result<T>,
+        more: impl Fn() -> bool,
+    ) -> Result<T> {
+        let mut wait = ChannelWait { place: self, attempt, more, ticket: None };
+        let done = waiting::wait(&mut wait, deadline);
+        if wait.ticket.is_some() && (wait.more)() {
+            self.waiters.notify();
+        }
+        // A lock's own deadline is this one.
+        done.map_err(|e| if e == Error::TimedOut { self.none } else { e })
+    }
+}
+
+struct ChannelWait<'a, A, M> {
+    place: &'a WaitPlace<'a>,
+    attempt: A,
+    more: M,
+    ticket: Option<u32>,
+}
+
+impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M> {
+    type Output = T;
+
+    fn attempt(&mut self) -> Result<Option<T>> {
+        match (self.attempt)() {
+            Err(e) if e == self.place.none || e == Error::WouldBlock => Ok(None),
+            done => done.map(Some),
+        }
+    }
+
+    fn glance(&mut self) -> Result<Option<T>> {
+        if (self.more)() { self.attempt() } else { Ok(None) }
+    }
+
+    fn spin(&self) -> Option<&'static Spin> {
+        Some(self.place.spin)
+    }
+
+    fn prepare(&mut self) -> Result<Prepared<T>> {
+        self.ticket = Some(self.place.waiters.register());
+        Ok(self.attempt()?.map_or(Prepared::Registered, Prepared::Ready))
+    }
+
+    fn park(&mut self, until: u64) -> Result<Parked> {
+        let ticket = match self.ticket {
+            Some(ticket) => ticket,
+            None => self.place.waiters.register(),
+        };
+        let parked = self.place.waiters.park(ticket, until);
+        kill_point!("channel.woken");
+        parked
+    }
+
+    fn probe(&mut self, look: Look) -> Result<Found<T>> {
+        // Whose death matters is the lock's affair. What the dead held, and what nobody uses, is given back meanwhile.
+        if look == Look::Thorough {
+            self.place.extents.tend();
+        }
+        Ok(Found::Nothing)
+    }
+
+    fn give_up(&mut self) -> Result<Option<T>> {
+        Err(Error::TimedOut)
+    }
+}
