@@ -1,11 +1,13 @@
 """Measure fastmp and multiprocessing in turn, and print one table.
 
-    python compare.py [--rounds N] [--only PATTERN] [--json OUT] [--quick] [--list] [--against PYTHON]
+    python compare.py [--rounds N] [--only PATTERN] [--json OUT] [--quick] [--list]
+                      [--against PYTHON]
 
-Every case runs in a process of its own under a time limit; one that hangs or fails is reported as such.
-A ratio is multiprocessing's time over fastmp's, measured one after the other; the table has the median
-over the rounds and the range. "goal" is the ratio to reach, "floor" what must hold already.
-With `--against` the second one is the fastmp that another interpreter has installed: before and after a change.
+Every case runs in a process of its own under a time limit; one that hangs or fails is reported as
+such. A ratio is multiprocessing's time over fastmp's, measured one after the other; the table has
+the median over the rounds and the range. "goal" is the ratio to reach, "floor" what must hold
+already. With `--against` the second one is the fastmp that another interpreter has installed:
+before and after a change.
 """
 
 import argparse
@@ -33,7 +35,10 @@ def show_progress(text):
 
 
 def measure_round(cases, number, samples, budget, limit, against):
-    """Measure each case once; append to `samples[case][module]` a figure, or a string saying what went wrong."""
+    """Measure each case once.
+
+    Append to `samples[case][module]` a figure, or a string saying what went wrong.
+    """
     for case in cases:
         modules = MODULES if case.most is None or against else MODULES[:1]
         # Who goes first changes: the second finds a warmer, or a hotter, machine.

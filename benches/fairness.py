@@ -1,10 +1,10 @@
-"""Have N processes take turns at one lock, fastmp's and multiprocessing's, and print how they share it.
+"""Have N processes take turns at one lock, fastmp's and the stdlib's; print how they share it.
 
     python fairness.py [--rounds N] [--seconds S] [--only PATTERN]
 
-A process's share is its turns over the mean of all: 1 is even, 0 is none. The table has medians over the rounds;
-"least" is the smallest share of a process, "worst" the same in the worst round. Required: a least of 0.1, and no
-fewer turns than multiprocessing's.
+A process's share is its turns over the mean of all: 1 is even, 0 is none. The table has medians
+over the rounds; "least" is the smallest share of a process, "worst" the same in the worst round.
+Required: a least of 0.1, and no fewer turns than multiprocessing's.
 """
 
 import argparse
@@ -19,7 +19,10 @@ LEAST = 0.1
 
 
 def measure(case, rounds, seconds):
-    """Return by module what each round gave, as (turns a second, smallest share); a string says what went wrong."""
+    """Return by module what each round gave, as (turns a second, smallest share).
+
+    A string says what went wrong.
+    """
     found = {module: [] for module in MODULES}
     for number in range(1, rounds + 1):
         # Who goes first changes, as in compare.py.

@@ -1,4 +1,4 @@
-"""The cases under pytest-benchmark, which keeps and compares runs (`--benchmark-autosave`, `--benchmark-compare`).
+"""The cases under pytest-benchmark, which keeps and compares runs.
 
 For some of them: `pytest benches -k 'queue and fastmp'`.
 """

@@ -1,4 +1,4 @@
-"""What `make demo` shows: the word count, whole and with a worker killed, on both modules; then ratios."""
+"""What `make demo` shows: the word count, whole and with a worker killed; then ratios."""
 
 import json
 import os

@@ -1,13 +1,15 @@
 """Count the words of every Python file under a directory, with fastmp or with multiprocessing.
 
-    python wordcount.py [--impl fastmp|multiprocessing] [--method fork|spawn] [--workers N] [--kill] [DIR]
+    python wordcount.py [--impl MODULE] [--method fork|spawn] [--workers N] [--kill] [DIR]
 
-Paths go out on one queue and counts come back on another; a shared value counts finished files; a pipe
-for each worker tells it to stop and brings its statistics. The implementations differ in the import alone.
+Paths go out on one queue and counts come back on another; a shared value counts finished files; a
+pipe for each worker tells it to stop and brings its statistics. The implementations differ in the
+import alone.
 
-With --kill one worker gets a SIGKILL half-way. At most the one file in its hands may then be missing: the
-program names it, and checks that the total is right to the word without it. Nothing here works round a
-lost message or a lock that a dead worker holds: where those happen, the program waits for ever.
+With --kill one worker gets a SIGKILL half-way. At most the one file in its hands may then be
+missing: the program names it, and checks that the total is right to the word without it. Nothing
+here works round a lost message or a lock that a dead worker holds: where those happen, the program
+waits for ever.
 """
 
 import argparse
@@ -134,7 +136,8 @@ def check(job, total, arrived):
         print(f"lost with the killed worker: {job.files[index]}")
     if len(missing) > len(killed):
         complaints.append(f"{len(missing)} files are missing, {len(killed)} workers were killed")
-    # A worker killed between taking a path and announcing it holds a file that nobody can name but by its absence.
+    # A worker killed between taking a path and announcing it holds a file that nobody can name but
+    # by its absence.
     if len(held) == len(killed) and not missing <= held:
         complaints.append("a file is missing that was in no killed worker's hands")
     # A worker killed between its put and its count has delivered one file more than it counted.

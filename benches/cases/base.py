@@ -18,8 +18,9 @@ class Case:
     Attributes:
         name: what `--only` matches.
         title: what the table shows.
-        measure: takes the module under test (fastmp or multiprocessing) and the least time to measure
-            for, in seconds; returns seconds per operation (a percentage where `most` is given).
+        measure: takes the module under test (fastmp or multiprocessing) and the least time to
+            measure for, in seconds; returns seconds per operation (a percentage where `most` is
+            given).
         goal: the ratio to multiprocessing that the design asks for; above 1, fastmp is faster.
         floor: the ratio that must hold already, where it differs.
         most: for a row about fastmp alone: the percentage it may reach.
@@ -44,7 +45,7 @@ def case(name, title, **limits):
 
 
 def time_statement(statement, setup, names, budget, unroll=1):
-    """Return seconds per execution of `statement`, by timeit: what `setup` assigns is a local of it.
+    """Return seconds per `statement`, by timeit: what `setup` assigns is a local of it.
 
     `unroll` repeats it inside the loop, so that the loop costs little beside a statement of a few
     nanoseconds. The garbage collector runs, as it does in a program.
@@ -54,7 +55,7 @@ def time_statement(statement, setup, names, budget, unroll=1):
 
 
 def time_counted(run, count, budget):
-    """Call `run(count)`, which returns seconds, with a growing count until it takes `budget` seconds.
+    """Call `run(count)`, which returns seconds, with growing counts until it takes `budget`.
 
     Returns seconds per operation of the last call; those before it warm up.
     """

@@ -10,7 +10,7 @@ SHARING = {}
 
 
 def _register(kind, processes, take_turn, at_once, spinners=0):
-    """Measure `processes` that call `take_turn(lock)` again and again beside `spinners` that leave the lock alone.
+    """Measure `processes` that call `take_turn(lock)` again and again beside idle `spinners`.
 
     A process looks at the clock after each `at_once` turns.
     """
@@ -19,7 +19,8 @@ def _register(kind, processes, take_turn, at_once, spinners=0):
         lock, end = mp.Lock(), RawValue("d", 0)
 
         def deadline():
-            # One for all, from the first to run: nobody is left to finish alone, with the lock to itself.
+            # One for all, from the first to run: nobody is left to finish alone, with the lock to
+            # itself.
             if not end.value:
                 end.value = perf_counter() + seconds
             return end.value

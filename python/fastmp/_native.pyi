@@ -1,8 +1,9 @@
 """The native core: what is in shared memory. Use it by way of the package's modules.
 
 Timeouts are in seconds; None waits for ever, zero or less does not wait. A wait ends when a signal
-handler raises, and otherwise goes on after the handler, to the same deadline. Shared memory that makes
-no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, whatever the call.
+handler raises, and otherwise goes on after the handler, to the same deadline. Shared memory that
+makes no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, whatever the
+call.
 
 `_handle()` lends the descriptors that it returns, which come first: they stay the object's.
 `_attach()` makes an object of the class it is called on, by the descriptors that it is given.
@@ -49,14 +50,17 @@ class CorruptedError(RuntimeError):
 
 @final
 class Token:
-    """A descriptor that keeps an object's memory from being used again while a handle to it is under way."""
+    """A descriptor that keeps an object's memory while a handle to it is under way."""
 
     def fileno(self) -> int:
         """The descriptor, that of the object's segment if there is no token."""
 
 @final
 class Descriptor:
-    """A descriptor that came with a message, or to a started process; blocks share it, others take a copy."""
+    """A descriptor that came with a message, or to a started process.
+
+    Blocks share it, others take a copy.
+    """
 
     def __new__(cls, fd: int) -> Self:
         """Takes over the number of an inherited descriptor."""
@@ -76,8 +80,8 @@ class Lock:
         """Takes the lock; returns False if it was not to be had in time.
 
         Warns:
-            OwnerDiedWarning: the last owner ended while holding it. If the warning is made an error,
-                the lock is free again when it is raised.
+            OwnerDiedWarning: the last owner ended while holding it. If the warning is made an
+                error, the lock is free again when it is raised.
         """
 
     def release(self) -> None:
@@ -113,11 +117,14 @@ class Lock:
     def _attach(cls, fd: Descriptor, token: Descriptor, offset: int) -> Self: ...
 
 class RLock:
-    """A lock that its owner, a thread of a process, may take again; only the owner may release it."""
+    """A lock that its owner, a thread of a process, may take again.
+
+    Only the owner may release it.
+    """
 
     def __new__(cls, *, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Takes the lock, once more if this thread has it; returns False if it was not to be had in time.
+        """Takes the lock, once more if this thread has it; returns False if not in time.
 
         Warns:
             OwnerDiedWarning: as for `Lock.acquire`.
@@ -170,8 +177,8 @@ class Semaphore:
         """Takes a permit; returns False if none was to be had in time.
 
         Warns:
-            OwnerDiedWarning: with `recover`, the permit was a dead process's. If the warning is made an
-                error, the permit is free again when it is raised.
+            OwnerDiedWarning: with `recover`, the permit was a dead process's. If the warning is
+                made an error, the permit is free again when it is raised.
         """
 
     def release(self) -> None:
@@ -221,8 +228,8 @@ class BoundedSemaphore:
         """Takes a permit; returns False if none was to be had in time.
 
         Warns:
-            OwnerDiedWarning: with `recover`, the permit was a dead process's. If the warning is made an
-                error, the permit is free again when it is raised.
+            OwnerDiedWarning: with `recover`, the permit was a dead process's. If the warning is
+                made an error, the permit is free again when it is raised.
         """
 
     def release(self) -> None:
@@ -284,7 +291,7 @@ class Condvar:
 
     def __new__(cls, *, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
     def wait(self, lock: Lock | RLock, timeout: float | None = None) -> bool:
-        """Releases the lock, waits to be notified, takes the lock again; returns False if not notified in time.
+        """Releases the lock, waits, takes it again; returns False if not notified in time.
 
         Raises:
             AssertionError: this thread does not hold the lock.
@@ -316,10 +323,11 @@ class Barrier:
 
     def __new__(cls, parties: int = 0, *, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
     def wait(self, action: Callable[[], Any] | None = None, timeout: float | None = None) -> int:
-        """Waits for the other parties; the last one calls `action`. Returns how many came before this one.
+        """Waits for the others; the last one calls `action`. Returns how many came before.
 
         Raises:
-            threading.BrokenBarrierError: it was broken or reset, a party died, or the time has passed.
+            threading.BrokenBarrierError: it was broken or reset, a party died, or the time has
+                passed.
         """
 
     def abort(self) -> None:
@@ -367,7 +375,10 @@ class Block:
     def _attach(cls, fd: Descriptor, token: Descriptor, offset: int, size: int) -> Self: ...
 
 class Guarded:
-    """A ctypes object and the lock that guards it. Subclasses have `_rebuild(type, block)`, which makes the object."""
+    """A ctypes object and the lock that guards it.
+
+    Subclasses have `_rebuild(type, block)`, which makes the object.
+    """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
@@ -393,21 +404,33 @@ class Guarded:
     def _guard(
         self, obj: Any, lock: Any, block: Block | None = None, letter: str | None = None, length: int | None = None
     ) -> None:
-        """Sets what is guarded, once. If the object lies at the start of `block` and is a simple one, of the type that
-        ctypes knows by `letter`, or an array of `length` such, it is got at natively."""
+        """Sets what is guarded, once.
+
+        An object that lies at the start of `block`, of the simple type that ctypes knows by
+        `letter`, or an array of `length` such, is got at natively.
+        """
 
     @classmethod
     def _make(cls, class_: Any, letter: str, block: Block, lock: Any) -> Self:
-        """Guards a simple object in `block`, which is made when it is asked for; does without `__init__`."""
+        """Guards a simple object in `block`, which is made when it is asked for.
+
+        Does without `__init__`.
+        """
 
     def _store(self, value: Any) -> bool:
-        """Writes a simple object without the lock, if the conversion is a plain one; returns whether it was."""
+        """Writes a simple object without the lock, if the conversion is a plain one.
+
+        Returns whether it was.
+        """
 
 class GuardedValue(Guarded):
-    """A number or character. Subclasses have `_get_value()` and `_set_value(value)`, for what is not done natively.
+    """A number or character.
 
-    What is atomic here is so across processes, takes no lock, and is sequentially consistent. Arguments are ints of
-    any size, of which the lowest bits count, as in C. Raises TypeError for other arguments, and if it is no integer.
+    Subclasses have `_get_value()` and `_set_value(value)`, for what is not done natively.
+
+    What is atomic here is so across processes, takes no lock, and is sequentially consistent.
+    Arguments are ints of any size, of which the lowest bits count, as in C. Raises TypeError for
+    other arguments, and if it is no integer.
     """
 
     @property
@@ -495,10 +518,16 @@ class Queue:
         """
 
     def full(self) -> bool:
-        """Whether `maxsize` messages are there at this instant; once it is closed here, whether they were then."""
+        """Whether `maxsize` messages are there at this instant.
+
+        Once it is closed here, whether they were then.
+        """
 
     def close(self) -> None:
-        """Closes it for this process, and its descriptors with the last call that is under way; messages stay."""
+        """Closes it for this process, and its descriptors with the last call that is under way.
+
+        Messages stay.
+        """
 
     def join_thread(self) -> None:
         """Does nothing, as there is no thread.
@@ -515,7 +544,7 @@ class Queue:
         """Whether `close()` has been called in this process."""
 
     def _handle(self) -> tuple[int, int, int, int]:
-        """Descriptors of the segment, and of both ends of the socket that carries descriptors; maxsize.
+        """Descriptors of the segment and of both ends of the socket; maxsize.
 
         Raises:
             OSError: it is closed here.
@@ -528,7 +557,10 @@ class Queue:
     def _attach(cls, memfd: Descriptor, reader: Descriptor, writer: Descriptor, maxsize: int) -> Self: ...
 
 class Connection:
-    """One end of a pipe of messages, made by `Pipe()`; or the stdlib's, over a descriptor of the program's."""
+    """One end of a pipe of messages, made by `Pipe()`.
+
+    Or the stdlib's, over a descriptor of the program's.
+    """
 
     def __new__(
         cls,
@@ -591,7 +623,7 @@ class Connection:
         """
 
     def recv_bytes_into(self, buf: Buffer, offset: int = 0) -> int:
-        """Receives a message into a writable buffer, from byte `offset` on; returns its length in bytes.
+        """Receives a message into a buffer, from byte `offset` on; returns its length in bytes.
 
         Raises:
             BufferTooShort: it does not fit; its first argument is the message.
@@ -601,7 +633,7 @@ class Connection:
         """
 
     def poll(self, timeout: float | None = ...) -> bool:
-        """Waits until there is something to receive, the end included; returns False if not in time (by default 0.0).
+        """Waits for something to receive, the end included; returns False if not in time (0.0).
 
         Raises:
             OSError: this end is closed or only writes.
@@ -625,13 +657,19 @@ class Connection:
         """`fileno()`; None once it is closed."""
 
     def _export(self) -> tuple[int, int, int] | None:
-        """Descriptors of the segment and of the socket; flags. None for a connection of the stdlib's kind."""
+        """Descriptors of the segment and of the socket, and flags.
+
+        None for a connection of the stdlib's kind.
+        """
 
     @classmethod
     def _attach(cls, memfd: Descriptor, socket: Descriptor, flags: int) -> Self: ...
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
-    """Returns two connected ends; with duplex=False the first only receives, the second only sends."""
+    """Returns two connected ends.
+
+    With duplex=False the first only receives, the second only sends.
+    """
 
 def _in_channel() -> bool:
     """Whether this thread is pickling a message for a channel of ours."""
@@ -646,14 +684,16 @@ def _channel_fd(fd: int | Token, own: bool) -> int:
     """
 
 def _own_descriptors(cls: _Class) -> _Class:
-    """Gives a subclass of a lock, a semaphore or `Guarded` descriptors that name it as their class; returns it.
+    """Gives a subclass of a lock or `Guarded` descriptors that name it as their class.
 
-    The interpreter specialises calls of methods only where the object is exactly of the class that they name.
+    The interpreter specialises calls of methods only where the object is exactly of the class that
+    they name.
     """
 
 def _received_fd(index: int, own: bool) -> Descriptor:
     """Returns a descriptor that came with the message being unpickled.
 
     Raises:
-        RuntimeError: no message is being unpickled in this thread, or another has taken it for its own.
+        RuntimeError: no message is being unpickled in this thread, or another has taken it for its
+            own.
     """

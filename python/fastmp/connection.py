@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "Connection", "Listener", "Pipe", "wait"]
 
-# What serialises by the stdlib's pickler (its queues, pools and managers) may send a connection on; plain pickle not.
+# What serialises by the stdlib's pickler (its queues, pools and managers) may send a connection on;
+# plain pickle not.
 ForkingPickler.register(Connection, handles.reduce_connection_anywhere)
 
 
 @functools.cache
 def _shown_class(cls: type) -> type:
-    """A class that is both `cls` and the stdlib's Connection: an end's `__class__`, so that `isinstance` holds for it.
+    """A class that is both `cls` and the stdlib's Connection: an end's `__class__`.
 
-    No end is really of this class: to derive from the stdlib's, its module would have to be imported first, which
-    costs as much as all of fastmp.
+    No end is really of this class: to derive from the stdlib's, its module would have to be
+    imported first, which costs as much as all of fastmp.
     """
     from multiprocessing import connection
 
@@ -34,7 +35,8 @@ def _shown_class(cls: type) -> type:
 
 
 def __getattr__(name: str) -> Any:
-    # The stdlib's, whatever is not ours; it serves our connections as well. Its import is not cheap.
+    # The stdlib's, whatever is not ours; it serves our connections as well. Its import is not
+    # cheap.
     from multiprocessing import connection
 
     return getattr(connection, name)

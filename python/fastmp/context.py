@@ -1,4 +1,4 @@
-"""Contexts: the same names for each start method, and the default one that follows set_start_method()."""
+"""Contexts: the same names for each start method, and the default one of the program."""
 
 from __future__ import annotations
 
@@ -71,11 +71,17 @@ class BaseContext(multiprocessing.context.BaseContext):
         return synchronize.Condition(lock, ctx=self.get_context())
 
     def Semaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.Semaphore:
-        """Returns a semaphore with `value` permits; with recover=True those of dead processes come back."""
+        """Returns a semaphore with `value` permits.
+
+        With recover=True those of dead processes come back.
+        """
         return synchronize.Semaphore(value, recover=recover, ctx=self.get_context())
 
     def BoundedSemaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.BoundedSemaphore:
-        """Returns a semaphore with `value` permits, which never has more; `recover` as for Semaphore."""
+        """Returns a semaphore with `value` permits, which never has more.
+
+        `recover` as for Semaphore.
+        """
         return synchronize.BoundedSemaphore(value, recover=recover, ctx=self.get_context())
 
     def Event(self) -> synchronize.Event:
@@ -111,7 +117,10 @@ class BaseContext(multiprocessing.context.BaseContext):
         return _submodule("pool").Pool(processes, initializer, initargs, maxtasksperchild, self.get_context())
 
     def Pipe(self, duplex: bool = True) -> tuple[connection.Connection, connection.Connection]:
-        """Returns two connected ends; with duplex=False the first one only reads, the second only writes."""
+        """Returns two connected ends.
+
+        With duplex=False the first one only reads, the second only writes.
+        """
         return connection.Pipe(duplex)
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
@@ -133,7 +142,10 @@ class BaseContext(multiprocessing.context.BaseContext):
         )
 
     def freeze_support(self) -> None:
-        """In a frozen program that was started as a child, runs the child and exits; else does nothing."""
+        """In a frozen program that was started as a child, runs the child and exits.
+
+        Else does nothing.
+        """
         if getattr(sys, "frozen", False):
             from .spawn_main import freeze_support
 
@@ -178,7 +190,7 @@ class DefaultContext(BaseContext):
     Process = Process
 
     def get_context(self, method: str | None = None) -> BaseContext:
-        """Returns the context of a start method; of the chosen one, which is then settled, if none is named.
+        """Returns the context of a start method, or of the chosen one, which is then settled.
 
         Raises:
             ValueError: there is no such start method.
@@ -200,7 +212,10 @@ class DefaultContext(BaseContext):
             start_method.choose(self.get_context(method).get_start_method())
 
     def get_start_method(self, allow_none: bool = False) -> str | None:
-        """Returns the start method, which is then settled; None if it is open and `allow_none` is true."""
+        """Returns the start method, which is then settled.
+
+        None if it is open and `allow_none` is true.
+        """
         return start_method.chosen() if allow_none else start_method.settle()
 
     def get_all_start_methods(self) -> list[str]:

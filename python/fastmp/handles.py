@@ -1,4 +1,4 @@
-"""How a native object travels: its descriptors are lent to what carries it, its numbers are pickled."""
+"""How a native object travels: its descriptors are lent to what carries it, its numbers pickled."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def reduce_block(obj: Any) -> Reduced:
 
 
 def reduce_queue(obj: Any) -> Reduced:
-    """Reduces an object with a segment and both ends of a socket: its handle is `(fd, fd, fd, *numbers)`."""
+    """Reduces an object with a segment and a socket: its handle is `(fd, fd, fd, *numbers)`."""
     return _reduce(obj, type(obj), obj._handle, 3, own=True)
 
 
@@ -46,7 +46,10 @@ def reduce_connection(obj: Any) -> Reduced:
 
 
 def reduce_connection_anywhere(obj: Any) -> Reduced:
-    """The same; outside our channels the descriptors are asked for here by whoever unpickles, as in the stdlib."""
+    """The same.
+
+    Outside our channels the descriptors are asked for here by whoever unpickles, as in the stdlib.
+    """
     return _reduce_connection(obj, share=True)
 
 
@@ -83,10 +86,11 @@ def _reduce(obj: Any, cls: Any, lend: Callable[[], Any], fds: int, own: bool, sh
 
 
 class _Lent:
-    """A descriptor lent to the child that is being started: one for each number, which a pickle names once.
+    """A descriptor lent to the child that is being started: one for each number.
 
-    So the child gets each number once, as every popen demands, also the stdlib's. What is made of it there takes a
-    copy, or shares it with others of its kind, and the number itself is closed when all have been unpickled.
+    So the child gets each number once, as every popen demands, also the stdlib's. What is made of
+    it there takes a copy, or shares it with others of its kind, and the number itself is closed
+    when all have been unpickled.
     """
 
     def __init__(self, fd: Any) -> None:
@@ -100,9 +104,9 @@ class _Lent:
         if not self._pickled:
             self._pickled = True
             return inherited, (popen.DupFd(popen.duplicate_for_child(fd)),)
-        # Another pickle for the same child (one inside the other, as by cloudpickle) needs a descriptor of its own. It
-        # waits in a socket: a copy here would stay open, and hide that the child has closed its own, for as long as
-        # the popen is kept.
+        # Another pickle for the same child (one inside the other, as by cloudpickle) needs a
+        # descriptor of its own. It waits in a socket: a copy here would stay open, and hide that
+        # the child has closed its own, for as long as the popen is kept.
         import socket
 
         sending, receiving = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -127,7 +131,7 @@ def forget_lent(popen: Any) -> None:
 
 
 def inherited(descriptor: Any) -> _native.Descriptor:
-    """Makes of a lent descriptor, in the process that was started with it, what objects are made of."""
+    """Makes of a lent descriptor, in the started process, what objects are made of."""
     return _native.Descriptor(descriptor.detach())
 
 
@@ -146,7 +150,7 @@ def rebuild(cls: Any, descriptors: list[_native.Descriptor], numbers: tuple[Any,
 
 
 def rebuild_received(cls: Any, indices: list[int], numbers: tuple[Any, ...], own: bool) -> Any:
-    """Makes the object anew where its message is received: its descriptors ride on the channel's socket."""
+    """Makes the object anew where its message is received: its descriptors come with it."""
     return cls._attach(*[_native._received_fd(index, own) for index in indices], *numbers)
 
 

@@ -21,7 +21,8 @@ def keep_for_child(fd: int) -> None:
 
 
 def close(fd: int) -> None:
-    # In this order: a child forked in between must not close a number that is someone else's by now.
+    # In this order: a child forked in between must not close a number that is someone else's by
+    # now.
     del _lifelines[fd]
     os.close(fd)
 

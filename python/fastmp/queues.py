@@ -30,7 +30,8 @@ class Queue(_native.Queue):
 
 
 def __getattr__(name: str) -> Any:
-    # The stdlib's, whatever is not ours; fastmp itself does not need it, and importing it is not cheap.
+    # The stdlib's, whatever is not ours; fastmp itself does not need it, and importing it is not
+    # cheap.
     from multiprocessing import queues
 
     return getattr(queues, name)

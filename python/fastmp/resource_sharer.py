@@ -1,4 +1,4 @@
-"""The stdlib's own module under our name: `fastmp.resource_sharer is multiprocessing.resource_sharer`."""
+"""The stdlib's own module under our name: it is `multiprocessing.resource_sharer`."""
 
 import sys
 from multiprocessing import resource_sharer

@@ -1,4 +1,4 @@
-"""The stdlib's own module under our name: `fastmp.resource_tracker is multiprocessing.resource_tracker`."""
+"""The stdlib's own module under our name: it is `multiprocessing.resource_tracker`."""
 
 import sys
 from multiprocessing import resource_tracker

@@ -36,8 +36,9 @@ typecode_to_type: dict[str, Any] = {
 }
 
 
-# The types that are read and written natively, by the letters that ctypes knows them by, and their sizes in bytes. A
-# subclass is none of them: it may have a `value` of its own, and arrays of it have items that are objects.
+# The types that are read and written natively, by the letters that ctypes knows them by, and their
+# sizes in bytes. A subclass is none of them: it may have a `value` of its own, and arrays of it
+# have items that are objects.
 _simple_types: dict[Any, tuple[str, int]] = {
     type_: (type_._type_, ctypes.sizeof(type_)) for type_ in [*typecode_to_type.values(), ctypes.c_bool]
 }
@@ -47,7 +48,10 @@ class Block(_native.Block):
     """The shared memory of one object, zeroed at first."""
 
     def create_memoryview(self) -> memoryview:
-        """Returns the memory; named as in the stdlib, whose rebuild_ctype can so use a block of ours."""
+        """Returns the memory.
+
+        Named as in the stdlib, whose rebuild_ctype can so use a block of ours.
+        """
         return memoryview(self)
 
     def __reduce__(self) -> handles.Reduced:
@@ -72,13 +76,14 @@ def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) ->
 
 
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:
-    """Returns a ctypes object in shared memory, guarded by `lock` (True: a new RLock) unless it is False."""
+    """Returns a ctypes object in shared memory, guarded by `lock` (True: a new RLock) if not False."""
     type_ = typecode_to_type.get(typecode_or_type, typecode_or_type)
     if lock is False or type_ not in _simple_types or len(args) > 1:
         obj = RawValue(type_, *args)
         return obj if lock is False else synchronized(obj, _checked(lock, ctx), ctx)
     letter, size = _simple_types[type_]
-    # The ctypes object is made when somebody asks for it: a pickler does, which by then knows the types that it knows.
+    # The ctypes object is made when somebody asks for it: a pickler does, which by then knows the
+    # types that it knows.
     _register(type_)
     value = Synchronized._make(type_, letter, Block(size), _checked(lock, ctx))
     if args and not value._store(args[0]):
@@ -93,7 +98,7 @@ def Array(
     lock: Any = True,
     ctx: Any = None,
 ) -> Any:
-    """Returns a ctypes array in shared memory, guarded by `lock` (True: a new RLock) unless it is False."""
+    """Returns a ctypes array in shared memory, guarded by `lock` (True: a new RLock) if not False."""
     obj = RawArray(typecode_or_type, size_or_initializer)
     return obj if lock is False else synchronized(obj, _checked(lock, ctx), ctx)
 
@@ -136,7 +141,7 @@ def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> SynchronizedBas
     return _wrapper_class(type(obj))(obj, lock, ctx)
 
 
-# --- How they travel -------------------------------------------------------------------------------
+# --- How they travel ---
 
 # What was registered for a type before it was used here, the stdlib's reducer as a rule.
 _other_reducers: dict[type, Callable[[Any], Any]] = {}
@@ -165,7 +170,7 @@ def _register(type_: type) -> None:
 
 
 def reduce_ctype(obj: Any) -> Any:
-    """Reduces any object of a registered type: one of ours, one of the stdlib's, or one in private memory."""
+    """Reduces any object of a registered type: ours, the stdlib's, or one in private memory."""
     wrapper = getattr(obj, "_wrapper", None)
     if isinstance(wrapper, Block):
         handles.assert_travelling(obj)
@@ -182,7 +187,7 @@ def rebuild_array(item_type: Any, length: int, block: Block) -> Any:
     return rebuild_ctype(item_type * length, block)
 
 
-# --- Wrappers --------------------------------------------------------------------------------------
+# --- Wrappers ---
 
 
 def _accessors(name: str) -> tuple[Callable[..., Any], Callable[..., None]]:
@@ -212,7 +217,7 @@ def make_property(name: str) -> Any:
 
 
 def _items(obj: Any) -> tuple[Any, ...]:
-    """Returns block, letter and, of an array, length if an object can be got at natively, else nothing."""
+    """Returns block, letter and length (of an array) of what can be got at natively, else nothing."""
     block = getattr(obj, "_wrapper", None)
     if not isinstance(block, Block):
         return ()
@@ -260,10 +265,10 @@ class SynchronizedBase(_native.Guarded):
 class Synchronized(_native.GuardedValue, SynchronizedBase):
     """A number or character.
 
-    An integer also has operations that are atomic across processes without the lock: `fetch_add`, `fetch_sub`,
-    `fetch_or`, `fetch_and`, `fetch_xor`, `exchange` and `compare_exchange`. They are sequentially consistent among
-    themselves, and towards a plain read or write of `value`; but `with v: v.value += 1` is a read and a write, and
-    what they do in between is lost.
+    An integer also has operations that are atomic across processes without the lock: `fetch_add`,
+    `fetch_sub`, `fetch_or`, `fetch_and`, `fetch_xor`, `exchange` and `compare_exchange`. They are
+    sequentially consistent among themselves, and towards a plain read or write of `value`; but
+    `with v: v.value += 1` is a read and a write, and what they do in between is lost.
     """
 
     _get_value, _set_value = _accessors("value")
@@ -273,8 +278,8 @@ class Synchronized(_native.GuardedValue, SynchronizedBase):
 class SynchronizedArray(_native.GuardedArray, SynchronizedBase):
     """An array; each access takes the lock, a loop over its items many times.
 
-    It is a buffer, as the ctypes array is: `memoryview(array)` and `numpy.asarray(array)` are views of the shared
-    memory, which do not take the lock.
+    It is a buffer, as the ctypes array is: `memoryview(array)` and `numpy.asarray(array)` are views
+    of the shared memory, which do not take the lock.
     """
 
     def __bytes__(self) -> bytes:

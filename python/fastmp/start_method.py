@@ -1,8 +1,8 @@
 """The program's start method: one choice for fastmp and the stdlib, which keeps it.
 
-It is chosen once, or settled by the first use of a default context of either. So a library that uses
-`multiprocessing` starts its processes as the rest of the program does, in children too: the stdlib
-passes its choice on to them.
+It is chosen once, or settled by the first use of a default context of either. So a library that
+uses `multiprocessing` starts its processes as the rest of the program does, in children too: the
+stdlib passes its choice on to them.
 """
 
 from __future__ import annotations

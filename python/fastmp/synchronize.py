@@ -1,6 +1,7 @@
 """Locks, semaphores, events, conditions and barriers: the native ones, with the stdlib's looks.
 
-Every method that a program calls in a loop is native; here are only what it prints and how it travels.
+Every method that a program calls in a loop is native; here are only what it prints and how it
+travels.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class Condition(_native.Guarded):
         return f"<{type(self).__name__}({self._lock}, {waiters})>"
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Releases the lock, however often it is held, waits to be notified, and takes the lock again.
+        """Releases the lock, however often it is held, waits to be notified, and takes it again.
 
         Returns:
             False if that took longer than `timeout` seconds.
@@ -149,13 +150,13 @@ class Condition(_native.Guarded):
             AssertionError: this thread does not hold the lock.
 
         Warns:
-            OwnerDiedWarning: whoever held the lock last ended while holding it. The lock is held, also
-                if the warning is made an error.
+            OwnerDiedWarning: whoever held the lock last ended while holding it. The lock is held,
+                also if the warning is made an error.
         """
         return self._condvar.wait(self._lock, timeout)
 
     def notify(self, n: int = 1) -> None:
-        """Wakes `n` of those who wait, the longest-waiting first; a wake-up of one who dies goes to another.
+        """Wakes `n` of those who wait, longest-waiting first; a dead one's goes to another.
 
         Raises:
             AssertionError: this thread does not hold the lock.
@@ -171,7 +172,10 @@ class Condition(_native.Guarded):
         self._condvar.notify_all(self._lock)
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-        """Waits until `predicate()` is true, for `timeout` seconds at most; returns what it returned last."""
+        """Waits until `predicate()` is true, for `timeout` seconds at most.
+
+        Returns what it returned last.
+        """
         result = predicate()
         end = None if timeout is None else time.monotonic() + timeout
         left = None
@@ -191,7 +195,10 @@ class _Barrier(_native.Barrier):
 
 
 class Barrier(threading.Barrier):
-    """So many parties wait for each other; if one of them dies waiting, the others get BrokenBarrierError."""
+    """So many parties wait for each other.
+
+    If one of them dies waiting, the others get BrokenBarrierError.
+    """
 
     def __init__(
         self,
@@ -224,8 +231,8 @@ class Barrier(threading.Barrier):
         """Waits for the other parties; returns how many of them came before this one.
 
         Raises:
-            threading.BrokenBarrierError: the barrier was broken or reset, by a party that died too, or
-                this wait has taken longer than `timeout` seconds, which breaks it.
+            threading.BrokenBarrierError: the barrier was broken or reset, by a party that died too,
+                or this wait has taken longer than `timeout` seconds, which breaks it.
         """
         return self._barrier.wait(self._action, self._timeout if timeout is None else timeout)
 
@@ -234,7 +241,7 @@ class Barrier(threading.Barrier):
         self._barrier.reset()
 
     def abort(self) -> None:
-        """Breaks the barrier: those who wait, and who come before a `reset`, get BrokenBarrierError."""
+        """Breaks the barrier: who waits, and who comes before a `reset`, gets BrokenBarrierError."""
         self._barrier.abort()
 
     @property
