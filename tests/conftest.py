@@ -1,8 +1,10 @@
-"""What every test shares: the implementations under test, a watchdog, and the end of stray children.
+"""What every test shares: the implementations under test, a watchdog, and the end of stray
+children.
 
-A test that asks for `mp` runs for fastmp and for the stdlib, each with fork and with spawn; one that is marked
-`fastmp_only(reason)` runs for fastmp alone. What child processes run lives in the package `children`, which spawned
-children import by name: it imports neither pytest nor the tests, whatever import mode pytest is in.
+A test that asks for `mp` runs for fastmp and for the stdlib, each with fork and with spawn; one
+that is marked `fastmp_only(reason)` runs for fastmp alone. What child processes run lives in the
+package `children`, which spawned children import by name: it imports neither pytest nor the tests,
+whatever import mode pytest is in.
 """
 
 import contextlib

@@ -1,9 +1,10 @@
-"""Eight processes use every primitive at once, and die at random: no hang, no lost lock, and what locks guard holds.
+"""Eight processes use every primitive at once, and die at random: no hang, no lost lock, and what
+locks guard holds.
 
     python soak.py [--seconds S] [--seed N] [--method fork|spawn] [--pace S]
 
-Prints one table; exit status 1 says that something did not hold. A killed holder's lock is followed until another
-worker has it.
+Prints one table; exit status 1 says that something did not hold. A killed holder's lock is followed
+until another worker has it.
 """
 
 import argparse
@@ -42,8 +43,8 @@ class World:
         self.inside = mp.RawArray("q", len(GUARDED))  # the pid of who is
         self.recovered = mp.RawArray("d", len(GUARDED))  # when a lock was last taken over
         self.buffered = mp.RawValue("q")
-        # Who has a permit of `recovering`, a bit for each worker; and WORKERS bits higher who is being killed, so
-        # that another may have his already. One word: a look at it is a snapshot.
+        # Who has a permit of `recovering`, a bit for each worker; and WORKERS bits higher who is
+        # being killed, so that another may have his already. One word: a look at it is a snapshot.
         self.permits = mp.Value("q")
         self.steps, self.added = mp.RawArray("q", WORKERS), mp.RawArray("q", WORKERS)
         self.violations, self.stop = mp.RawArray("q", WORKERS), mp.RawValue("b")
@@ -79,7 +80,10 @@ class Worker:
 
     @contextlib.contextmanager
     def alone(self, guard, lock):
-        """Inside the lock: repairs what a dead holder left, else expects all to be well; and that nobody comes."""
+        """Inside the lock: repairs what a dead holder left, else expects all to be well.
+
+        And that nobody comes.
+        """
         before = self.warned
         with lock:
             name, pair, me = GUARDED[guard], self.world.pairs[guard], os.getpid()
@@ -107,7 +111,9 @@ class Worker:
             pass
 
     def use_condition(self):
-        """Fills or empties the buffer, which waits while that cannot be done: outside of it the pair is whole."""
+        """Fills or empties the buffer, which waits while that cannot be done: outside of it the
+        pair is whole.
+        """
         world, fill = self.world, self.random.random() < 0.5
         before = self.warned
         with world.condition:

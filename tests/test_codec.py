@@ -1,4 +1,6 @@
-"""Whatever nesting of builtins goes in, what comes out is what pickle gives: values, types, aliases, order."""
+"""Whatever nesting of builtins goes in, what comes out is what pickle gives: values, types,
+aliases, order.
+"""
 
 import contextlib
 import pickle
@@ -130,7 +132,10 @@ def identities(item):
 
 
 def fresh_pool():
-    """Objects that no literal, cache or other test refers to; each may be in a message many times."""
+    """Objects that no literal, cache or other test refers to.
+
+    Each may be in a message many times.
+    """
     text = "".join(["te", "xt"])
     return [
         text,
@@ -185,7 +190,9 @@ def test_identity_is_kept_as_pickle_keeps_it(through, seed):
 @EXAMPLES
 @given(st.data())
 def test_records(through, data):
-    """Dicts that have the same keys, or nearly: other orders, sizes, values that are records, aliases."""
+    """Dicts that have the same keys, or nearly: other orders, sizes, values that are records,
+    aliases.
+    """
     names = ["".join(["field", str(i)]) for i in range(20)]
     field = st.integers() | TEXTS | st.sampled_from(names) | st.none()
     rows, size = [], data.draw(st.integers(0, 18))
@@ -210,7 +217,9 @@ def test_records(through, data):
 
 
 def test_keys_that_dicts_share(through):
-    """Attributes' dicts have one table of keys between them, which may hold the only reference to a key."""
+    """Attributes' dicts have one table of keys between them, which may hold the only reference to a
+    key.
+    """
 
     class Box:
         pass
@@ -228,7 +237,10 @@ def test_keys_that_dicts_share(through):
 
 
 def test_what_was_refused_is_tried_again(through):
-    """A value that the codec does not know, late in a large one; then one of the same shape that it does."""
+    """A value that the codec does not know, late in a large one.
+
+    Then one of the same shape that it does.
+    """
     rows = [{"id": i, "name": f"name{i}", "tags": (i,)} for i in range(200)]
     for _ in range(20):
         assert through([*rows, 1j]) == [*rows, 1j]
@@ -259,7 +271,9 @@ def expect_survival(left, right, data):
 @EXAMPLES
 @given(st.binary(max_size=200))
 def test_garbage_is_an_error_and_never_more(data):
-    """Any bytes may be received as an object: the decoder raises or returns, and the next message is fine."""
+    """Any bytes may be received as an object: the decoder raises or returns, and the next message
+    is fine.
+    """
     left, right = fastmp.Pipe()
     with left, right:
         expect_survival(left, right, data)

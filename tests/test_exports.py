@@ -12,7 +12,8 @@ import types
 import fastmp
 import pytest
 
-# All of it, name for name: a name that comes or goes is a change of the promise, and is made here as well.
+# All of it, name for name: a name that comes or goes is a change of the promise, and is made here
+# as well.
 PROMISED = [
     "Array",
     "AuthenticationError",
@@ -164,7 +165,10 @@ def test_modules_export_what_is_promised(name):
     "name", sorted((set(MODULES) | SAME) & {module.name for module in pkgutil.iter_modules(multiprocessing.__path__)})
 )
 def test_modules_have_all_that_the_stdlibs_have(name):
-    """Private names too: programs use them. By an import, and by what a program finds without one."""
+    """Private names too: programs use them.
+
+    By an import, and by what a program finds without one.
+    """
     for code in (f"import fastmp.{name}; ours = fastmp.{name}", f"import fastmp; ours = fastmp.{name}"):
         done = run_python(
             f"{code}\n"

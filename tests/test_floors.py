@@ -1,7 +1,8 @@
 """The floors of the house: no module imports one that stands above it, in Rust and in Python.
 
 An arrow `a -> b c` in the plans below allows `a` to import `b`, `c` and whatever these may import.
-Every other import fails, and so does a module that stands in no plan. ARCHITECTURE.md draws the same.
+Every other import fails, and so does a module that stands in no plan. ARCHITECTURE.md draws the
+same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Unknown counts as alive: a holder whose state cannot be read is never taken for dead.
 
-Some of the places need privileges, or user namespaces; where neither is to be had, the test says so and is skipped.
+Some of the places need privileges, or user namespaces; where neither is to be had, the test says so
+and is skipped.
 """
 
 import os
@@ -55,7 +56,9 @@ def test_live_holder_there(mp, crew, kind, way):
 @KINDS
 @WAYS
 def test_both_are_there(mp, crew, kind, way):
-    """Two in places of the same sort: with pid namespaces, two different ones in which both are number 1."""
+    """Two in places of the same sort: with pid namespaces, two different ones in which both are
+    number 1.
+    """
     lock, held, go = getattr(mp, kind)(), mp.RawValue("b"), mp.RawValue("b")
     place, seen = mp.RawValue("b"), mp.RawValue("b")
     settle(crew.start(foreign.hold_there, lock, way, held, go), held)

@@ -1,4 +1,6 @@
-"""fork at any time: the child can use at once what it has inherited, whatever other threads were in the middle of."""
+"""fork at any time: the child can use at once what it has inherited, whatever other threads were in
+the middle of.
+"""
 
 import contextlib
 import os
@@ -16,7 +18,9 @@ pytestmark = [pytest.mark.fastmp_only("the stdlib's objects may be inherited hel
 
 @pytest.fixture
 def noise(mp):
-    """Threads that take locks, hammer queues and pipes, and make and drop objects, in the process that forks."""
+    """Threads that take locks, hammer queues and pipes, and make and drop objects, in the process
+    that forks.
+    """
     stop = []
     lock, rlock, queue, (left, right) = mp.Lock(), mp.RLock(), mp.Queue(10), mp.Pipe()
     threads = forking.run_all(
@@ -199,7 +203,9 @@ WAITS = {
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_closing_a_connection_that_threads_of_the_parent_wait_in(mp, wait):
-    """The child's copies are closed at once: all of them, and the peer sees the end when the parent's are, too."""
+    """The child's copies are closed at once: all of them, and the peer sees the end when the
+    parent's are, too.
+    """
     conn, peer = mp.Pipe()
     threads = [blocked(lambda: WAITS[wait](conn)) for _ in range(2)]
     go, (told, tell) = mp.Event(), os.pipe()

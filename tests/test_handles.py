@@ -1,4 +1,6 @@
-"""How handles travel: each end that a process receives has descriptors of its own, whatever started the process."""
+"""How handles travel: each end that a process receives has descriptors of its own, whatever started
+the process.
+"""
 
 import importlib
 import os
@@ -15,7 +17,9 @@ STARTS = ["fastmp-fork", "fastmp-spawn", "multiprocessing-spawn", "multiprocessi
 
 @pytest.fixture(params=STARTS)
 def start(request):
-    """Starts a child in one of the ways that fastmp's objects travel by, and expects that it ends well."""
+    """Starts a child in one of the ways that fastmp's objects travel by, and expects that it ends
+    well.
+    """
     module, method = request.param.split("-")
     process = importlib.import_module(module).get_context(method).Process
     started = []
@@ -118,7 +122,9 @@ def test_two_objects_over_one_handle(start):
 
 @pytest.mark.parametrize("start", STARTS[1:], indirect=True)
 def test_many_blocks_cost_a_child_few_descriptors(start):
-    """However many locks a child is given, they come by the descriptors of their segments and tokens."""
+    """However many locks a child is given, they come by the descriptors of their segments and
+    tokens.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     locks = [fastmp.Lock() for _ in range(500)]
     log = fastmp.Value("i", lock=False)

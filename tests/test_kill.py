@@ -1,7 +1,8 @@
-"""SIGKILL at any instruction: locks pass on, queues and pipes go on, and nothing that was put is lost.
+"""SIGKILL at any instruction: locks pass on, queues and pipes go on, and nothing that was put is
+lost.
 
-How often: the number of random kills is FASTMP_TEST_KILLS (1,000 unless set). Spawned children take far longer to start
-than to die, so they get a tenth of it: what a kill hits is the same code.
+How often: the number of random kills is FASTMP_TEST_KILLS (1,000 unless set). Spawned children take
+far longer to start than to die, so they get a tenth of it: what a kill hits is the same code.
 """
 
 import os
@@ -19,7 +20,8 @@ from children.common import look_at, wait_asleep, wait_until
 
 pytestmark = [
     pytest.mark.fastmp_only("the stdlib does not survive it"),
-    # Those who wait here are warned of a death, as they should be; what is tested of it says so itself.
+    # Those who wait here are warned of a death, as they should be; what is tested of it says so
+    # itself.
     pytest.mark.filterwarnings("ignore::fastmp.OwnerDiedWarning"),
 ]
 KILLS = int(os.environ.get("FASTMP_TEST_KILLS", "1000"))
@@ -74,8 +76,9 @@ def test_killed_holder(mp, crew, kind, depth, reaped):
     assert heir.exitcode == 0
     delays = [after - before for before, after in zip(died, taken, strict=True)]
     print(f"{kind}: median {statistics.median(delays) * 1e3:.1f} ms, longest {max(delays) * 1e3:.1f} ms")
-    # The promise is 100 ms. That is waited for with a clock, hence no bound of the kind that this suite is without can
-    # show it; ten times as much in the median is beyond any noise, and a lost wake-up would take for ever.
+    # The promise is 100 ms. That is waited for with a clock, hence no bound of the kind that this
+    # suite is without can show it; ten times as much in the median is beyond any noise, and a lost
+    # wake-up would take for ever.
     assert statistics.median(delays) < 1.0
     assert warned[:] == recovered[:] == [1] * ROUNDS
     for lock in locks:
@@ -258,7 +261,10 @@ def test_access_after_a_kill(mp, crew, kind, access):
 
 
 def test_killed_writers(mp, crew, choice):
-    """Whoever finds half a slice has been warned; nothing that was added is lost, and nothing is left held."""
+    """Whoever finds half a slice has been warned.
+
+    Nothing that was added is lost, and nothing is left held.
+    """
     deaths = kills(mp, 0.1)
     lock = mp.RLock()
     value, array, counter = mp.Value("i", lock=lock), mp.Array("c", 200_000, lock=lock), mp.Value("q")
@@ -306,7 +312,8 @@ class Trial:
     def __init__(self, mp, crew, choice, deaths):
         self.mp, self.crew, self.choice = mp, crew, choice
         self.deaths = deaths
-        # Long enough for most to be at work when they are hit: a spawned child takes a tenth of a second to be there.
+        # Long enough for most to be at work when they are hit: a spawned child takes a tenth of a
+        # second to be there.
         self.pace = 0.015 if mp.get_start_method() == "fork" else 0.2
         self.stop_producers, self.stop_consumers = mp.RawValue("b"), mp.RawValue("b")
         self.returned = mp.RawArray("q", deaths + 2 * self.SLOTS)
@@ -350,7 +357,9 @@ class Trial:
         return sum(log[0] for log in self.logs) // victims.ENTRY
 
     def check(self):
-        """Every message whose put returned came once, in order, but for one for each killed consumer."""
+        """Every message whose put returned came once, in order, but for one for each killed
+        consumer.
+        """
         got = {}
         for log in self.logs:
             assert log[0] < len(log) - 2, "the log is too small for this machine"
@@ -517,7 +526,9 @@ def test_killed_while_waiting_on_a_queue(mp, crew):
 
 
 def test_wake_up_that_died_with_a_reader(mp, crew):
-    """Of two waiting readers one is stopped, a message is put, the stopped one is killed: the other gets it."""
+    """Of two waiting readers one is stopped, a message is put, the stopped one is killed: the other
+    gets it.
+    """
     for _ in range(10):
         queue = mp.Queue()
         pair = []

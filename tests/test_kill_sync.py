@@ -1,4 +1,6 @@
-"""SIGKILL to those who wait, notify, meet and hold permits: wake-ups pass on, barriers break, permits come back."""
+"""SIGKILL to those who wait, notify, meet and hold permits: wake-ups pass on, barriers break,
+permits come back.
+"""
 
 import os
 import signal

@@ -1,4 +1,6 @@
-"""Making, sharing and dropping keeps everything flat: descriptors, mappings, memory, children, /dev/shm."""
+"""Making, sharing and dropping keeps everything flat: descriptors, mappings, memory, children,
+/dev/shm.
+"""
 
 import ctypes
 import fcntl
@@ -18,7 +20,9 @@ MIB = 1 << 20
 
 
 def expect_flat(before, after, shared=MIB, resident=16 * MIB):
-    """Nothing has grown, but for what is kept for the next use: far less than one of anything for each cycle."""
+    """Nothing has grown, but for what is kept for the next use: far less than one of anything for
+    each cycle.
+    """
     print(before, after, sep="\n")
     assert after["descriptors"] <= before["descriptors"] + 4
     assert after["mappings"] <= before["mappings"] + 4
@@ -93,7 +97,9 @@ def test_queues_and_pipes_made_and_dropped(mp, ending):
 @pytest.mark.method("fork")
 @pytest.mark.parametrize("last", [None, complex(1, 2)], ids=["codec", "pickle"])
 def test_one_very_large_message_leaves_nothing(mp, last):
-    """Neither a table of all its objects, through which every later message has to go, nor buffers of its size."""
+    """Neither a table of all its objects, through which every later message has to go, nor buffers
+    of its size.
+    """
     queue, looks = mp.Queue(), []
 
     def make():
@@ -221,7 +227,9 @@ def test_processes_leave_nothing(mp):
 
 
 def test_dev_shm_is_not_used(mp, crew):
-    """Everything works where /dev/shm has next to no room, and nothing is left in it, also by those that are killed."""
+    """Everything works where /dev/shm has next to no room, and nothing is left in it, also by those
+    that are killed.
+    """
     out = mp.RawValue("b")
     child = crew.start(usage.work_without_dev_shm, out, mp.get_start_method(), daemon=False)
     child.join()
@@ -319,7 +327,10 @@ def test_closed_queues_have_no_descriptors(mp, used):
 
 @pytest.mark.method("fork")
 def test_a_queue_in_use_closes_with_the_last_call(mp):
-    """A thread that waits in a call keeps the descriptors, for they would be somebody else's; it gives them back."""
+    """A thread that waits in a call keeps the descriptors, for they would be somebody else's.
+
+    It gives them back.
+    """
     queue, got = mp.Queue(), []
     thread = threading.Thread(target=lambda: got.append(queue.get()))
     carrier = mp.Queue()

@@ -1,6 +1,8 @@
-"""How long a block lives: never used again while somebody can reach it, and used again when nobody can.
+"""How long a block lives: never used again while somebody can reach it, and used again when nobody
+can.
 
-FASTMP_TEST_CYCLES: how many pairs of a Lock and a Value the loops make and share (a full run is 100,000).
+FASTMP_TEST_CYCLES: how many pairs of a Lock and a Value the loops make and share (a full run is
+100,000).
 """
 
 import os
@@ -76,7 +78,9 @@ def test_shared_with_children(mp, ending):
 @pytest.mark.timeout(LIMIT, method="signal")
 @pytest.mark.parametrize("kind", ["queue", "pipe"])
 def test_sent_to_others_that_are_killed_now_and_then(mp, crew, kind):
-    """A receiver is killed in the middle of things, and another one goes on with what it has left unread."""
+    """A receiver is killed in the middle of things, and another one goes on with what it has left
+    unread.
+    """
     done = mp.RawValue("i")
     if kind == "queue":
         source = mp.Queue()
@@ -103,7 +107,8 @@ def test_sent_to_others_that_are_killed_now_and_then(mp, crew, kind):
     before = usage.look()
     for _ in range(max(40, CYCLES // 500)):
         cycle(500)
-    # How many are under way at once differs, and segments are large: half of what these would take is a good deal.
+    # How many are under way at once differs, and segments are large: half of what these would take
+    # is a good deal.
     expect_flat(before, usage.look(), shared=2 * KIB * KIB)
 
 

@@ -1,4 +1,6 @@
-"""A call that does not wait for what another holds is refused by a look: no detour by way of Python, no system call."""
+"""A call that does not wait for what another holds is refused by a look: no detour by way of
+Python, no system call.
+"""
 
 from __future__ import annotations
 

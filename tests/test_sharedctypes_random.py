@@ -118,7 +118,9 @@ keys = (
 
 
 def plain(result):
-    """A result in a form that can be compared: with its type, ctypes objects by their bytes, NaN equal to itself."""
+    """A result in a form that can be compared: with its type, ctypes objects by their bytes, NaN
+    equal to itself.
+    """
     if isinstance(result, (ctypes.Array, ctypes.Structure, ctypes.Union, ctypes._SimpleCData)):
         return type(result).__name__, memory(result)
     if isinstance(result, (list, tuple)):

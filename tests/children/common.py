@@ -9,7 +9,10 @@ import time
 
 
 def wait_until(predicate, what="a state that never came", limit=50.0):
-    """Polls, so that no primitive under test is trusted; the limit is a watchdog and not a measure."""
+    """Polls, so that no primitive under test is trusted.
+
+    The limit is a watchdog and not a measure.
+    """
     deadline = time.monotonic() + limit
     while not predicate():
         if time.monotonic() > deadline:
@@ -24,7 +27,9 @@ def line_up(ready, me):
 
 
 def wait_asleep(pid, flag=None):
-    """Waits until a process that has announced its wait is in it (best effort: asleep five times in a row)."""
+    """Waits until a process that has announced its wait is in it (best effort: asleep five times in
+    a row).
+    """
     if flag is not None:
         wait_until(lambda: flag.value, "the announcement of a wait")
     streak = 0
@@ -62,7 +67,9 @@ class Seen:
             return ""
 
     def is_resource_tracker(self):
-        """The stdlib's helper: it outlives every test, and is replaced with a warning when it is killed."""
+        """The stdlib's helper: it outlives every test, and is replaced with a warning when it is
+        killed.
+        """
         return "resource_tracker" in self.command()
 
 

@@ -54,7 +54,9 @@ def numbers():
 
 
 def keep_one_end(kept, closed, queue, others, lock, log):
-    """Closes one end, opens files, and uses all the rest: nothing of it may have gone with that end."""
+    """Closes one end, opens files, and uses all the rest: nothing of it may have gone with that
+    end.
+    """
     closed.close()
     mine = [os.open("/dev/null", os.O_RDONLY) for _ in range(16)]
     kept.send(b"sent" * 100_000)
@@ -74,7 +76,9 @@ def keep_one_end(kept, closed, queue, others, lock, log):
 
 
 def end_of_file(reader, writer, log):
-    """The usual idiom: whoever only reads closes the end to write with, and so sees the end of file."""
+    """The usual idiom: whoever only reads closes the end to write with, and so sees the end of
+    file.
+    """
     writer.close()
     try:
         while True:

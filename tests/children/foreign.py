@@ -1,4 +1,6 @@
-"""Processes that cannot be looked at, or cannot look: other users, other namespaces, no /proc, no descriptors left."""
+"""Processes that cannot be looked at, or cannot look: other users, other namespaces, no /proc, no
+descriptors left.
+"""
 
 import ctypes
 import os
@@ -150,7 +152,9 @@ def enter(way):
 
 
 def find_it_held(lock, way, place, seen):
-    """Waits for a lock whose holder lives, through several looks at it, and then gets it as anybody would."""
+    """Waits for a lock whose holder lives, through several looks at it, and then gets it as anybody
+    would.
+    """
     enter(way)
     warnings.simplefilter("error")
     place.value = 1

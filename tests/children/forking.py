@@ -51,7 +51,8 @@ def round_trip(left, right, stop):
 def use_everything(mp, lock, rlock, free, idle, conns, value, result):
     """What a child does at once with what it has inherited; the result tells how far it came.
 
-    `lock` and `rlock` are taken and given back by threads of the parent all the time, `free` is nobody's.
+    `lock` and `rlock` are taken and given back by threads of the parent all the time, `free` is
+    nobody's.
     """
     warnings.simplefilter("error")
     with free:
@@ -76,7 +77,9 @@ def use_everything(mp, lock, rlock, free, idle, conns, value, result):
 
 
 def report_owner(lock, pid, held, go):
-    """Takes a lock in a forked child: the owner must be the child, however much it is a copy of its parent."""
+    """Takes a lock in a forked child: the owner must be the child, however much it is a copy of its
+    parent.
+    """
     with lock:
         assert lock.owner == (os.getpid(), threading.get_native_id())
         pid.value = os.getpid()
@@ -166,7 +169,10 @@ def use(kind, made):
 
 
 def fork_in_a_handler(kind, made, waiting, forked, done):
-    """Waits for it; a signal handler forks meanwhile. Both use it, and the child ends first, with nothing in hand."""
+    """Waits for it.
+
+    A signal handler forks meanwhile. Both use it, and the child ends first, with nothing in hand.
+    """
     child = None
 
     def fork(*_):

@@ -22,7 +22,9 @@ def places(values):
 
 
 def are_used_again(mp, old):
-    """Whether new objects come to lie where the old ones did, with enough coming and going for the arena to look."""
+    """Whether new objects come to lie where the old ones did, with enough coming and going for the
+    arena to look.
+    """
     for _ in range(5):
         new = [mp.RawValue("i", 0) for _ in range(4 * COUNT)]
         if places(new) & old:
@@ -73,7 +75,8 @@ def receive_and_keep(steps, channel):
 
 
 def make(mp, way, steps, place=None):
-    """Makes blocks in a process whose books are empty, has them kept in some way, and tries to get them again.
+    """Makes blocks in a process whose books are empty, has them kept in some way, and tries to get
+    them again.
 
     `steps[RESULT]` says how that went.
     """

@@ -44,7 +44,9 @@ def count_under_nested(lock, state, ready, me, rounds):
 
 
 def count_with_timeouts(lock, state, ready, me, rounds, successes):
-    """Gives up now and then: a waiter that leaves must neither keep the lock nor take a wake-up with it."""
+    """Gives up now and then: a waiter that leaves must neither keep the lock nor take a wake-up
+    with it.
+    """
     line_up(ready, me)
     choice = random.Random(me)
     for _ in range(rounds):
@@ -133,7 +135,9 @@ def same_lock(first, holder):
 
 
 def crowd(semaphore, inside, most, ready, me, rounds):
-    """Never more than `most` inside: they count themselves atomically, as flags read one by one are no snapshot."""
+    """Never more than `most` inside: they count themselves atomically, as flags read one by one are
+    no snapshot.
+    """
     line_up(ready, me)
     for _ in range(rounds):
         assert semaphore.acquire()
@@ -159,7 +163,9 @@ def read_slots(free, filled, ring, total):
 
 
 def read_or_write(lock, readers_lock, readers, pair, ready, me, rounds):
-    """Readers and writers out of two locks: readers share, writers are alone, to a reader the pair never differs."""
+    """Readers and writers out of two locks: readers share, writers are alone, to a reader the pair
+    never differs.
+    """
     line_up(ready, me)
     for i in range(rounds):
         if (i + me) % 4:

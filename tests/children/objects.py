@@ -236,9 +236,11 @@ def deep(levels):
 
 
 def fingerprint(root):
-    """What an object is, in a form that compares: types, values to the bit, order, and which containers are one.
+    """What an object is, in a form that compares: types, values to the bit, order, and which
+    containers are one.
 
-    Identity counts for containers only: whether equal strings or numbers are one object is nobody's business.
+    Identity counts for containers only: whether equal strings or numbers are one object is nobody's
+    business.
     """
     numbers = {}
     alive = []

@@ -9,7 +9,10 @@ from children.common import line_up
 
 
 def echo(conn, spare=None):
-    """Sends everything back until the other end is closed; `spare` is that end as inherited here."""
+    """Sends everything back until the other end is closed.
+
+    `spare` is that end as inherited here.
+    """
     if spare is not None:
         spare.close()
     while True:

@@ -128,7 +128,9 @@ def wait_for_size(queue, size):
 
 
 def put_beyond_the_limit(outcome):
-    """With a limit on the size of files, which counts for segments, a put too large fails and the queue goes on."""
+    """With a limit on the size of files, which counts for segments, a put too large fails and the
+    queue goes on.
+    """
     import fastmp
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

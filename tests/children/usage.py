@@ -67,9 +67,9 @@ def look():
 def least(cycle, mp):
     """The least of each that is held between a number of cycles.
 
-    Some is kept for a while: after a fork, a descriptor that tells when the child is gone, until 16 of them are looked
-    through together. So what is held rises and falls, and two looks at any two moments differ by that much. What rises
-    at the bottom leaks.
+    Some is kept for a while: after a fork, a descriptor that tells when the child is gone, until 16
+    of them are looked through together. So what is held rises and falls, and two looks at any two
+    moments differ by that much. What rises at the bottom leaks.
     """
     cycle(1)
     held = look()

@@ -15,7 +15,9 @@ KINDS = 16  # how messages differ in size, see `text`
 
 
 def text(number):
-    """The body of a message: mostly small, now and then larger than a ring's segment, told by its number."""
+    """The body of a message: mostly small, now and then larger than a ring's segment, told by its
+    number.
+    """
     letter = bytes([97 + number % 26])
     if number % KINDS == 7:
         return letter * 20_000
@@ -134,7 +136,10 @@ def churn_until(lock, state, me, stop):
 
 
 def turn(lock, state, me):
-    """Counts, and looks that it is alone; `state` is a counter and the mark of whoever is inside."""
+    """Counts, and looks that it is alone.
+
+    `state` is a counter and the mark of whoever is inside.
+    """
     lock.acquire()
     state[1] = me + 1
     state[0] += 1
@@ -143,7 +148,10 @@ def turn(lock, state, me):
 
 
 def write_for_ever(value, array, counter, note, me):
-    """Natively: bytes that are equal under the lock, most of the time; and a counter without one."""
+    """Natively: bytes that are equal under the lock, most of the time.
+
+    And a counter without one.
+    """
     texts = [bytes([number]) * len(array) for number in range(4)]
     while True:
         number = (value.value + 1) % len(texts)

@@ -219,7 +219,10 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize(("chooser", "other"), [("fastmp", "multiprocessing"), ("multiprocessing", "fastmp")])
 def test_one_choice_for_the_stdlib_and_us(tmp_path, chooser, other, method):
-    """Whoever of the two makes it; a child's default is how it was started itself, as in the stdlib."""
+    """Whoever of the two makes it.
+
+    A child's default is how it was started itself, as in the stdlib.
+    """
     script = tmp_path / "program.py"
     script.write_text(ONE_CHOICE)
     command = [sys.executable, str(script), chooser, other, method]

@@ -218,7 +218,10 @@ def test_read_only_arrays_arrive_writable(mp, module, crew, size):
 
 @pytest.mark.parametrize("size", [100, 100_000])
 def test_read_only_buffers_of_other_classes(through, size):
-    """Each class decides by protocol; what comes of it may be written to as it may with the stdlib."""
+    """Each class decides by protocol.
+
+    What comes of it may be written to as it may with the stdlib.
+    """
     content = bytes(range(100)) * (size // 100)
     for kind in (objects.Buffered, objects.BufferedState):
         for data in (content, bytearray(content), memoryview(content), memoryview(bytearray(content)).toreadonly()):
@@ -246,7 +249,8 @@ def test_sizes(mp, crew, size, kind):
 
 
 def test_many_sizes_in_a_row(mp, crew):
-    # Every length around powers of two, one after another: wraps and pads at all of a ring's offsets.
+    # Every length around powers of two, one after another: wraps and pads at all of a ring's
+    # offsets.
     inbox, outbox = mp.Queue(), mp.Queue()
     crew.start(queues.echo, inbox, outbox)
     sizes = [max(0, (1 << power) + off) for power in range(18) for off in range(-9, 10)]

@@ -170,7 +170,9 @@ def test_shared_with_a_child(mp, crew, lock):
 
 
 def test_the_first_of_its_type_is_shared(module):
-    """In an interpreter that has made no other: what is registered for a pickler has to be so before it starts."""
+    """In an interpreter that has made no other: what is registered for a pickler has to be so
+    before it starts.
+    """
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         f"import {module} as mp; from children import values\n"
