@@ -1,4 +1,5 @@
-//! Garbage in shared memory: errors, at worst other garbage; no panic, no crash, and no call that outstays its deadline.
+//! Garbage in shared memory: errors, at worst other garbage; no panic, no crash, and no call that
+//! outstays its deadline.
 #![cfg(not(loom))]
 // Forks, and scribbles over shared memory; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
@@ -293,7 +294,8 @@ fn garbage_in_meetings_makes_errors() {
 #[test]
 fn a_message_that_lies_about_its_extent_is_refused() {
     let _turn = common::turn();
-    // The record of the first message is at the start of the base: header, then slot and length of its extent.
+    // The record of the first message is at the start of the base: header, then slot and length of
+    // its extent.
     for (at, claim) in [(16, 1), (16, 55), (16, 56), (16, 1 << 20), (16, u64::MAX), (24, 1 << 60), (24, 2 << 20)] {
         let queue = Queue::create(0).unwrap();
         common::channel::put(&queue, 1, 0, LARGE);
@@ -311,7 +313,8 @@ fn a_table_that_lies_about_its_length_is_refused() {
     for (more, messages) in [(64, 60), (1 << 12, 60), (u64::MAX, 50)] {
         let queue = Queue::create(0).unwrap();
         let mapping = Mapping::new(queue.handles()[0], 0, 16384).unwrap();
-        // The number of further slots, then where to look for an empty one: in pages that are not there.
+        // The number of further slots, then where to look for an empty one: in pages that are not
+        // there.
         mapping.write(4096, &more.to_ne_bytes()).unwrap();
         mapping.write(4096 + 8, &60u64.to_ne_bytes()).unwrap();
         for number in 0..messages {

@@ -1,4 +1,5 @@
-//! The shared structs' layout is a promise to other processes, and nothing that a peer may write is believed unchecked.
+//! The shared structs' layout is a promise to other processes, and nothing that a peer may write is
+//! believed unchecked.
 #![cfg(not(loom))]
 // Lays shared structs over bytes; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
@@ -86,7 +87,8 @@ fn a_header_with_any_wrong_bit_is_refused() {
     let mut good = [0u8; 32];
     mapping.read(0, &mut good).unwrap();
     let header: &Header = view(mapping, 0).unwrap();
-    // Magic, kind and version: bits that must all be right, but for the one that says that a handle was given away.
+    // Magic, kind and version: bits that must all be right, but for the one that says that a handle
+    // was given away.
     const EXPORTED: usize = 47;
     for bit in (0..64).filter(|&bit| bit != EXPORTED) {
         let mut bad = good;

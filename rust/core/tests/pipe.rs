@@ -462,7 +462,8 @@ fn a_receiver_that_stalls_with_descriptors_keeps_its_packet() {
         assert_eq!((read_message(&bytes), ids(&fds)), ((1, 0), first_ids));
     });
     stalled.until_stopped();
-    // Its message is gone from the ring, its packet is not: nobody else may clear it away, or it takes the next one's.
+    // Its message is gone from the ring, its packet is not: nobody else may clear it away, or it
+    // takes the next one's.
     assert_eq!(recv(&a, Deadline::after(0.05)).unwrap_err(), Error::Empty);
     a.watch().unwrap();
     assert_eq!(a.wait(Deadline::after(0.05)), Err(Error::Empty));

@@ -1,4 +1,5 @@
-//! Every point at which a process can be made to die has a test in which it does, and none is compiled in by default.
+//! Every point at which a process can be made to die has a test in which it does, and none is
+//! compiled in by default.
 #![cfg(not(loom))]
 // A failure is to panic.
 #![allow(clippy::unwrap_used)]

@@ -1,4 +1,5 @@
-//! Queues between processes: order, bounds, readiness; producers and consumers killed at every step.
+//! Queues between processes: order, bounds, readiness; producers and consumers killed at every
+//! step.
 #![cfg(not(loom))]
 // Forks, and lays test words over shared memory; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
@@ -411,7 +412,8 @@ fn hundreds_may_be_held_and_hundreds_unread() {
 #[test]
 fn a_death_in_the_midst_of_mending_another_changes_nothing() {
     let _turn = common::turn();
-    // The first dies moving an extent, the second while it settles that, or gives back what the first held.
+    // The first dies moving an extent, the second while it settles that, or gives back what the
+    // first held.
     for first in
         ["extent.handing_over", "ring.put.before_commit", "ring.put.after_commit", "extent.filled", "extent.claimed"]
     {
@@ -462,7 +464,8 @@ fn readers_may_be_quicker_than_a_writer_that_has_just_committed() {
             put(&queue, 1, 1, len);
         });
         stalled.until_stopped();
-        // It is there, and its extent may even serve something else, while the writer still holds the put lock.
+        // It is there, and its extent may even serve something else, while the writer still holds
+        // the put lock.
         let received = queue.get(&mut Vec::new(), &mut Vec::new(), soon()).unwrap();
         assert_eq!(received.extent.as_ref().unwrap().1, len);
         let at = received.extent.as_ref().unwrap().0.index();

@@ -1,4 +1,5 @@
-//! Rings against a `VecDeque`: any sequence of puts and gets, of any sizes, through growth, wraps, chunks and drains.
+//! Rings against a `VecDeque`: any sequence of puts and gets, of any sizes, through growth, wraps,
+//! chunks and drains.
 #![cfg(not(loom))]
 // Forks are in the shared helpers; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
@@ -198,7 +199,8 @@ fn apply<C: Channel>(model: &mut Model<'_, C>, step: Step) {
 
 #[test]
 fn a_ring_at_every_fill_and_every_offset() {
-    // A few bytes at every place of the base: each record meets the end of the base, a wrap and the head once.
+    // A few bytes at every place of the base: each record meets the end of the base, a wrap and the
+    // head once.
     let q = Queue::create(0).unwrap();
     let mut model = queue(&q);
     for len in [16, 24, 48, 1000, 4096, INLINE - 16, INLINE] {

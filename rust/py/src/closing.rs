@@ -1,11 +1,13 @@
-//! What `close()` gives up as soon as no call uses it: at once, or with the last call that is under way.
+//! What `close()` gives up as soon as no call uses it: at once, or with the last call that is under
+//! way.
 //!
-//! Go's `fdMutex` does the same: one word has a bit for *closed* and counts the calls. Ours also names the process, by its
-//! fork generation: the calls of its parent's other threads do not go on in a forked child, and would be waited for there
-//! for ever. The thread that forks is never inside: a call counts only while it runs code that has no way to Python.
+//! Go's `fdMutex` does the same: one word has a bit for *closed* and counts the calls. Ours also
+//! names the process, by its fork generation: the calls of its parent's other threads do not go on
+//! in a forked child, and would be waited for there for ever. The thread that forks is never
+//! inside: a call counts only while it runs code that has no way to Python.
 //!
-//! What a thread was holding at the fork inside such a call is not given back in the child. So the child does not rely
-//! on it: [`Channel::abandon`] closes the descriptors by hand.
+//! What a thread was holding at the fork inside such a call is not given back in the child. So the
+//! child does not rely on it: [`Channel::abandon`] closes the descriptors by hand.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -54,7 +56,8 @@ pub struct Closing<T> {
     value: UnsafeCell<Option<T>>,
 }
 
-// SAFETY: shared references are handed out while calls are counted; the value is taken once, when none are and none can come.
+// SAFETY: shared references are handed out while calls are counted; the value is taken once, when
+// none are and none can come.
 unsafe impl<T: Send + Sync> Sync for Closing<T> {}
 
 const CALLS: u64 = (1 << 30) - 1;
@@ -94,13 +97,15 @@ impl<T: Channel> Closing<T> {
         }
     }
 
-    /// Count a call, if it is open. From attached code only as long as that neither detaches nor calls Python.
+    /// Count a call, if it is open. From attached code only as long as that neither detaches nor
+    /// calls Python.
     fn enter(&self) -> Option<Call<'_, T>> {
         self.update(|word| (word & CLOSED == 0).then_some(word + 1))?;
         Some(Call { closing: self, here: PhantomData })
     }
 
-    /// Run `f` without detaching; None if it is closed. `Send` keeps what could call Python, or detach, out of `f`.
+    /// Run `f` without detaching; None if it is closed. `Send` keeps what could call Python, or
+    /// detach, out of `f`.
     #[inline]
     pub fn attached<R>(&self, _py: Python<'_>, f: impl FnOnce(&T) -> R + Send) -> Option<R> {
         if cfg!(Py_GIL_DISABLED) {
@@ -109,7 +114,8 @@ impl<T: Channel> Closing<T> {
         if self.is_closed() {
             return None;
         }
-        // SAFETY: not closed, and `close` needs the interpreter as well, which `f` does not let go: the value stays.
+        // SAFETY: not closed, and `close` needs the interpreter as well, which `f` does not let go:
+        // the value stays.
         let value = unsafe { (*self.value.get()).as_ref() };
         value.map(f)
     }
@@ -122,8 +128,8 @@ impl<T: Channel> Closing<T> {
         value.map(f)
     }
 
-    /// Call `attempt` detached until it ends otherwise than by a signal; None if it is closed, perhaps by a signal
-    /// handler. While handlers run no call counts.
+    /// Call `attempt` detached until it ends otherwise than by a signal; None if it is closed,
+    /// perhaps by a signal handler. While handlers run no call counts.
     pub fn wait<R: Send>(
         &self,
         py: Python<'_>,
@@ -137,7 +143,8 @@ impl<T: Channel> Closing<T> {
         }
     }
 
-    /// Close it, now or with the last call that is under way in this process. `last` sees what it was, if it was open.
+    /// Close it, now or with the last call that is under way in this process. `last` sees what it
+    /// was, if it was open.
     pub fn close<R>(&self, py: Python<'_>, last: impl FnOnce(&T) -> R + Send) -> Option<R> {
         let seen = self.attached(py, |value| {
             value.end_waits();

@@ -1,4 +1,5 @@
-//! Shared futexes (never the private flag: the waker is another process), absolute monotonic deadlines, EINTR let out.
+//! Shared futexes (never the private flag: the waker is another process), absolute monotonic
+//! deadlines, EINTR let out.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU32;

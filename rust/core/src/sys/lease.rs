@@ -1,21 +1,23 @@
 //! Has anybody, anywhere, this file open for writing? Asked of the kernel by way of a read lease.
 //!
-//! A file opened for writing counts in its inode until the last reference to that open file is gone: descriptors in
-//! whatever process, copies in flight in a socket, mappings, also inherited ones. `fcntl(F_SETLEASE, F_RDLCK)` on a
-//! reading descriptor is refused with EAGAIN as long as one is left. A lease that is granted proves that none is,
-//! without help from anybody, and is given back at once.
+//! A file opened for writing counts in its inode until the last reference to that open file is
+//! gone: descriptors in whatever process, copies in flight in a socket, mappings, also inherited
+//! ones. `fcntl(F_SETLEASE, F_RDLCK)` on a reading descriptor is refused with EAGAIN as long as one
+//! is left. A lease that is granted proves that none is, without help from anybody, and is given
+//! back at once.
 //!
-//! `memfd_create`'s own descriptor is not counted, so the memfd is opened twice more by way of `/proc` and then closed.
+//! `memfd_create`'s own descriptor is not counted, so the memfd is opened twice more by way of
+//! `/proc` and then closed.
 //!
 //! # The signal
-//! Somebody who opens the file while the lease is held makes the kernel send SIGIO, which kills, to the holder. Nobody
-//! does: a lease is granted only when the writing side is gone, the reading side never leaves its process (a forked
-//! child closes it), and a memfd has no other name. Should a debugger reach in through `/proc/PID/fd`, the signal is
-//! SIGURG, which is ignored.
+//! Somebody who opens the file while the lease is held makes the kernel send SIGIO, which kills, to
+//! the holder. Nobody does: a lease is granted only when the writing side is gone, the reading side
+//! never leaves its process (a forked child closes it), and a memfd has no other name. Should a
+//! debugger reach in through `/proc/PID/fd`, the signal is SIGURG, which is ignored.
 //!
 //! # Where that does not work
-//! No `/proc`, a filter, a kernel without leases or whose leases do not count writers: found out by a trial before the
-//! first use.
+//! No `/proc`, a filter, a kernel without leases or whose leases do not count writers: found out by
+//! a trial before the first use.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -77,7 +79,8 @@ fn lease(reader: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
     Ok(())
 }
 
-/// Do leases tell the truth here? Found out once in a process; what may pass (no descriptor left) is tried again.
+/// Do leases tell the truth here? Found out once in a process; what may pass (no descriptor left)
+/// is tried again.
 fn works() -> bool {
     const YES: u8 = 1;
     const NO: u8 = 2;

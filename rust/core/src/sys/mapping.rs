@@ -1,4 +1,5 @@
-//! A shared mapping of a segment. It hands out no slices: a peer may write at any time, so `&[u8]` would lie.
+//! A shared mapping of a segment. It hands out no slices: a peer may write at any time, so `&[u8]`
+//! would lie.
 #![allow(unsafe_code)]
 
 use std::os::fd::AsFd;
@@ -15,15 +16,15 @@ pub struct Mapping {
     len: usize,
 }
 
-// SAFETY: the mapping is shared memory that any process may touch at any time; all access goes through
-// raw copies or through atomics, which do not care for the thread.
+// SAFETY: the mapping is shared memory that any process may touch at any time; all access goes
+// through raw copies or through atomics, which do not care for the thread.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; `Mapping` has no state of its own that changes.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Map `len` bytes at `offset` (a multiple of the page size) of the segment, for reading and writing.
-    /// The caller has made sure that the segment is that long and cannot shrink.
+    /// Map `len` bytes at `offset` (a multiple of the page size) of the segment, for reading and
+    /// writing. The caller has made sure that the segment is that long and cannot shrink.
     ///
     /// # Errors
     /// `OutOfMemory`, or `Os`.
@@ -39,7 +40,8 @@ impl Mapping {
         Self::with(fd, offset, len, ProtFlags::READ)
     }
 
-    /// One page of any file, never to be touched: it holds the file open, over forks and when its descriptors are closed.
+    /// One page of any file, never to be touched: it holds the file open, over forks and when its
+    /// descriptors are closed.
     ///
     /// # Errors
     /// `OutOfMemory`, or `Os`.
@@ -94,8 +96,8 @@ impl Mapping {
     pub fn append_to(&self, offset: usize, len: usize, to: &mut Vec<u8>) -> Result<()> {
         let from = self.range(offset, len)?;
         to.reserve(len);
-        // SAFETY: `from` is valid for len bytes, the vector has room for len more, and the bytes are
-        // initialised before the length covers them.
+        // SAFETY: `from` is valid for len bytes, the vector has room for len more, and the bytes
+        // are initialised before the length covers them.
         unsafe {
             std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().add(to.len()), len);
             to.set_len(to.len() + len);

@@ -16,8 +16,8 @@ const LARGE: u64 = 64 << 20;
 const FIRST_STEP: u64 = 64 << 20;
 const LAST_STEP: u64 = 64 << 10;
 
-/// A segment of `bytes`, zeroed, close-on-exec, its pages reserved, sealed against shrinking and against
-/// further seals. `name` shows in `/proc/PID/fd`.
+/// A segment of `bytes`, zeroed, close-on-exec, its pages reserved, sealed against shrinking and
+/// against further seals. `name` shows in `/proc/PID/fd`.
 ///
 /// # Errors
 /// `OutOfMemory` when the kernel refuses the pages; `Os` when descriptors have run out.
@@ -43,7 +43,8 @@ pub fn reserve_own(fd: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
     reserve_or(fd, offset, bytes, fill_with_zeros)
 }
 
-/// Refuse `bytes` that are more than the system has left: it does not refuse them itself, it kills for them.
+/// Refuse `bytes` that are more than the system has left: it does not refuse them itself, it kills
+/// for them.
 pub fn check_left(bytes: u64) -> Result<()> {
     match bytes >= LARGE && memory_left().is_some_and(|left| bytes > left) {
         true => Err(Error::OutOfMemory),
@@ -53,7 +54,8 @@ pub fn check_left(bytes: u64) -> Result<()> {
 
 fn reserve_or<F: AsFd>(fd: F, offset: u64, bytes: u64, other: fn(&F, u64, u64) -> Result<()>) -> Result<()> {
     check_left(bytes)?;
-    // In steps: a signal undoes the call that it interrupts, and a timer's next one may come before a large call is through.
+    // In steps: a signal undoes the call that it interrupts, and a timer's next one may come before
+    // a large call is through.
     let (mut at, end) = (offset, offset.checked_add(bytes).ok_or(Error::OutOfMemory)?);
     let mut step = FIRST_STEP;
     while at < end {
@@ -88,8 +90,8 @@ pub fn extend(fd: impl AsFd, bytes: u64) -> Result<()> {
     Ok(ftruncate(fd, bytes)?)
 }
 
-/// Where fallocate is not to be had: grow, then write each new page once. Only bytes that were beyond
-/// the end are written, so nothing that a peer stored is touched.
+/// Where fallocate is not to be had: grow, then write each new page once. Only bytes that were
+/// beyond the end are written, so nothing that a peer stored is touched.
 fn reserve_by_writing<F: AsFd>(fd: &F, offset: u64, bytes: u64) -> Result<()> {
     let (old, end) = (size(fd)?, offset + bytes);
     if end <= old {

@@ -1,8 +1,9 @@
 //! A descriptor that knows its file, so that a number closed behind our back is not taken for ours.
 //!
-//! Programs close descriptors wholesale (`os.closerange`, daemons); the number is then somebody else's. Such a number
-//! is neither lent nor closed. Between the look and the use another thread may still close it: that cannot be told
-//! apart from a program that closes the descriptors of others.
+//! Programs close descriptors wholesale (`os.closerange`, daemons); the number is then somebody
+//! else's. Such a number is neither lent nor closed. Between the look and the use another thread
+//! may still close it: that cannot be told apart from a program that closes the descriptors of
+//! others.
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
@@ -38,10 +39,12 @@ impl VerifiedFd {
         memfd::identity(&*self.fd).is_ok_and(|id| id == self.id).then(|| self.fd.as_fd())
     }
 
-    /// Close the descriptor now, where what holds this will never be dropped. From then on it is not known any more.
+    /// Close the descriptor now, where what holds this will never be dropped. From then on it is
+    /// not known any more.
     pub fn close(&self) {
         if let Some(fd) = self.get() {
-            // SAFETY: the number is ours, and open. It is not closed again: from now on `get` knows it no more.
+            // SAFETY: the number is ours, and open. It is not closed again: from now on `get` knows
+            // it no more.
             drop(unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) });
         }
     }

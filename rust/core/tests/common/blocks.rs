@@ -20,7 +20,8 @@ pub fn read(block: &Block) -> Vec<u8> {
     bytes
 }
 
-/// Is any of these places used again, if there is any way that it can be? What was freed last is used first.
+/// Is any of these places used again, if there is any way that it can be? What was freed last is
+/// used first.
 pub fn are_used_again(places: &HashSet<(usize, usize)>) -> bool {
     arena::sweep();
     let new: Vec<_> = (0..3000).map(|_| block()).collect();

@@ -1,7 +1,9 @@
-//! Processes to kill: raw forks with a watchdog, words to share with them, and a look at what they are doing.
+//! Processes to kill: raw forks with a watchdog, words to share with them, and a look at what they
+//! are doing.
 //!
-//! A child never returns into the test harness: it ends by `_exit`, by a signal, or by its watchdog's SIGALRM. A panic in it is
-//! written to descriptor 2 without the harness's help and ends it with [`PANICKED`].
+//! A child never returns into the test harness: it ends by `_exit`, by a signal, or by its
+//! watchdog's SIGALRM. A panic in it is written to descriptor 2 without the harness's help and ends
+//! it with [`PANICKED`].
 #![allow(dead_code)]
 
 pub mod blocks;
@@ -25,7 +27,8 @@ pub const WATCHDOG: u32 = 20;
 /// A child's exit code after a panic.
 pub const PANICKED: i32 = 101;
 
-/// Tests of one binary take turns: a child forked by another test would hold copies of this one's descriptors and mappings.
+/// Tests of one binary take turns: a child forked by another test would hold copies of this one's
+/// descriptors and mappings.
 pub fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -51,7 +54,8 @@ pub struct Child {
 impl Child {
     /// Run `f` in a forked process, then `_exit(0)`.
     pub fn fork(f: impl FnOnce()) -> Child {
-        // SAFETY: the child runs on one thread and never returns into the harness; glibc makes malloc usable in it.
+        // SAFETY: the child runs on one thread and never returns into the harness; glibc makes
+        // malloc usable in it.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0, "fork");
         if pid == 0 {
@@ -109,7 +113,8 @@ impl Child {
 
     /// Wait for its end, and leave it a zombie.
     pub fn zombify(&self) {
-        // SAFETY: an all-zero siginfo is valid, and is only written to. The child's own watchdog ends this wait.
+        // SAFETY: an all-zero siginfo is valid, and is only written to. The child's own watchdog
+        // ends this wait.
         unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
             libc::waitid(libc::P_PID, self.pid as u32, &mut info, libc::WEXITED | libc::WNOWAIT);
@@ -240,7 +245,8 @@ impl Tally {
         self.put[producer].load(Ordering::SeqCst) as usize
     }
 
-    /// (messages put that never came, messages that came twice, messages that came although their put never returned).
+    /// (messages put that never came, messages that came twice, messages that came although their
+    /// put never returned).
     pub fn verdict(&self, producers: usize) -> (usize, usize, usize) {
         let (mut lost, mut doubled, mut extra) = (0, 0, 0);
         for producer in 0..producers {
@@ -257,7 +263,8 @@ impl Tally {
     }
 }
 
-/// A message of `len` bytes (at least 16): who put it, its number, and a pattern that follows from them.
+/// A message of `len` bytes (at least 16): who put it, its number, and a pattern that follows from
+/// them.
 pub fn message(producer: usize, number: usize, len: usize) -> Vec<u8> {
     let len = len.max(16);
     let mut bytes = Vec::with_capacity(len + 8);

@@ -1,5 +1,6 @@
-//! Every shared primitive between threads, with plain data beside it: under the thread sanitizer (`make test-tsan`) a missing edge from
-//! one thread to the next is a reported race on that data. No forks, which the sanitizer does not follow.
+//! Every shared primitive between threads, with plain data beside it: under the thread sanitizer
+//! (`make test-tsan`) a missing edge from one thread to the next is a reported race on that data.
+//! No forks, which the sanitizer does not follow.
 //!
 //! `FASTMP_STRESS` multiplies the rounds.
 #![cfg(not(loom))]
@@ -432,7 +433,8 @@ fn blocks_attached_by_many_are_one_mapping() {
     }
 }
 
-/// A message of at least `len` bytes that says where something lies which only its receiver may touch.
+/// A message of at least `len` bytes that says where something lies which only its receiver may
+/// touch.
 fn send_parcel(channel: &impl Channel, from: usize, number: u64, len: usize) {
     let fds_id = Box::new([from as u64, number, len as u64]);
     let mut bytes = (Box::into_raw(fds_id) as u64).to_le_bytes().to_vec();
@@ -461,7 +463,8 @@ fn some_len(dice: &mut Dice) -> usize {
     }
 }
 
-/// Two threads send through `to`, two receive through `from`: each parcel comes once, and each sender's come in order.
+/// Two threads send through `to`, two receive through `from`: each parcel comes once, and each
+/// sender's come in order.
 fn stream<C: Channel + Sync>(to: &C, from: &C, rounds: u64) {
     const SENDERS: usize = 2;
     let (left, came) = (AtomicU64::new(SENDERS as u64 * rounds), AtomicU64::new(0));

@@ -83,7 +83,8 @@ fn condition_with_fewer_slots_than_waiters() {
 #[test]
 fn condition_wakes_as_many_as_told() {
     let _turn = common::turn();
-    // Each who is woken was told to by one: with a wake-up too few it ends by its watchdog, with one too many by this count.
+    // Each who is woken was told to by one: with a wake-up too few it ends by its watchdog, with
+    // one too many by this count.
     let (watched, tokens, rounds) = (Watched::new(SLOTS), Plain::<u64>::default(), times(2000));
     together(THREADS, |who| {
         for _ in 0..rounds {
@@ -112,7 +113,8 @@ fn barrier() {
     let written: Vec<Plain<u64>> = (0..2 * THREADS).map(|_| Plain::default()).collect();
     together(THREADS, |who| {
         for round in 0..rounds {
-            // Two sets in turn: what is written for the next round is not what is still read of this one.
+            // Two sets in turn: what is written for the next round is not what is still read of
+            // this one.
             let set = &written[(round % 2) as usize * THREADS..][..THREADS];
             set[who].alone(|n| *n = round);
             let arrival = match barrier.arrive(me(), round % 3 == 0, soon()).unwrap() {

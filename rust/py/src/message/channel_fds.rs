@@ -1,5 +1,5 @@
-//! Descriptors that ride along with a message: collected while an object is pickled for a channel, handed out while it
-//! is unpickled.
+//! Descriptors that ride along with a message: collected while an object is pickled for a channel,
+//! handed out while it is unpickled.
 
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -12,8 +12,8 @@ use pyo3::sync::PyOnceLock;
 
 use crate::descriptor::Descriptor;
 
-/// A token's descriptor under way. Until it is dropped the block that it goes with counts as reachable, and the
-/// numbers stay open.
+/// A token's descriptor under way. Until it is dropped the block that it goes with counts as
+/// reachable, and the numbers stay open.
 #[pyclass(frozen, module = "fastmp._native")]
 pub struct Token {
     handle: Handle,
@@ -38,8 +38,8 @@ impl Token {
 struct Collected {
     /// The process that was being started when the pickling of this message began, if any.
     spawning: Option<Py<PyAny>>,
-    /// Each copy, with the number that others may share it by. That stays open until the message is complete, by
-    /// whoever lends it or by the token.
+    /// Each copy, with the number that others may share it by. That stays open until the message is
+    /// complete, by whoever lends it or by the token.
     fds: Vec<(Option<RawFd>, OwnedFd)>,
     tokens: Vec<Handle>,
     /// The one under which other blocks may leave, too.
@@ -88,8 +88,8 @@ pub fn handing_out<T>(fds: Vec<OwnedFd>, f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Is an object being pickled for a channel that carries descriptors? The innermost pickling counts:
-/// while a message is pickled a process may be started, and the other way round.
+/// Is an object being pickled for a channel that carries descriptors? The innermost pickling
+/// counts: while a message is pickled a process may be started, and the other way round.
 #[pyfunction]
 #[pyo3(name = "_in_channel")]
 pub fn in_channel(py: Python<'_>) -> PyResult<bool> {
@@ -102,8 +102,9 @@ pub fn in_channel(py: Python<'_>) -> PyResult<bool> {
     Ok(popen.is_none() || popen.as_ptr() == known)
 }
 
-/// Have a copy of `fd`, a number or a token, travel with the message being pickled; gives its index there. Not `own`:
-/// the same index for the same `fd` (which stays open until the message is sent: what is being pickled owns it).
+/// Have a copy of `fd`, a number or a token, travel with the message being pickled; gives its index
+/// there. Not `own`: the same index for the same `fd` (which stays open until the message is sent:
+/// what is being pickled owns it).
 #[pyfunction]
 #[pyo3(name = "_channel_fd")]
 #[allow(unsafe_code)]
@@ -128,7 +129,8 @@ pub fn channel_fd(fd: &Bound<'_, PyAny>, own: bool) -> PyResult<usize> {
         if fd < 0 {
             return Err(crate::errors::os_error(libc::EBADF));
         }
-        // SAFETY: not -1, and borrowed for this call alone; if it is not open, the copy fails with EBADF.
+        // SAFETY: not -1, and borrowed for this call alone; if it is not open, the copy fails with
+        // EBADF.
         let copy = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
         fds.push(((!own).then_some(fd), copy));
         tokens.extend(token.cloned());
@@ -137,8 +139,9 @@ pub fn channel_fd(fd: &Bound<'_, PyAny>, own: bool) -> PyResult<usize> {
     })
 }
 
-/// The descriptor with this index of the message being unpickled. It is there already: what the message needs was
-/// secured before the message was taken. `own`: it is for one object; else the same for each that asks.
+/// The descriptor with this index of the message being unpickled. It is there already: what the
+/// message needs was secured before the message was taken. `own`: it is for one object; else the
+/// same for each that asks.
 #[pyfunction]
 #[pyo3(name = "_received_fd")]
 pub fn received_fd(py: Python<'_>, index: usize, own: bool) -> PyResult<Py<Descriptor>> {

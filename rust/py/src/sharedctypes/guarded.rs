@@ -2,10 +2,10 @@
 //! guards it.
 //!
 //! Native access needs two things: a lock that is exactly one of ours, and an object of a simple
-//! type that lies in a block of ours. (`ctypes.resize` may move any other.) Whatever lacks either is
-//! left to Python methods of the subclass, and so is every conversion that is not a plain one. They
-//! do it the stdlib's way, on the ctypes object and under the lock. While a lock is held here no
-//! Python code runs.
+//! type that lies in a block of ours. (`ctypes.resize` may move any other.) Whatever lacks either
+//! is left to Python methods of the subclass, and so is every conversion that is not a plain one.
+//! They do it the stdlib's way, on the ctypes object and under the lock. While a lock is held here
+//! no Python code runs.
 
 use std::sync::OnceLock;
 

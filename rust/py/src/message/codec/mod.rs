@@ -17,14 +17,15 @@
 //! keys with their hashes, and puts the values in.
 //!
 //! # Bytes
-//! A tag, then, little-endian: integers in 0, 1, 2, 4 or 8 bytes, floats in 8, lengths in 0, 1 or 4.
-//! With anything shared there is a trailer: for each shared tag, in the order in which they stand,
-//! the number by which it is referred to; then their count. The message's format tells which it is.
+//! A tag, then, little-endian: integers in 0, 1, 2, 4 or 8 bytes, floats in 8, lengths in 0, 1 or
+//! 4. With anything shared there is a trailer: for each shared tag, in the order in which they
+//! stand, the number by which it is referred to; then their count. The message's format tells which
+//! it is.
 //!
 //! # Threads
-//! While a value is encoded no Python code runs and the interpreter stays attached, so that borrowed
-//! items stay alive and in place. Without a GIL this is not enough: a list, dict or set is copied
-//! first, by the interpreter's own means, which lock it, and the copy is kept until the end.
+//! While a value is encoded no Python code runs and the interpreter stays attached, so that
+//! borrowed items stay alive and in place. Without a GIL this is not enough: a list, dict or set is
+//! copied first, by the interpreter's own means, which lock it, and the copy is kept until the end.
 #![allow(unsafe_code)]
 
 mod memo;

@@ -71,7 +71,8 @@ impl<'py, 'a> Reader<'py, 'a> {
         })
     }
 
-    /// A length of which each item takes at least `least` bytes: garbage cannot ask for more than it has.
+    /// A length of which each item takes at least `least` bytes: garbage cannot ask for more than
+    /// it has.
     fn items(&mut self, tag: u8, least: usize) -> Option<usize> {
         let n = self.len(tag)?;
         (n <= self.rest.len() / least).then_some(n)

@@ -1,4 +1,5 @@
-//! Values like those that were refused late go to pickle at once: to find out costs as much as to encode.
+//! Values like those that were refused late go to pickle at once: to find out costs as much as to
+//! encode.
 //!
 //! What counts as alike are the types along the first items. A refusal is believed for one value,
 //! then for two, and so on up to `MOST`; a success ends that.

@@ -57,8 +57,8 @@ impl<'a> Sink<'a> {
         assert!(piece.len() < STEP / 2);
         self.make_room();
         let n = piece.len();
-        // SAFETY: there is room for `STEP` bytes behind the last one; each copy reads inside `piece` and
-        // writes inside the `n` bytes behind the tag, the two of a pair overlapping.
+        // SAFETY: there is room for `STEP` bytes behind the last one; each copy reads inside
+        // `piece` and writes inside the `n` bytes behind the tag, the two of a pair overlapping.
         unsafe {
             let len = self.bytes.len();
             let to = self.bytes.as_mut_ptr().add(len);
