@@ -1,4 +1,4 @@
-"""What values offer beyond the stdlib: operations that are atomic across processes without a lock."""
+"""Beyond the stdlib: operations on values that are atomic across processes, without a lock."""
 
 import ctypes
 

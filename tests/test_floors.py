@@ -41,7 +41,8 @@ BINDINGS = """
 """
 
 PACKAGE = """
-    __init__ -> context exceptions dummy heap reduction resource_sharer resource_tracker shared_memory spawn util
+    __init__ -> context exceptions dummy heap reduction
+    __init__ -> resource_sharer resource_tracker shared_memory spawn util
     context -> pool futures managers
     pool futures managers -> process
     process -> popen_fork popen_spawn popen_forkserver
@@ -208,7 +209,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """What is imported at run time, in functions too: relative names with their dots, and the line."""
+    """What is imported at run time, in functions too: names with their dots, and the line."""
     for node in ast.iter_child_nodes(tree):
         if is_type_checking(node):
             continue

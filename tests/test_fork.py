@@ -138,7 +138,7 @@ def test_what_the_parent_holds_stays_the_parents(mp, crew, kind):
 
 @pytest.mark.parametrize("kind", forking.WAITS)
 def test_a_handler_that_forks_during_a_wait(mp, module, crew, kind):
-    """Both go on waiting, each as itself: neither keeps, or gives back, what the other was given."""
+    """Both wait on, each as itself: neither keeps, or gives back, what the other was given."""
     made = forking.build(mp, kind)
     waiting, forked, done = mp.RawValue("b"), mp.RawValue("i"), mp.RawValue("i")
     forking.hold(kind, made)

@@ -57,7 +57,7 @@ def test_large_messages_without_a_reader(mp):
 
 
 def test_waves(mp, crew):
-    """Growing and draining by turns, with both sides in different processes, ends where it began."""
+    """Growing and draining by turns, the two sides in two processes, ends where it began."""
     inbox, outbox = mp.Queue(), mp.Queue()
     crew.start(queues.echo, inbox, outbox)
     sizes = []

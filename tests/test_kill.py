@@ -147,7 +147,7 @@ def test_killed_waiter(mp, crew, kind, depth):
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
 def test_wake_up_that_died_with_a_waiter(mp, crew, kind):
-    """The one who is woken is stopped, and killed before it can do anything: the other must notice."""
+    """The one who is woken is stopped, then killed before it does anything: the other notices."""
     for _ in range(10):
         lock = getattr(mp, kind)()
         lock.acquire()
@@ -305,7 +305,7 @@ def test_killed_holder_of_a_value(mp, crew):
 
 
 class Trial:
-    """Producers and consumers on one channel, the ones that are killed, and the count at the end."""
+    """Producers and consumers on one channel, those that are killed, and the count at the end."""
 
     SLOTS = 3
 

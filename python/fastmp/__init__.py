@@ -1,4 +1,4 @@
-"""A faster, kill-safe, drop-in replacement for the standard library's multiprocessing, for Linux."""
+"""A faster, kill-safe, drop-in replacement for the stdlib's multiprocessing, for Linux."""
 
 import importlib
 import sys

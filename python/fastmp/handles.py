@@ -31,7 +31,7 @@ def assert_travelling(obj: object) -> None:
 
 
 def reduce_block(obj: Any) -> Reduced:
-    """Reduces an object inside a segment that others share: its handle is `(fd, token, *numbers)`."""
+    """Reduces an object in a segment that others share: its handle is `(fd, token, *numbers)`."""
     return _reduce(obj, type(obj), obj._handle, 2, own=False)
 
 
@@ -41,7 +41,7 @@ def reduce_queue(obj: Any) -> Reduced:
 
 
 def reduce_connection(obj: Any) -> Reduced:
-    """Reduces an object with a segment and a socket of its own: its handle is `(fd, fd, *numbers)`."""
+    """Reduces an object with a segment and a socket: its handle is `(fd, fd, *numbers)`."""
     return _reduce_connection(obj, share=False)
 
 

@@ -1,4 +1,4 @@
-"""The stdlib's own module under our name: `fastmp.shared_memory is multiprocessing.shared_memory`."""
+"""The stdlib's own module under our name: it is `multiprocessing.shared_memory`."""
 
 import sys
 from multiprocessing import shared_memory

@@ -76,7 +76,7 @@ def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) ->
 
 
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:
-    """Returns a ctypes object in shared memory, guarded by `lock` (True: a new RLock) if not False."""
+    """Returns a ctypes object in shared memory, guarded by `lock` (True: a new RLock), or not."""
     type_ = typecode_to_type.get(typecode_or_type, typecode_or_type)
     if lock is False or type_ not in _simple_types or len(args) > 1:
         obj = RawValue(type_, *args)
@@ -98,7 +98,7 @@ def Array(
     lock: Any = True,
     ctx: Any = None,
 ) -> Any:
-    """Returns a ctypes array in shared memory, guarded by `lock` (True: a new RLock) if not False."""
+    """Returns a ctypes array in shared memory, guarded by `lock` (True: a new RLock), or not."""
     obj = RawArray(typecode_or_type, size_or_initializer)
     return obj if lock is False else synchronized(obj, _checked(lock, ctx), ctx)
 
@@ -118,7 +118,7 @@ def _new_lock(ctx: Any) -> Any:
 
 @functools.cache
 def _is_plain(context_class: Any) -> bool:
-    """Whether its `RLock()` is that of every context of ours, which makes nothing of the context."""
+    """Whether its `RLock()` is that of every context of ours: it makes nothing of the context."""
     return getattr(getattr(context_class, "RLock", None), "__module__", None) == f"{__package__}.context"
 
 
@@ -212,12 +212,12 @@ def _accessors(name: str) -> tuple[Callable[..., Any], Callable[..., None]]:
 
 
 def make_property(name: str) -> Any:
-    """Returns a property of a wrapper that reads and writes the attribute of the object it guards."""
+    """Returns a wrapper's property that reads and writes the attribute of what it guards."""
     return property(*_accessors(name))
 
 
 def _items(obj: Any) -> tuple[Any, ...]:
-    """Returns block, letter and length (of an array) of what can be got at natively, else nothing."""
+    """Returns block, letter and an array's length of what can be got at natively, or nothing."""
     block = getattr(obj, "_wrapper", None)
     if not isinstance(block, Block):
         return ()

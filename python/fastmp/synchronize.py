@@ -241,7 +241,7 @@ class Barrier(threading.Barrier):
         self._barrier.reset()
 
     def abort(self) -> None:
-        """Breaks the barrier: who waits, and who comes before a `reset`, gets BrokenBarrierError."""
+        """Breaks the barrier: who waits, or comes before a `reset`, gets BrokenBarrierError."""
         self._barrier.abort()
 
     @property

@@ -6,7 +6,7 @@ import pickle
 
 
 class Nested:
-    """Pickles what it has by itself, a stream inside the stream, as wrappers around cloudpickle do."""
+    """Pickles what it has by itself, a stream in the stream, as wrappers of cloudpickle do."""
 
     def __init__(self, *things):
         self.things = things

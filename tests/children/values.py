@@ -104,7 +104,7 @@ def store_halves(value, ready, me, rounds):
 
 
 def expect_native(value, array, struct):
-    """What came along is as good as what was sent: atomic operations are for our own memory alone."""
+    """What came along is as good as what was sent: atomic steps are for our own memory alone."""
     assert value.fetch_add(1) == 41
     assert value.get_obj().value == 42
     assert array.get_lock() is value.get_lock()

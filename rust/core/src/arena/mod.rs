@@ -11,8 +11,8 @@
 //! | state | where it stands | changed by |
 //! |---|---|---|
 //! | free | the maker's `free` list | `alloc`: to *used* |
-//! | used | a [`Block`] of the maker's, *at home* | its `drop`: to *free*, or to *deferred* if tokens reach it |
-//! | deferred | the maker's `deferred` list, with the numbers of its tokens | a sweep: to *free* once they are gone |
+//! | used | a [`Block`] of the maker's | its `drop`: to *free*; if tokens reach it to *deferred* |
+//! | deferred | the `deferred` list, with its tokens' numbers | a sweep: to *free* once they are gone |
 //! | lost | nowhere; it goes with its segment | (a handle left without a token, or a fork did) |
 //!
 //! The commit point of a reuse is the pop from `free`. Everything before it happens in the maker

@@ -1,4 +1,5 @@
-//! Mappings of a channel's extents in this process, kept for a while: an extent that is used again needs no new page faults.
+//! Mappings of a channel's extents in this process, kept for a while: an extent that is used again
+//! needs no new page faults.
 
 use std::sync::Arc;
 
@@ -22,9 +23,9 @@ pub struct MappingCache {
 }
 
 impl MappingCache {
-    /// As [`get`](Self::get), but only if it is mapped already, or is asked for again: what is used once is copied
-    /// faster by a system call than it is mapped, and less than [`WORTH`] always is. `used`: how many of its bytes are
-    /// to be copied.
+    /// As [`get`](Self::get), but only if it is mapped already, or is asked for again: what is used
+    /// once is copied faster by a system call than it is mapped, and less than [`WORTH`] always is.
+    /// `used`: how many of its bytes are to be copied.
     pub fn get_if_worth(&self, segment: &Segment, offset: u64, bytes: usize, used: usize) -> Option<Arc<Mapping>> {
         if let Some(mapping) = self.known(offset, bytes) {
             return Some(mapping);
@@ -55,8 +56,8 @@ impl MappingCache {
         })
     }
 
-    /// The range `offset..offset + bytes` of `segment`, mapped. What a peer claims is checked against the segment's size,
-    /// which cannot shrink.
+    /// The range `offset..offset + bytes` of `segment`, mapped. What a peer claims is checked
+    /// against the segment's size, which cannot shrink.
     ///
     /// # Errors
     /// `Corrupted` if it is not inside; `OutOfMemory`.

@@ -22,8 +22,9 @@ pub(super) struct WaitPlace<'a> {
 }
 
 impl WaitPlace<'_> {
-    /// Attempt until it ends otherwise, until `deadline` at the latest. `more` tells whether there is something for
-    /// another waiter: the wake-up is then handed on, also when this wait ends by an error.
+    /// Attempt until it ends otherwise, until `deadline` at the latest. `more` tells whether there
+    /// is something for another waiter: the wake-up is then handed on, also when this wait ends by
+    /// an error.
     ///
     /// # Errors
     /// `none` at the deadline; `Interrupted`; those of `attempt`.
@@ -84,7 +85,8 @@ impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M>
     }
 
     fn probe(&mut self, look: Look) -> Result<Found<T>> {
-        // Whose death matters is the lock's affair. What the dead held, and what nobody uses, is given back meanwhile.
+        // Whose death matters is the lock's affair. What the dead held, and what nobody uses, is
+        // given back meanwhile.
         if look == Look::Thorough {
             self.place.extents.tend();
         }

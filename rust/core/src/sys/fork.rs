@@ -1,8 +1,9 @@
 //! What has to happen around a fork: `pthread_atfork`, so that forks from C are seen too.
 //!
-//! This module knows nobody. Who must act registers itself ([`AtFork`], [`Registration`]), and who builds on
-//! another registers after it. As with `pthread_atfork` itself, `before` runs in the reverse of that order, and
-//! `in_parent` and `in_child` run in that order. The generation is counted before anybody else's `in_child`.
+//! This module knows nobody. Who must act registers itself ([`AtFork`], [`Registration`]), and who
+//! builds on another registers after it. As with `pthread_atfork` itself, `before` runs in the
+//! reverse of that order, and `in_parent` and `in_child` run in that order. The generation is
+//! counted before anybody else's `in_child`.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -42,8 +43,8 @@ impl Registration {
 }
 
 fn register<H: AtFork>() {
-    // SAFETY: the three never unwind (see `guarded`), and `AtFork` has them take only locks that no thread holds
-    // while it forks.
+    // SAFETY: the three never unwind (see `guarded`), and `AtFork` has them take only locks that no
+    // thread holds while it forks.
     let refused = unsafe { libc::pthread_atfork(Some(before::<H>), Some(in_parent::<H>), Some(in_child::<H>)) };
     // No memory for three pointers. A fork that nobody sees would be worse than no process.
     if refused != 0 {
@@ -77,14 +78,16 @@ impl AtFork for Generation {
     }
 }
 
-/// Differs between a process and each process forked from it (by fork, not by a raw clone). Never 0.
+/// Differs between a process and each process forked from it (by fork, not by a raw clone). Never
+/// 0.
 #[inline]
 pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// A lock for a process's own data that a forked child finds free, whatever another thread was doing at the time of the fork: the
-/// child then starts with new data, and leaves alone what may be half-written.
+/// A lock for a process's own data that a forked child finds free, whatever another thread was
+/// doing at the time of the fork: the child then starts with new data, and leaves alone what may be
+/// half-written.
 #[derive(Debug)]
 pub struct Local<T> {
     /// 0: free; else the generation of the process in which it is held.
@@ -96,8 +99,8 @@ pub struct Local<T> {
 unsafe impl<T: Send> Sync for Local<T> {}
 
 impl<T: Default> Local<T> {
-    /// Run `f` on the value. It must be short, and must not come back here. If it panics, the value stays as `f`
-    /// left it, and the lock is free again.
+    /// Run `f` on the value. It must be short, and must not come back here. If it panics, the value
+    /// stays as `f` left it, and the lock is free again.
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         let mine = generation();
         loop {

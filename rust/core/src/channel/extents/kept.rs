@@ -1,7 +1,8 @@
 //! Free extents whose pages are kept for the next message: new pages cost more than the copy.
 //!
-//! A fixed row of cells names them. A cell is a hint: whether a slot is free its `owner` says alone. A slot that is
-//! free and in no cell is given back by a sweep, a cell whose slot is not free is cleared by whoever comes across it.
+//! A fixed row of cells names them. A cell is a hint: whether a slot is free its `owner` says
+//! alone. A slot that is free and in no cell is given back by a sweep, a cell whose slot is not
+//! free is cleared by whoever comes across it.
 //!
 //! | bits of a cell | what |
 //! |---|---|
@@ -12,10 +13,11 @@
 //! | 40-63 | when it was freed, in units of 16 ms |
 //!
 //! # How much
-//! Twice the size of the extent that was freed last, at least 32 MiB and at most 256 MiB: enough for one that is filled
-//! while another is read. What was used least recently goes first. All channels that this process uses keep 256 MiB
-//! together. What was not used for a second goes, but for 8 MiB a channel. There is no thread to see to it: those do who
-//! wait on the channel, each time they look up, and those who use large messages on any channel of the same process.
+//! Twice the size of the extent that was freed last, at least 32 MiB and at most 256 MiB: enough
+//! for one that is filled while another is read. What was used least recently goes first. All
+//! channels that this process uses keep 256 MiB together. What was not used for a second goes, but
+//! for 8 MiB a channel. There is no thread to see to it: those do who wait on the channel, each
+//! time they look up, and those who use large messages on any channel of the same process.
 
 use std::sync::{Arc, Weak};
 
@@ -80,11 +82,13 @@ impl Extents {
         self.cells().map(|(_, cell)| cell.cap()).sum()
     }
 
-    /// Own a kept extent that suits `need` bytes. Its pages may be fewer: the rest is made as it is filled.
+    /// Own a kept extent that suits `need` bytes. Its pages may be fewer: the rest is made as it is
+    /// filled.
     pub(super) fn take_kept(self: &Arc<Self>, need: u64) -> Option<OwnedExtent> {
         let far = need > CHUNK;
         for _ in 0..KEPT {
-            // The smallest that is large enough, but not far too large; else the largest of those that are not.
+            // The smallest that is large enough, but not far too large; else the largest of those
+            // that are not.
             let rank = |cell: Cell| match cell.cap() {
                 cap if cap >= need => {
                     (cap / 4 <= need.max(CHUNK)).then_some((1, u64::MAX - cap, u64::MAX - cell.age()))
@@ -162,7 +166,8 @@ impl Extents {
         self.cells().max_by_key(|(_, cell)| cell.age())
     }
 
-    /// Give back what the dead held, and what was not used for a while, but for a little. Cheap when there is nothing.
+    /// Give back what the dead held, and what was not used for a while, but for a little. Cheap
+    /// when there is nothing.
     pub fn tend(self: &Arc<Self>) {
         self.sweep_now_and_then();
         while self.kept_bytes() > AT_REST

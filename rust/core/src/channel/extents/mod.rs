@@ -1,10 +1,10 @@
-//! Extents: memory of a channel's segment for messages too large to copy under a lock, and for a ring
-//! that outgrows its base.
+//! Extents: memory of a channel's segment for messages too large to copy under a lock, and for a
+//! ring that outgrows its base.
 //!
 //! # Protocol
-//! Each extent has a *slot* in the channel's [`table`], and each slot has file offsets of its own for ever. So no
-//! range of the file has to be found or given back, nothing is allocated under a lock, and a channel never runs out
-//! of offsets. A slot's `owner` says whose it is:
+//! Each extent has a *slot* in the channel's [`table`], and each slot has file offsets of its own
+//! for ever. So no range of the file has to be found or given back, nothing is allocated under a
+//! lock, and a channel never runs out of offsets. A slot's `owner` says whose it is:
 //!
 //! | owner | cap | meaning |
 //! |---|---|---|
@@ -15,24 +15,29 @@
 //!
 //! Only the owner writes `cap` and `far`, and only it makes pages or gives them back.
 //!
-//! - `allocate`: CAS `owner` 0 -> me, on a slot with pages that are kept or on an empty one. Pages come with the first
-//!   write. They cost time, and nobody else waits for them.
-//! - Into a ring (`hand_over`, `published`): under the ring's put lock store `put_intent` = the new tail, `owner` :=
-//!   `IN_RING`, commit the tail, then `put_intent` := 0. From the commit on a reader may take it, so that nothing but
-//!   the intent is left to do then; and that by CAS, for the slot may be on its way into another ring by now.
-//! - Out of a ring (`receive`, `received`): under the get lock store `get_intent` = the new head and `owner` := me,
-//!   commit the head, then `get_intent` := 0.
-//! - `settle_put` and `settle_get`, by whoever takes such a lock over from the dead: an intent equal to the committed
-//!   word says that the step was done, any other that it was not; nobody else can have moved that word since. What is
-//!   done needs nothing more. What was not put is nobody's: the settler makes it its own, and frees it. What was not
-//!   got is the ring's. The intent is cleared after the owner is right, so that a second death leaves the same question
-//!   to the next.
-//! - `free`: `owner` := 0 with the pages kept; or give the pages back, `cap` := 0, then `owner` := 0.
-//! - `sweep`: what the dead own without an intent is given back. The order is: prove the owner dead, then see both
-//!   intents 0, then CAS `owner` dead -> me. The dead set no intent any more. If one was settled meanwhile then either
-//!   the owner is another, and the CAS fails, or the extent was left for the sweep.
+//! - `allocate`: CAS `owner` 0 -> me, on a slot with pages that are kept or on an empty one. Pages
+//!   come with the first write. They cost time, and nobody else waits for them.
+//! - Into a ring (`hand_over`, `published`): under the ring's put lock store `put_intent` = the new
+//!   tail, `owner` := `IN_RING`, commit the tail, then `put_intent` := 0. From the commit on a
+//!   reader may take it, so that nothing but the intent is left to do then; and that by CAS, for
+//!   the slot may be on its way into another ring by now.
+//! - Out of a ring (`receive`, `received`): under the get lock store `get_intent` = the new head
+//!   and `owner` := me, commit the head, then `get_intent` := 0.
+//! - `settle_put` and `settle_get`, by whoever takes such a lock over from the dead: an intent
+//!   equal to the committed word says that the step was done, any other that it was not; nobody
+//!   else can have moved that word since. What is done needs nothing more. What was not put is
+//!   nobody's: the settler makes it its own, and frees it. What was not got is the ring's. The
+//!   intent is cleared after the owner is right, so that a second death leaves the same question to
+//!   the next.
+//! - `free`: `owner` := 0 with the pages kept; or give the pages back, `cap` := 0, then `owner` :=
+//!   0.
+//! - `sweep`: what the dead own without an intent is given back. The order is: prove the owner
+//!   dead, then see both intents 0, then CAS `owner` dead -> me. The dead set no intent any more.
+//!   If one was settled meanwhile then either the owner is another, and the CAS fails, or the
+//!   extent was left for the sweep.
 //!
-//! Whoever dies in between leaves a slot that it owns, for the sweep. That goes for the sweeper too.
+//! Whoever dies in between leaves a slot that it owns, for the sweep. That goes for the sweeper
+//! too.
 
 mod kept;
 mod owned;
@@ -89,7 +94,8 @@ impl Extents {
         self.state().backing()
     }
 
-    /// The chunk of which byte `at` of the segment is part, mapped; and the offset of its first byte.
+    /// The chunk of which byte `at` of the segment is part, mapped; and the offset of its first
+    /// byte.
     ///
     /// # Errors
     /// `Corrupted` if there is none; `OutOfMemory`.
@@ -123,7 +129,8 @@ impl Extents {
         }
     }
 
-    /// A chunk, its pages reserved. Who has to wait for the put lock meanwhile needs the chunk as well.
+    /// A chunk, its pages reserved. Who has to wait for the put lock meanwhile needs the chunk as
+    /// well.
     ///
     /// # Errors
     /// `OutOfMemory`; `Interrupted`.
@@ -184,8 +191,9 @@ impl Extents {
         slot.cap.store(0, Ordering::Release);
     }
 
-    /// Under the get lock of ring `ring`: the extent `index`, which the message at the head refers to, becomes this
-    /// process's if the head is committed as `intent`. It has at least `len` bytes.
+    /// Under the get lock of ring `ring`: the extent `index`, which the message at the head refers
+    /// to, becomes this process's if the head is committed as `intent`. It has at least `len`
+    /// bytes.
     ///
     /// # Errors
     /// `Corrupted` if no ring has it, or it is shorter.
@@ -201,7 +209,8 @@ impl Extents {
         Ok(OwnedExtent::new(self, index, slot.cap()))
     }
 
-    /// By whoever took the put lock of ring `ring` over from the dead, with its tail. See the module.
+    /// By whoever took the put lock of ring `ring` over from the dead, with its tail. See the
+    /// module.
     pub fn settle_put(self: &Arc<Self>, ring: u32, tail: u64) {
         for index in 0..self.table.len() {
             let Ok(slot) = self.table.slot(index) else { return };
@@ -219,7 +228,8 @@ impl Extents {
         }
     }
 
-    /// By whoever took the get lock of ring `ring` over from the dead, with its head. See the module.
+    /// By whoever took the get lock of ring `ring` over from the dead, with its head. See the
+    /// module.
     pub fn settle_get(&self, ring: u32, head: u64) {
         for index in 0..self.table.len() {
             let Ok(slot) = self.table.slot(index) else { return };

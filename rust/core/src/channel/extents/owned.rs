@@ -96,8 +96,9 @@ impl OwnedExtent {
         self.extents.maps.get_if_worth(self.extents.segment(), self.offset, usize::try_from(cap).ok()?, used)
     }
 
-    /// Fill the bytes from `at` on. What had no pages gets them, in the same system call: that is twice as fast as
-    /// reserving them and writing to a mapping, a page fault each. Each piece begins in or right behind what is filled.
+    /// Fill the bytes from `at` on. What had no pages gets them, in the same system call: that is
+    /// twice as fast as reserving them and writing to a mapping, a page fault each. Each piece
+    /// begins in or right behind what is filled.
     ///
     /// # Errors
     /// `OutOfMemory`; `Corrupted` if they would not be inside.
@@ -143,7 +144,8 @@ impl OwnedExtent {
         self.forget();
     }
 
-    /// Under the put lock of ring `ring`, before its tail is committed as `intent`: the ring has it.
+    /// Under the put lock of ring `ring`, before its tail is committed as `intent`: the ring has
+    /// it.
     ///
     /// # Errors
     /// `Corrupted`, and nothing has happened.

@@ -1,8 +1,9 @@
 //! The table of extents: slots, and where the pages of each are.
 //!
-//! A few slots are beside the channel's words; more come by the page as they are needed. Each slot has two places in
-//! the file: a *near* one of 1 MiB, where a ring's positions reach, and a *far* one of 1 TiB. It uses one at a time.
-//! A file with holes takes no more memory than its pages, so that places cost nothing.
+//! A few slots are beside the channel's words; more come by the page as they are needed. Each slot
+//! has two places in the file: a *near* one of 1 MiB, where a ring's positions reach, and a *far*
+//! one of 1 TiB. It uses one at a time. A file with holes takes no more memory than its pages, so
+//! that places cost nothing.
 //!
 //! | bytes of the segment | what |
 //! |---|---|
@@ -11,8 +12,8 @@
 //! | from 128 MiB | near places |
 //! | from 1 TiB | far places |
 //!
-//! Growing: make the page, then CAS `more`. A page may be made twice, by two at a time or after a death: making one
-//! writes a single byte that no slot uses.
+//! Growing: make the page, then CAS `more`. A page may be made twice, by two at a time or after a
+//! death: making one writes a single byte that no slot uses.
 
 use std::sync::Arc;
 

@@ -27,8 +27,8 @@ impl<'a> PutGuard<'a> {
         self.ring.head() == self.ring.tail()
     }
 
-    /// A number for the descriptors of the message that is put next. None is given twice, whoever dies: descriptors
-    /// whose message was never committed are nobody's.
+    /// A number for the descriptors of the message that is put next. None is given twice, whoever
+    /// dies: descriptors whose message was never committed are nobody's.
     pub fn new_fds_id(&self) -> u64 {
         let last_fds_id = &self.ring.state.last_fds_id;
         let fds_id = last_fds_id.load(Ordering::Relaxed).wrapping_add(1);
@@ -86,7 +86,8 @@ impl<'a> PutGuard<'a> {
         let tail = Cursor(state.tail.load(Ordering::Relaxed));
         let place = self.place(tail, bytes.len(), kind == EXTENT)?;
         let (mapping, offset, _) = ring.locate(place.at)?;
-        // Its own if it has descriptors. Else whatever was sent up to here is not for a message that comes later.
+        // Its own if it has descriptors. Else whatever was sent up to here is not for a message
+        // that comes later.
         let fds_id = state.last_fds_id.load(Ordering::Relaxed);
         mapping.write(offset, &header(kind, meta, bytes.len(), fds_id))?;
         mapping.write(offset + UNIT as usize, bytes)?;
