@@ -23,7 +23,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, fstatfs, openat, readlinkat, statat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::getpid;
 
@@ -161,12 +161,15 @@ impl Proc {
         }
     }
 
-    /// The calling thread's; or the process's, on a kernel that does not tell the threads apart.
+    /// The calling thread's; or the process's, on a kernel that does not tell the threads apart. Read
+    /// off the link and not followed: not every system (gVisor) has a file behind it.
     fn namespace(&self, of_thread: &CStr, of_process: &CStr) -> rustix::io::Result<u64> {
-        match statat(&self.dir, of_thread, AtFlags::empty()) {
-            Err(Errno::NOENT) => Ok(statat(&self.dir, of_process, AtFlags::empty())?.st_ino),
-            found => Ok(found?.st_ino),
-        }
+        let read = |path| readlinkat(&self.dir, path, Vec::new());
+        let link = match read(of_thread) {
+            Err(Errno::NOENT) => read(of_process)?,
+            found => found?,
+        };
+        inode(link.as_bytes()).ok_or(Errno::INVAL)
     }
 
     /// Is it of this process's own pid namespace? None: it cannot be read now.
@@ -183,6 +186,11 @@ impl Proc {
 
 fn own_pid() -> u32 {
     getpid().as_raw_nonzero().get() as u32
+}
+
+/// Of `pid:[4026531836]`.
+fn inode(link: &[u8]) -> Option<u64> {
+    std::str::from_utf8(link).ok()?.split_once(":[")?.1.strip_suffix(']')?.parse().ok()
 }
 
 /// The numbers of `NSpid` in a `status` file; None: it has no such line.
@@ -297,6 +305,8 @@ pub(super) fn forget() {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::statat;
+
     use super::*;
 
     #[test]
@@ -308,6 +318,15 @@ mod tests {
         line.truncate(line.len() - 16);
         assert_eq!(Stat::parse(&line).expect("parses").stack, 0, "it is not there");
         assert!(Stat::parse(b"12 (a) b) S 1").is_none() && Stat::parse(b"").is_none());
+    }
+
+    #[test]
+    fn namespaces_by_their_links() {
+        assert_eq!(inode(b"pid:[4026531836]"), Some(4_026_531_836));
+        assert_eq!(inode(b"pid:[]").or(inode(b"pid")).or(inode(b"")), None);
+        let proc = open_path().expect("this test needs a /proc");
+        let inode = statat(&proc.dir, c"self/ns/pid", rustix::fs::AtFlags::empty()).expect("it is there").st_ino;
+        assert_eq!(proc.pid_namespace(), Some(inode));
     }
 
     #[test]
