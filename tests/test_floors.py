@@ -56,6 +56,33 @@ PACKAGE = """
     handles exceptions -> _native
 """
 
+# Inside the core's rooms. A ring never waits, and what waits for a lock does it in one place.
+ROOMS = {
+    "channel": """
+        queue pipe -> transport wait
+        transport -> ring
+        wait ring -> extents
+        extents -> mapping_cache
+    """,
+    "sync": """
+        condition -> condvar lock
+        lock barrier robust_semaphore -> mutex
+        condvar robust_semaphore -> waitset
+        mutex event semaphore waitset condvar -> waiting probe
+        waiting -> spin
+    """,
+    "sys": """
+        liveness -> owner
+        owner -> fork procfs pidfd
+        hold_token -> lease verified_fd socket
+        lease -> mapping memfd
+        verified_fd -> memfd
+        futex miri -> memfd
+    """,
+}
+# A ring and the form of its records are one.
+ONE_ROOM = {"format": "ring"}
+
 # What the core shows only to its own: offsets and layouts are no business of the bindings.
 HIDDEN_FROM_BINDINGS = {"layout", "overlays", "arena"}
 
@@ -201,6 +228,18 @@ def rust_arrows(src: Path) -> Iterator[Arrow]:
             yield above, shown.get(path[0], path[0]), f"{file.relative_to(src)}:{line}"
 
 
+def inner_arrows(src: Path, room: str) -> Iterator[Arrow]:
+    """The arrows between the files and folders of a room."""
+    for file, module in rust_files(src):
+        if module[:1] != (room,) or len(module) < 2:
+            continue
+        above = ONE_ROOM.get(module[1], module[1])
+        yield above, above, f"{file.relative_to(src)}"
+        for path, line in rust_paths(file.read_text(), module, "crate"):
+            if path[0] == room and len(path) > 1 and path[1].islower():
+                yield above, ONE_ROOM.get(path[1], path[1]), f"{file.relative_to(src)}:{line}"
+
+
 # --- Python ---
 
 
@@ -248,6 +287,11 @@ def python_arrows(package: Path) -> Iterator[Arrow]:
 
 def test_the_core_imports_nothing_upward() -> None:
     assert upward(rust_arrows(ROOT / "rust/core/src"), CORE) == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_core_imports_nothing_upward(room: str) -> None:
+    assert upward(inner_arrows(ROOT / "rust/core/src", room), ROOMS[room]) == []
 
 
 def test_the_bindings_import_nothing_upward() -> None:
@@ -341,6 +385,21 @@ def test_an_upward_arrow_in_rust_is_found(tmp_path: Path, name: str, text: str) 
     wrong = upward(rust_arrows(tree(tmp_path, {name: text})), PLAN)
     assert len(wrong) == 1
     assert wrong[0].startswith(name)
+
+
+def test_an_upward_arrow_inside_a_room_is_found(tmp_path: Path) -> None:
+    plan = "door -> floor"
+    sound = {
+        "hall/mod.rs": "pub mod door; pub mod floor;",
+        "hall/door.rs": "use crate::hall::floor::Board;",
+        "hall/floor/mod.rs": "use super::SIZE; mod board;",
+        "hall/floor/board.rs": "use super::Floor;",
+    }
+    assert upward(inner_arrows(tree(tmp_path, sound), "hall"), plan) == []
+    for name in ("hall/floor/mod.rs", "hall/floor/board.rs"):
+        wrong = {**sound, name: "use crate::hall::door::{self, Handle};"}
+        assert upward(inner_arrows(tree(tmp_path, wrong), "hall"), plan) == [f"{name}:1: floor -> door goes up"]
+        tree(tmp_path, sound)
 
 
 @pytest.mark.parametrize(
