@@ -70,7 +70,7 @@ mod imp {
     /// alone is to be held.
     #[inline]
     pub fn fence_after_rmw() {
-        if cfg!(target_arch = "x86_64") {
+        if cfg!(all(target_arch = "x86_64", not(miri))) {
             std::sync::atomic::compiler_fence(Ordering::SeqCst);
         } else {
             fence(Ordering::SeqCst);
@@ -133,6 +133,7 @@ mod imp {
             Word64(AtomicU64::new(value))
         }
 
+        #[cfg(not(miri))]
         fn low(&self) -> &AtomicU32 {
             let at = std::ptr::from_ref(&self.0).cast::<AtomicU32>();
             // SAFETY: the half of a live, aligned 64-bit word; only the kernel reads it through
@@ -145,11 +146,18 @@ mod imp {
         /// # Errors
         /// `Interrupted` by a signal.
         pub fn park(&self, expected: u64, until: u64) -> Result<Parked> {
+            // To Miri the kernel's look at half of the word is a look of ours, and mixed sizes are undefined.
+            #[cfg(miri)]
+            return crate::sys::miri::park(&self.0, expected as u32, until);
+            #[cfg(not(miri))]
             futex::wait(self.low(), expected as u32, until)
         }
 
         /// Wake up to `n` sleepers.
         pub fn unpark(&self, n: u32) {
+            #[cfg(miri)]
+            return crate::sys::miri::unpark(n);
+            #[cfg(not(miri))]
             futex::wake(self.low(), n);
         }
     }

@@ -107,6 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "kill is unknown to Miri")]
     fn i_am_alive_and_a_stranger_proves_nothing() {
         let me = me();
         let other = |pid, start| Owner::new(pid, start, (me.word() >> 48) as u16);

@@ -5,9 +5,13 @@
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, ProtFlags};
+#[cfg(not(miri))]
+use rustix::mm::{mmap, munmap};
 
 use crate::error::{Error, Result};
+#[cfg(miri)]
+use crate::sys::miri::{mmap, munmap};
 
 /// Mapped shared memory, unmapped on drop.
 #[derive(Debug)]

@@ -2,12 +2,16 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{
-    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
-};
-use rustix::io::{Errno, pread, pwrite};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+#[cfg(not(miri))]
+use rustix::fs::{fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use rustix::io::Errno;
+#[cfg(not(miri))]
+use rustix::io::{pread, pwrite};
 
 use crate::error::{Error, Result};
+#[cfg(miri)]
+use crate::sys::miri::{fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create, pread, pwrite};
 
 /// Reservations from here on are compared with what is left, which costs some 30 us.
 const LARGE: u64 = 64 << 20;

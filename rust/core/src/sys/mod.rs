@@ -7,6 +7,8 @@ pub mod lease;
 pub mod liveness;
 pub mod mapping;
 pub mod memfd;
+#[cfg(miri)]
+pub(crate) mod miri;
 pub mod owner;
 mod pidfd;
 mod procfs;

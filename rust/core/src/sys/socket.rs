@@ -4,15 +4,21 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+#[cfg(not(miri))]
+use rustix::event::poll;
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
+    SendFlags, SocketFlags, SocketType,
 };
+#[cfg(not(miri))]
+use rustix::net::{recv, recvmsg, send, sendmsg, socketpair};
 
 use crate::deadline::{now, span};
 use crate::error::{Error, Result};
+#[cfg(miri)]
+use crate::sys::miri::{poll, recv, recvmsg, send, sendmsg, socketpair};
 
 /// Descriptors that one message may carry (the kernel's limit is 253).
 pub const MAX_FDS: usize = 64;
@@ -44,7 +50,7 @@ pub fn drain(fd: impl AsFd) {
     let mut byte = [0u8; 1];
     // 0 is a hang-up (packets are never empty); an error means nothing is left. A signal may cut in.
     loop {
-        match rustix::net::recv(&fd, &mut byte, RecvFlags::DONTWAIT) {
+        match recv(&fd, &mut byte, RecvFlags::DONTWAIT) {
             Ok((n, _)) if n > 0 => (),
             Err(Errno::INTR | Errno::CONNRESET) => (),
             _ => break,
@@ -116,7 +122,7 @@ pub fn peek(fd: impl AsFd) -> Result<Packet> {
 /// Throw away the first packet.
 pub fn pop(fd: impl AsFd) {
     let mut byte = [0u8; 1];
-    while matches!(rustix::net::recv(&fd, &mut byte, RecvFlags::DONTWAIT), Err(Errno::INTR | Errno::CONNRESET)) {}
+    while matches!(recv(&fd, &mut byte, RecvFlags::DONTWAIT), Err(Errno::INTR | Errno::CONNRESET)) {}
 }
 
 /// What a look at an end shows.
