@@ -15,12 +15,16 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find r
 	\( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-loom test-tsan test-python soak bench fairness wheel install lint format clean have-rust
+.PHONY: help demo test test-rust test-loom test-tsan test-miri test-python test-pythons test-benches soak bench fairness \
+	wheel install lint format clean have-rust
 
 help:
 	@echo "make demo    a word count on fastmp and on multiprocessing, with and without a kill; then ratios"
 	@echo "make test    all tests: Rust, loom models, Python against the installed wheel"
 	@echo "make test-tsan  the core's threads under the thread sanitizer (needs rustup's rust-src)"
+	@echo "make test-miri  the core's threads under Miri (needs a nightly Rust with miri and rust-src)"
+	@echo "make test-pythons  the wheel's tests on every CPython that is here or can be made (ONLY=3.12,3.14)"
+	@echo "make test-benches  each bench once, quickly, as a test"
 	@echo "make soak    every primitive in eight processes that die at random, for ten minutes (SECONDS=60)"
 	@echo "make bench   fastmp against multiprocessing, one table (ARGS='--quick --only queue')"
 	@echo "make fairness  how processes share one lock, fastmp's and multiprocessing's (4 minutes)"
@@ -54,9 +58,25 @@ test-tsan: have-rust
 		TSAN_OPTIONS="halt_on_error=1 exitcode=66 $(TSAN_OPTIONS)" \
 		cargo test -Zbuild-std --target $(TSAN_TARGET) -p fastmp-core --test threads -- $(ARGS)
 
+# What Miri cannot do (processes, leases, sockets with descriptors) is left out by the tests; what the kernel does with
+# memory stands in rust/core/src/sys/miri.rs. Pointers pass through integers in rustix's futex.
+MIRI ?= +nightly
+test-miri: have-rust
+	@cargo $(MIRI) miri --version >/dev/null 2>&1 || { \
+		echo "no Miri here: rustup component add --toolchain nightly miri rust-src" >&2; exit 1; }
+	MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance $(MIRIFLAGS)" CARGO_TARGET_DIR=target/miri \
+		CARGO_PROFILE_TEST_OPT_LEVEL=0 cargo $(MIRI) miri test -p fastmp-core --lib --test threads -- $(ARGS)
+
 # From elsewhere, so that nothing but the installed wheel can be what is imported.
 test-python: $(VENV)/.installed $(VENV)/.group-test
 	cd $(VENV) && $(PY) -m pytest $(CURDIR)/tests $(ARGS)
+
+# One wheel for all of them; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`, which is then not run again.
+test-pythons: $(VENV)/.installed
+	$(PY) $(CURDIR)/.ci/pythons.py $(if $(ONLY),--only $(ONLY)) $(if $(REPORT),--junit $(REPORT)) $(WHEELS)/*.whl
+
+test-benches: $(VENV)/.installed $(VENV)/.group-bench
+	cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py --quick --rounds 1 $(ARGS)
 
 soak: $(VENV)/.installed
 	cd $(VENV) && $(PY) $(CURDIR)/tests/soak.py --seconds $(or $(SECONDS),600) $(ARGS)
@@ -75,6 +95,8 @@ lint: $(VENV)/.installed $(VENV)/.group-lint
 		else echo "note: no rustfmt here, Rust's format is not checked"; fi
 	@if cargo clippy --version >/dev/null 2>&1; then set -x; cargo clippy --workspace --all-targets -- -D warnings; \
 		else echo "note: no clippy here, Rust is not linted"; fi
+	PYO3_CONFIG_FILE=$(CURDIR)/.ci/free-threaded.txt CARGO_TARGET_DIR=target/free-threaded \
+		cargo check --quiet --package fastmp-py
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .

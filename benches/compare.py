@@ -4,10 +4,10 @@
                       [--against PYTHON]
 
 Every case runs in a process of its own under a time limit; one that hangs or fails is reported as
-such. A ratio is multiprocessing's time over fastmp's, measured one after the other; the table has
-the median over the rounds and the range. "goal" is the ratio to reach, "floor" what must hold
-already. With `--against` the second one is the fastmp that another interpreter has installed:
-before and after a change.
+such, and one of fastmp's makes the exit status 1. A ratio is multiprocessing's time over fastmp's,
+measured one after the other; the table has the median over the rounds and the range. "goal" is the
+ratio to reach, "floor" what must hold already. With `--against` the second one is the fastmp that
+another interpreter has installed: before and after a change.
 """
 
 import argparse
@@ -169,7 +169,7 @@ def main():
     cases = [case for case in CASES.values() if re.search(options.only, case.name)]
     if options.list:
         print("\n".join(case.name for case in cases))
-        return
+        return False
     if not cases:
         parser.error("no such case; see --list")
 
@@ -189,7 +189,8 @@ def main():
     if options.json:
         report = {"machine": machine, "rounds": rounds, "budget": budget, "rows": rows, "samples": samples}
         options.json.write_text(json.dumps(report, indent=1))
+    return any(isinstance(outcome, str) for outcomes in samples.values() for outcome in outcomes[MODULES[0]])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,10 @@
 """What every test shares: the implementations under test, a watchdog, and the end of stray
 children.
 
-A test that asks for `mp` runs for fastmp and for the stdlib, each with fork and with spawn; one
-that is marked `fastmp_only(reason)` runs for fastmp alone. What child processes run lives in the
-package `children`, which spawned children import by name: it imports neither pytest nor the tests,
-whatever import mode pytest is in.
+A test that asks for `mp` runs for fastmp and for the stdlib, each with fork and with spawn, from
+Python 3.14 on with forkserver too; one that is marked `fastmp_only(reason)` runs for fastmp alone.
+What child processes run lives in the package `children`, which spawned children import by name: it
+imports neither pytest nor the tests, whatever import mode pytest is in.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from children.common import process_table
 
-METHODS = ("fork", "spawn")
+# What is the default from Python 3.14 on is tested there. It is the stdlib's own server still.
+METHODS = ("fork", "spawn") if sys.version_info < (3, 14) else ("fork", "spawn", "forkserver")
 LIMIT = 60.0  # seconds for a test that names no limit of its own
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -89,6 +90,8 @@ def no_strays():
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
+    if "multiprocessing.forkserver" in sys.modules:
+        sys.modules["multiprocessing.forkserver"]._forkserver._stop()
     while strays := [p for p in process_table() if p.parent == os.getpid() and not p.is_resource_tracker()]:
         for stray in strays:
             with contextlib.suppress(ProcessLookupError):

@@ -16,7 +16,7 @@ class _Runs:
 
 OF = {}
 for _module in ("multiprocessing", "fastmp"):
-    for _method in ("fork", "spawn"):
+    for _method in ("fork", "spawn", "forkserver"):
         with contextlib.suppress(ImportError):
             _base = importlib.import_module(_module).get_context(_method).Process
             _name = f"{_module}_{_method}"

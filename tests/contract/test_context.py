@@ -51,17 +51,17 @@ def run_python(code, *args):
 def test_get_context(mp, module):
     package = importlib.import_module(module)
     method = mp.get_start_method()
-    assert method in ("fork", "spawn")
+    assert method in ("fork", "spawn", "forkserver")
     assert package.get_context(method) is mp
     assert mp.get_context() is mp
-    for other in ("fork", "spawn"):
+    for other in ("fork", "spawn", "forkserver"):
         assert mp.get_context(other).get_start_method() == other
     for wrong in ("bogus", "", 5):
         with pytest.raises((ValueError, TypeError)):
             package.get_context(wrong)
         with pytest.raises((ValueError, TypeError)):
             mp.get_context(wrong)
-    assert {"fork", "spawn"} <= set(package.get_all_start_methods())
+    assert {"fork", "spawn", "forkserver"} == set(package.get_all_start_methods())
 
 
 def test_contexts_are_fixed(mp):
@@ -99,8 +99,9 @@ def test_types(mp):
     child = mp.Process()
     assert isinstance(child, multiprocessing.process.BaseProcess)
     assert isinstance(mp, multiprocessing.context.BaseContext)
-    assert type(child).__name__ == mp.get_start_method().capitalize() + "Process"
-    assert type(mp).__name__ == mp.get_start_method().capitalize() + "Context"
+    words = {"fork": "Fork", "spawn": "Spawn", "forkserver": "ForkServer"}
+    assert type(child).__name__ == words[mp.get_start_method()] + "Process"
+    assert type(mp).__name__ == words[mp.get_start_method()] + "Context"
     assert mp.cpu_count() == os.cpu_count()
     assert mp.freeze_support() is None
     assert isinstance(mp.get_logger(), logging.Logger)
