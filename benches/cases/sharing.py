@@ -1,5 +1,8 @@
 """How processes share one lock: turns of each, for `make fairness`."""
 
+import collections
+import os
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import RawValue  # a common deadline, the same for both modules
 from time import perf_counter
 
@@ -69,3 +72,27 @@ for _processes in PROCESSES:
     _register("2 us inside, 2 us outside", _processes, _hold_and_work, 1)
 for _processes in PROCESSES:
     _register("beside as many busy loops", _processes, _hammer, 20, spinners=_processes)
+
+
+def _produce(size):
+    return os.getpid(), bytes(size)
+
+
+def _register_executor(workers, kilobytes):
+    """Measure an executor's workers, which come back for the lock of its queue as soon as a result is sent."""
+
+    def measure(mp, seconds):
+        counts = collections.Counter()
+        with ProcessPoolExecutor(workers, mp_context=mp.get_context()) as executor:
+            list(executor.map(_produce, [0] * 10 * workers))  # all are there
+            end = perf_counter() + seconds
+            while perf_counter() < end:
+                counts.update(pid for pid, _ in executor.map(_produce, [kilobytes * 1000] * 20))
+        return [*counts.values(), *[0] * (workers - len(counts))]
+
+    SHARING[f"an executor's results of {kilobytes} KB, {workers}"] = measure
+
+
+for _workers in (2, 4):
+    for _kilobytes in (100, 300, 1000):
+        _register_executor(_workers, _kilobytes)
