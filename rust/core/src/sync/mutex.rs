@@ -122,13 +122,10 @@ impl Mutex {
         loop {
             let word = self.word.load(Ordering::Relaxed);
             let Some(owner) = Owner::in_word(word) else {
-                // Acquire: as in `try_lock`. A reservation is for those who wait: its waiter may
-                // ask again.
-                let mine = me.word() | word & WAITERS;
-                match self.word.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed) {
-                    Ok(_) => return Some(Acquired::Clean),
-                    Err(_) => continue,
+                if self.take_free(word, me) {
+                    return Some(Acquired::Clean);
                 }
+                continue;
             };
             return if is_dead_polled(owner) { self.take_over(word, owner, me) } else { None };
         }
@@ -172,11 +169,19 @@ impl Mutex {
         }
     }
 
+    /// Take it as `word` has it, which is free, reserved or not: for callers that do not wait.
+    fn take_free(&self, word: u64, me: Owner) -> bool {
+        // Acquire: as in `try_lock`. The reservation goes: its waiter may ask again.
+        let mine = me.word() | word & WAITERS;
+        self.word.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
     /// Spin for it for a microsecond: enough for what is held for the time of a small copy.
     pub fn brief_spin(&self, me: Owner) -> bool {
         (0..20).any(|_| {
             facade::spin();
-            self.word.load(Ordering::Relaxed) == 0 && self.try_lock(me)
+            let word = self.word.load(Ordering::Relaxed);
+            word & Owner::MASK == 0 && self.take_free(word, me)
         })
     }
 
