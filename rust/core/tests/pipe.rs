@@ -536,3 +536,74 @@ fn a_stalled_sender_does_not_hold_up_a_deadline() {
     stalled.signal(libc::SIGCONT);
     assert_eq!(got(&a), (1, 0));
 }
+
+#[test]
+fn senders_that_die_with_descriptors_do_not_block_the_socket() {
+    let _turn = common::turn();
+    for polls in [false, true] {
+        let (a, b) = pipe::create(false).unwrap();
+        let (dead, _) = fds(1);
+        for _ in 0..200 {
+            let mut doomed = Child::doomed("transport.fds_sent", 1, || {
+                let _ = send(&b, b"x", &dead, Deadline::after(0.01));
+            });
+            doomed.wait();
+        }
+        let (live, expected) = fds(2);
+        let mut sender = Child::fork(|| send(&b, &message(2, 0, SMALL), &live, soon()).unwrap());
+        sender.until_parked();
+        if polls {
+            // Never waits, only looks.
+            until("the message is there", || a.wait(Deadline::PASSED).is_ok());
+        }
+        let (bytes, fds) = recv(&a, soon()).unwrap();
+        assert_eq!((read_message(&bytes), ids(&fds)), ((2, 0), expected));
+        assert_eq!(sender.wait(), OK);
+    }
+}
+
+#[test]
+fn a_shortage_of_descriptors_leaves_the_message_where_it_is() {
+    let _turn = common::turn();
+    for count in [1, 5, 300] {
+        let (a, b) = pipe::create(false).unwrap();
+        let (lent, expected) = fds(count);
+        send(&b, &message(1, 0, SMALL), &lent, soon()).unwrap();
+        send(&b, &message(1, 1, SMALL), &lent[..1], soon()).unwrap();
+        let mut child = Child::fork(|| {
+            drop(lent);
+            let limit = libc::rlimit { rlim_cur: 700, rlim_max: 4096 };
+            // SAFETY: reads a local.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+            for spare in 0..count.min(8) {
+                let mut fill: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+                fill.truncate(fill.len() - spare);
+                let refused = recv(&a, Deadline::after(0.01)).unwrap_err();
+                assert!(matches!(refused, Error::Os(_)), "{refused:?}");
+                // What was looked at is closed again: as many numbers are free as before.
+                let free: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+                assert_eq!(free.len(), spare, "numbers leak");
+            }
+            let (bytes, fds) = recv(&a, soon()).unwrap();
+            assert_eq!((read_message(&bytes), &ids(&fds)), ((1, 0), &expected));
+            let (bytes, fds) = recv(&a, soon()).unwrap();
+            assert_eq!((read_message(&bytes), &ids(&fds)[..]), ((1, 1), &expected[..1]));
+        });
+        assert_eq!(child.wait(), OK, "{count}");
+    }
+}
+
+#[test]
+fn hundreds_of_descriptors_come_with_one_message() {
+    let _turn = common::turn();
+    let (a, b) = pipe::create(false).unwrap();
+    let before = common::open_fds();
+    for count in [64, 65, 253, 254, 600] {
+        let (lent, expected) = fds(count);
+        send(&b, &message(1, count, SMALL), &lent, soon()).unwrap();
+        drop(lent);
+        let (bytes, fds) = recv(&a, soon()).unwrap();
+        assert_eq!((read_message(&bytes), ids(&fds)), ((1, count), expected));
+    }
+    assert_eq!(common::open_fds(), before);
+}

@@ -699,3 +699,47 @@ fn a_stalled_process_does_not_hold_up_a_deadline() {
         stalled.signal(libc::SIGCONT);
     }
 }
+
+#[test]
+fn producers_that_die_with_descriptors_do_not_block_the_socket() {
+    let _turn = common::turn();
+    for unread in [0, 1, 2] {
+        let queue = Queue::create(0).unwrap();
+        let (some, expected) = fds(2);
+        // Nothing is unread; a message without descriptors; one that has some, so that it must be read first.
+        if unread == 2 {
+            send(&queue, &message(1, 0, SMALL), &some, soon()).unwrap();
+        }
+        let mut cleaners_killed = 0;
+        for n in 0..300 {
+            // What died before it is in the way, what died after it may be a later message's for all one can see.
+            if unread == 1 && n == 65 {
+                put(&queue, 1, 0, SMALL);
+            }
+            // The last put messages as long as there is room, and die in the midst of making some.
+            let cleans = n >= 100 && unread == 1;
+            let point = if cleans { "transport.stale_taken" } else { "transport.fds_sent" };
+            let mut doomed = Child::doomed(point, 1, || {
+                let _ = send(&queue, &message(3, n, SMALL), &some, Deadline::after(0.001));
+            });
+            cleaners_killed += usize::from(doomed.wait() == KILLED && cleans);
+        }
+        assert!(unread != 1 || cleaners_killed > 0, "none came to it");
+        let mut producer = Child::fork(|| send(&queue, &message(2, 0, SMALL), &some, soon()).unwrap());
+        if unread > 0 {
+            let (bytes, fds) = recv(&queue, soon()).unwrap();
+            assert_eq!(read_message(&bytes), (1, 0), "{unread}");
+            assert_eq!(ids(&fds), if unread == 2 { expected.clone() } else { Vec::new() });
+        }
+        loop {
+            let (bytes, fds) = recv(&queue, soon()).unwrap();
+            assert_eq!(ids(&fds), expected, "{unread}");
+            match read_message(&bytes) {
+                (2, 0) => break,
+                // One that did not come to the point at which it was to die.
+                (who, _) => assert_eq!(who, 3),
+            }
+        }
+        assert_eq!(producer.wait(), OK, "{unread}");
+    }
+}

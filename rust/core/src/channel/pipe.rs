@@ -285,7 +285,11 @@ impl End {
                     true if seen.hung_up => Err(Error::PeerGone),
                     true => {
                         // As in `Transport::recv`: a kill has left it readable.
-                        if seen.readable && ring.state().watched.load(Ordering::Relaxed) != 0 {
+                        // So may descriptors that nobody will ask for, which keep a sender waiting.
+                        let state = ring.state();
+                        if seen.readable
+                            && (state.watched.load(Ordering::Relaxed) != 0 || state.not_full.is_waited_on())
+                        {
                             let _ = self.incoming.clear_ready(self.socket.as_fd(), true);
                         }
                         Err(Error::Empty)

@@ -131,7 +131,16 @@ impl Queue {
     }
 
     fn put_once(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
-        self.transport.send(self.writer.as_fd(), outgoing, patience)?;
+        match self.transport.send(self.writer.as_fd(), outgoing, patience) {
+            // Not the ring, so the socket.
+            Err(Error::Full) if !self.ring().is_full() => {
+                if !self.transport.discard_stale(self.reader.as_fd(), self.writer.as_fd())? {
+                    return Err(Error::Full);
+                }
+                self.transport.send(self.writer.as_fd(), outgoing, patience)?;
+            }
+            sent => sent?,
+        }
         kill_point!("queue.put.before_wake");
         self.ring().state().not_empty.notify();
         Ok(())

@@ -10,8 +10,6 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
-
 use crate::channel::ring::{MessageMeta, Payload, Received, Ring};
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, Result};
@@ -92,9 +90,8 @@ impl Transport {
         let mut missing = false;
         let mut received = getting.get(scratch, |meta, fds_id, _| {
             missing = meta.fds > 0 && !look_for(socket, fds_id, fds)?;
-            // The kernel leaves out those for which this process has no number left.
-            if meta.fds > 0 && !missing && fds.len() != usize::from(meta.fds) {
-                return Err(Error::Os(Errno::MFILE));
+            if meta.fds > 0 && !missing {
+                *fds = socket::unpack(std::mem::take(fds), usize::from(meta.fds))?;
             }
             Ok(())
         });
@@ -139,11 +136,52 @@ impl Transport {
                         putting.set_ready(false);
                         kill_point!("transport.ready_clearing");
                         socket::drain(socket);
+                        // Senders may be waiting for room in it.
+                        self.ring.state().not_full.notify();
                     }
                     return Ok(true);
                 }
             }
         }
+    }
+
+    /// The socket is full. Throw away what no message will ask for any more: the descriptors of senders that died before
+    /// their commit, which a reader skips only when it comes to a message with descriptors. Was there any? `reader` is
+    /// the receivers' end, `writer` leads to it.
+    ///
+    /// # Errors
+    /// Those of the locks; `Corrupted`.
+    #[cold]
+    pub fn discard_stale(&self, reader: BorrowedFd<'_>, writer: BorrowedFd<'_>) -> Result<bool> {
+        let getting = self.ring.get_guard(Patience::Sleep(Deadline::PASSED))?;
+        let putting = self.ring.put_guard(Patience::Sleep(Deadline::PASSED))?;
+        let Some(needed) = getting.first_fds_id()? else {
+            putting.set_ready(false);
+            socket::drain(reader);
+            return Ok(true);
+        };
+        let mut found = false;
+        // More than a socket can hold, for ready packets go round.
+        for _ in 0..1024 {
+            match socket::peek_tag(reader) {
+                Some(Some(tag)) if needed.wrapping_sub(tag).wrapping_sub(1) < u64::MAX / 2 => {
+                    socket::pop(reader);
+                    found = true;
+                    kill_point!("transport.stale_taken");
+                }
+                // To the end: messages are there, and the socket stays readable. While it is full there are others in it.
+                Some(None) => {
+                    if socket::send_ready(writer)? {
+                        socket::pop(reader);
+                    } else {
+                        socket::pop(reader);
+                        socket::send_ready(writer)?;
+                    }
+                }
+                _ => break,
+            }
+        }
+        Ok(found)
     }
 
     /// From now on the socket is readable only while a message is there.

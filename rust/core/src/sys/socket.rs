@@ -20,8 +20,10 @@ use crate::error::{Error, Result};
 #[cfg(miri)]
 use crate::sys::miri::{poll, recv, recvmsg, send, sendmsg, socketpair};
 
-/// Descriptors that one message may carry (the kernel's limit is 253).
-pub const MAX_FDS: usize = 64;
+/// Descriptors that one packet may carry: the kernel's limit.
+pub const PACKET_FDS: usize = 253;
+/// Descriptors that one message may carry: a packet of sockets, with a packet of descriptors in each.
+pub const MAX_FDS: usize = PACKET_FDS * PACKET_FDS;
 
 /// Two connected ends. Packets keep their borders, and an end notices when every copy of the other is closed.
 ///
@@ -58,12 +60,30 @@ pub fn drain(fd: impl AsFd) {
     }
 }
 
-/// Send `fds` under the number `tag`; false if the socket is full.
+/// Send `fds` under the number `tag`; false if the socket is full. More than fit into a packet are put into
+/// sockets of their own, and those are sent: so all can be looked at before any is taken.
 ///
 /// # Errors
 /// `TooLarge`: more than [`MAX_FDS`]; `PeerGone`, or `Os`.
 pub fn send_fds(fd: impl AsFd, tag: u64, fds: &[BorrowedFd<'_>]) -> Result<bool> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    if fds.len() <= PACKET_FDS {
+        return send_packet(fd, tag, fds);
+    }
+    let mut carriers = Vec::new();
+    for part in fds.chunks(PACKET_FDS) {
+        let (sender, carrier) = pair()?;
+        if !send_packet(&sender, tag, part)? {
+            return Ok(false);
+        }
+        // What has been sent stays in the one when the other is closed.
+        carriers.push(carrier);
+    }
+    let carriers: Vec<_> = carriers.iter().map(AsFd::as_fd).collect();
+    send_packet(fd, tag, &carriers)
+}
+
+fn send_packet(fd: impl AsFd, tag: u64, fds: &[BorrowedFd<'_>]) -> Result<bool> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Error::TooLarge);
@@ -93,7 +113,7 @@ pub enum Packet {
 /// # Errors
 /// `Os`, EMFILE among them: nothing has been taken then.
 pub fn peek(fd: impl AsFd) -> Result<Packet> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0u8; 8];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -116,6 +136,38 @@ pub fn peek(fd: impl AsFd) -> Result<Packet> {
             Ok(Packet::Fds(u64::from_ne_bytes(bytes), fds.flatten().collect()))
         }
         _ => Ok(Packet::Token),
+    }
+}
+
+/// Copies of the `count` descriptors that a message came with, given those of its packet. They stay where they are.
+///
+/// # Errors
+/// EMFILE if this process has no numbers left for them.
+pub fn unpack(packet: Vec<OwnedFd>, count: usize) -> Result<Vec<OwnedFd>> {
+    let mut fds = packet;
+    if count > PACKET_FDS {
+        let mut all = Vec::new();
+        for carrier in &fds {
+            if let Packet::Fds(_, part) = peek(carrier)? {
+                all.extend(part);
+            }
+        }
+        fds = all;
+    }
+    // The kernel leaves out those for which there is no number.
+    if fds.len() == count { Ok(fds) } else { Err(Error::Os(Errno::MFILE)) }
+}
+
+/// The number of the first packet, without its descriptors; None: a ready packet. Both None: there is no packet.
+pub fn peek_tag(fd: impl AsFd) -> Option<Option<u64>> {
+    let mut bytes = [0u8; 8];
+    loop {
+        return match rustix::net::recv(&fd, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Err(Errno::INTR | Errno::CONNRESET) => continue,
+            Ok((8, _)) => Some(Some(u64::from_ne_bytes(bytes))),
+            Ok((n, _)) if n > 0 => Some(None),
+            _ => None,
+        };
     }
 }
 

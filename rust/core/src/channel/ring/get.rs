@@ -70,6 +70,15 @@ impl<'a> GetGuard<'a> {
         Ok(Received { meta: record.meta, number: record.number, extent, _left: chunk })
     }
 
+    /// The first number of descriptors that this message or a later one may ask for; None: the ring is empty.
+    ///
+    /// # Errors
+    /// `Corrupted`.
+    pub fn first_fds_id(&self) -> Result<Option<u64>> {
+        let Some(record) = self.next()? else { return Ok(None) };
+        Ok(Some(record.fds_id.wrapping_add(u64::from(record.meta.fds == 0))))
+    }
+
     fn next(&self) -> Result<Option<Record<'_>>> {
         let ring = self.ring;
         let state = &*ring.state;
