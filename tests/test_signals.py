@@ -74,3 +74,53 @@ def test_what_a_handler_raises_ends_a_wait(mp):
         signal.signal(signal.SIGUSR1, before)
     lock.release()
     assert lock.acquire(False)
+
+
+@pytest.mark.fastmp_only("the stdlib loses what it was about to return")
+@pytest.mark.parametrize("kind", sorted(signalled.NUMBERED))
+def test_what_a_handler_raises_loses_no_message(mp, crew, kind):
+    """Thousands of interrupts of a busy receiver: while it waits, takes, decodes, unpickles, returns."""
+    count = signalled.NUMBERED[kind][0]
+    queue = mp.Queue(100)
+    crew.start(signalled.put_numbered, queue, kind)
+    got, interrupts, armed = [], 0, False
+
+    def interrupt(number, frame):
+        nonlocal interrupts, armed
+        if armed:
+            interrupts, armed = interrupts + 1, False
+            raise Stop
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    try:
+        while len(got) < count:
+            try:
+                armed = True
+                item = queue.get()
+                armed = False
+            except Stop:
+                continue
+            got.append(signalled.number_of(item))
+            del item
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert got == list(range(count))
+    assert interrupts > 100
+    crew.join()
+
+
+@pytest.mark.fastmp_only("the stdlib loses what it was about to return")
+def test_a_message_kept_back_is_counted_and_the_parents_alone(mp, crew):
+    queue, outcome = mp.Queue(), mp.RawArray("i", 2)
+    signalled.Interrupting.done = False
+    queue.put(signalled.Interrupting())
+    queue.put("next")
+    with pytest.raises(KeyboardInterrupt):
+        queue.get()
+    assert (queue.qsize(), queue.empty()) == (2, False)
+    crew.run(signalled.count_and_get, queue, outcome)
+    assert outcome[:] == [1, 1]  # the one that nobody has taken out
+    assert isinstance(queue.get(), signalled.Interrupting)
+    assert (queue.qsize(), queue.empty()) == (0, True)

@@ -671,6 +671,9 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     With duplex=False the first only receives, the second only sends.
     """
 
+# `_take @ queue` is `queue.get()`, and `_take @ (queue, block, timeout)` that with arguments.
+_take: Any
+
 def _in_channel() -> bool:
     """Whether this thread is pickling a message for a channel of ours."""
 

@@ -25,6 +25,22 @@ class Queue(_native.Queue):
         if maxsize > 0 and maxsize != self._bound():
             raise TypeError(f"{type(self).__name__} has been made without maxsize={maxsize}: call it with that")
 
+    # An operator instead of a call: see `_take`. A message that was taken out is not lost to a signal.
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Gets an object; waits for one for `timeout` seconds at most if `block`.
+
+        Raises:
+            queue.Empty: none has come.
+            ValueError: the queue is closed.
+        """
+        if block is True and timeout is None:
+            return _native._take @ self
+        return _native._take @ (self, block, timeout)
+
+    def get_nowait(self) -> Any:
+        """Gets an object if there is one, else raises `queue.Empty`."""
+        return _native._take @ (self, False, None)
+
     def __reduce__(self) -> handles.Reduced:
         return handles.reduce_queue(self)
 

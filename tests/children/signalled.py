@@ -1,10 +1,66 @@
 """Waits that signals come to."""
 
 import importlib
+import pickle
 import queue as errors
 import signal
 import threading
 import time
+
+
+class Slow:
+    """Takes Python code to unpickle."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __getstate__(self):
+        return self.number
+
+    def __setstate__(self, number):
+        self.number = number + sum(0 for _ in range(50))
+
+
+class Interrupting:
+    """Unpickling it is interrupted the first time in a process."""
+
+    done = False
+
+    def __reduce__(self):
+        return _interrupt, ()
+
+
+def _interrupt():
+    if not Interrupting.done:
+        Interrupting.done = True
+        raise KeyboardInterrupt
+    return Interrupting()
+
+
+# How many messages, and how one with a number is made.
+NUMBERED = {
+    "tuple": (40_000, lambda number: (number, "text")),
+    "pickled": (10_000, lambda number: [number, complex(1, 2)]),
+    "slow": (10_000, Slow),
+    "large": (3000, lambda number: (number, "x" * 100_000)),
+    "buffer": (3000, lambda number: [number, Slow(10), pickle.PickleBuffer(bytearray(20_000))]),
+}
+
+
+def number_of(item):
+    return item.number if isinstance(item, Slow) else item[0]
+
+
+def put_numbered(queue, kind):
+    count, make = NUMBERED[kind]
+    for number in range(count):
+        queue.put(make(number))
+
+
+def count_and_get(queue, outcome):
+    outcome[0] = queue.qsize()
+    outcome[1] = queue.get() == "next"
+
 
 OPERATIONS = [
     "Lock.acquire",

@@ -105,6 +105,21 @@ def test_bad_arguments(make):
     assert queue.get() == 1
 
 
+def test_full_is_found_out_before_anything_is_pickled(make):
+    queue = make(1)
+    queue.put("x")
+    for item in (Unsendable(), [b"x" * 100_000, Unsendable()], lambda: None):
+        for full in (
+            lambda item=item: queue.put_nowait(item),
+            lambda item=item: queue.put(item, False),
+            lambda item=item: queue.put(item, True, 0),
+            lambda item=item: queue.put(item, timeout=-1),
+        ):
+            with pytest.raises(errors.Full):
+                full()
+    assert settled(queue).get() == "x"
+
+
 def test_timeouts_are_waited_out(make):
     queue = make(1)
     started = time.monotonic()

@@ -28,6 +28,8 @@ pub struct Connection {
     /// Cleared when a message was refused for its size, as in the stdlib.
     readable: AtomicBool,
     writable: bool,
+    /// What `recv` took out and did not return.
+    kept: message::KeptBack,
 }
 
 enum Way {
@@ -52,7 +54,12 @@ fn closed() -> PyErr {
 impl Connection {
     fn over(end: End) -> Self {
         let Flags { readable, writable, .. } = end.flags();
-        Self { way: Way::Pipe(Closing::new(end)), readable: AtomicBool::new(readable), writable }
+        Self {
+            way: Way::Pipe(Closing::new(end)),
+            readable: AtomicBool::new(readable),
+            writable,
+            kept: message::KeptBack::default(),
+        }
     }
 
     /// The pipe's end, if it may receive.
@@ -136,7 +143,12 @@ impl Connection {
         let (readable, writable) = (truth(readable)?, truth(writable)?);
         let class = py.import("multiprocessing.connection")?.getattr("Connection")?;
         let connection = class.call1((handle, readable, writable))?;
-        Ok(Self { way: Way::Stdlib(connection.unbind()), readable: AtomicBool::new(readable), writable })
+        Ok(Self {
+            way: Way::Stdlib(connection.unbind()),
+            readable: AtomicBool::new(readable),
+            writable,
+            kept: message::KeptBack::default(),
+        })
     }
 
     #[classmethod]
@@ -180,7 +192,12 @@ impl Connection {
         if let Way::Stdlib(connection) = &self.way {
             return connection.bind(py).call_method0("recv");
         }
-        self.receive(py, |received, inbox, fds| message::decode(py, received, inbox, fds))
+        if !self.receiver()?.is_closed()
+            && let Some(object) = self.kept.take(py)
+        {
+            return object;
+        }
+        self.receive(py, |received, inbox, fds| message::decode(py, received, inbox, fds, &self.kept))
     }
 
     /// Send `size` bytes (default: all) of a bytes-like object, from `offset` on.
@@ -263,6 +280,9 @@ impl Connection {
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         if let Way::Stdlib(connection) = &self.way {
             return connection.bind(py).call_method1("poll", (timeout,))?.is_truthy();
+        }
+        if !self.receiver()?.is_closed() && self.kept.len() > 0 {
+            return Ok(true);
         }
         let deadline = blocking::deadline(timeout);
         match self.receiver()?.wait(py, |end| end.wait(deadline))?.ok_or_else(closed)? {

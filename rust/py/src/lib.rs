@@ -57,6 +57,7 @@ mod _native {
         crate::capi::fast_methods::install::<Semaphore>(py)?;
         crate::capi::fast_methods::install::<BoundedSemaphore>(py)?;
         crate::sharedctypes::guarded::install(&py.get_type::<Guarded>())?;
+        module.add("_take", crate::queue::Take)?;
         module.add("GuardedValue", crate::sharedctypes::value::class(py)?)?;
         module.add("GuardedArray", crate::sharedctypes::array::class(py)?)
     }

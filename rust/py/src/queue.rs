@@ -13,6 +13,7 @@ use pyo3::types::PyType;
 use crate::closing::Closing;
 use crate::errors::raise;
 use crate::handles::Descriptor;
+use crate::message::KeptBack;
 use crate::{blocking, handles, message};
 
 /// What `_attach()` is given: descriptors of the segment and of both ends of the socket; maxsize.
@@ -26,6 +27,8 @@ pub struct Queue {
     queue: Closing<fcore::channel::queue::Queue>,
     /// What `close` saw.
     last: OnceLock<Last>,
+    /// What was taken out and has not reached its receiver.
+    kept: KeptBack,
 }
 
 /// A queue at an instant.
@@ -75,7 +78,7 @@ impl Queue {
             }
             None => fcore::channel::queue::Queue::create(maxsize.max(0) as u64),
         };
-        Ok(Self { queue: Closing::new(queue.map_err(raise)?), last: OnceLock::new() })
+        Ok(Self { queue: Closing::new(queue.map_err(raise)?), last: OnceLock::new(), kept: KeptBack::default() })
     }
 
     #[classmethod]
@@ -107,6 +110,11 @@ impl Queue {
     fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
         Self::check_open(slf)?;
         let (py, queue) = (slf.py(), &slf.get().queue);
+        // Found out before anything is pickled or copied, as in the stdlib.
+        let at_once = !block || timeout.is_some_and(|timeout| timeout <= 0.0);
+        if at_once && queue.attached(py, |queue| queue.ring().is_full()) == Some(true) {
+            return Err(raise(Error::Full));
+        }
         let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
         let encoded = message::encode(obj)?;
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
@@ -136,7 +144,10 @@ impl Queue {
     #[pyo3(signature = (block = true, timeout = None))]
     fn get<'py>(slf: &Bound<'py, Self>, block: bool, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         Self::check_open(slf)?;
-        let (py, queue) = (slf.py(), &slf.get().queue);
+        let (py, queue, kept) = (slf.py(), &slf.get().queue, &slf.get().kept);
+        if let Some(object) = kept.take(py) {
+            return object;
+        }
         message::with_inbox(|inbox| {
             let mut fds = Vec::new();
             let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
@@ -147,7 +158,7 @@ impl Queue {
                 }
                 done => done,
             };
-            message::decode(py, received.ok_or_else(|| Self::closed(slf))?.map_err(raise)?, inbox, fds)
+            message::decode(py, received.ok_or_else(|| Self::closed(slf))?.map_err(raise)?, inbox, fds, kept)
         })
     }
 
@@ -158,12 +169,13 @@ impl Queue {
 
     /// Objects in the queue, at an instant during the call; once it is closed here, when that was.
     fn qsize(&self, py: Python<'_>) -> u64 {
-        self.queue.attached(py, |queue| queue.ring().len()).unwrap_or_else(|| self.now(py).len)
+        let len = self.queue.attached(py, |queue| queue.ring().len() + self.kept.len() as u64);
+        len.unwrap_or_else(|| self.now(py).len)
     }
 
     /// Was it empty, at an instant during the call? As the stdlib's, a queue that was used cannot tell when it is closed.
     fn empty(&self, py: Python<'_>) -> PyResult<bool> {
-        match self.queue.attached(py, |queue| queue.ring().is_empty()) {
+        match self.queue.attached(py, |queue| queue.ring().is_empty() && self.kept.len() == 0) {
             Some(empty) => Ok(empty),
             None if self.now(py).used => Err(PyOSError::new_err("handle is closed")),
             None => Ok(true),
@@ -197,5 +209,23 @@ impl Queue {
     #[getter]
     fn _closed(&self) -> bool {
         self.queue.is_closed()
+    }
+}
+
+/// `_take @ queue` is `queue.get()`, and `_take @ (queue, block, timeout)` that with arguments.
+///
+/// After a call into C the interpreter looks for signals at once, while the result has reached nobody:
+/// what a handler raises there loses it. After an operator it does not.
+#[pyclass(frozen, module = "fastmp._native")]
+pub struct Take;
+
+#[pymethods]
+impl Take {
+    fn __matmul__<'py>(&self, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        if let Ok(queue) = other.cast::<Queue>() {
+            return Queue::get(queue, true, None);
+        }
+        let (queue, block, timeout) = other.extract::<(Bound<'_, Queue>, bool, Option<f64>)>()?;
+        Queue::get(&queue, block, timeout)
     }
 }

@@ -7,6 +7,7 @@
 pub mod channel_fds;
 mod codec;
 mod framing;
+mod kept_back;
 mod pickler;
 mod reducers;
 
@@ -14,10 +15,13 @@ use std::os::fd::OwnedFd;
 
 use fastmp_core::channel::ring::Received;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::PyBytes;
 
 use crate::errors::garbage;
+use kept_back::Stream;
+
 pub use framing::{Encoded, fill, raw, with_inbox};
+pub use kept_back::KeptBack;
 
 /// `obj` as a message.
 pub fn encode(obj: &Bound<'_, PyAny>) -> PyResult<Encoded> {
@@ -41,44 +45,45 @@ pub fn encode(obj: &Bound<'_, PyAny>) -> PyResult<Encoded> {
     Ok(encoded)
 }
 
-/// The object that a message holds.
+/// The object that a message holds. If a signal handler's exception ends this, `kept` has the
+/// message.
 pub fn decode<'py>(
     py: Python<'py>,
     received: Received,
     inbox: &[u8],
     fds: Vec<OwnedFd>,
+    kept: &KeptBack,
 ) -> PyResult<Bound<'py, PyAny>> {
     let format = received.meta.format;
     if received.extent.is_none() && format == framing::VALUE {
-        return codec::decode(py, inbox, false);
+        return kept.hand_over(codec::decode(py, inbox, false)?);
     }
     let source = framing::source(&received, inbox);
     let len = source.len();
     match format {
         framing::VALUE | framing::SHARED_VALUE => {
             let with_shared = format == framing::SHARED_VALUE;
-            match &source {
+            let object = match &source {
                 framing::Source::Inbox(bytes) => codec::decode(py, bytes, with_shared),
                 framing::Source::Extent(..) => {
                     let bytes = source.bytes(py, 0, len)?;
                     framing::give_back(py, received);
                     codec::decode(py, bytes.as_bytes(), with_shared)
                 }
-            }
+            };
+            kept.hand_over(object?)
         }
-        framing::BYTES => Ok(source.bytes(py, 0, len)?.into_any()),
-        framing::PICKLE | framing::RAW => {
-            let stream = source.bytes(py, 0, len)?;
+        framing::BYTES => kept.hand_over(source.bytes(py, 0, len)?.into_any()),
+        framing::PICKLE | framing::RAW | framing::OUT_OF_BAND => {
+            let (bytes, buffers) = if format == framing::OUT_OF_BAND {
+                let (bytes, buffers) = source.out_of_band(py)?;
+                (bytes, Some(buffers))
+            } else {
+                (source.bytes(py, 0, len)?, None)
+            };
             // The extent is free for the next message before any Python code runs.
             framing::give_back(py, received);
-            channel_fds::handing_out(fds, || pickler::unpickle(&stream))
-        }
-        framing::OUT_OF_BAND => {
-            let (stream, buffers) = source.out_of_band(py)?;
-            framing::give_back(py, received);
-            let kwargs = PyDict::new(py);
-            kwargs.set_item(pyo3::intern!(py, "buffers"), PyList::new(py, buffers)?)?;
-            channel_fds::handing_out(fds, || pickler::loads(py)?.call((stream,), Some(&kwargs)))
+            kept.unpickle(Stream { bytes, buffers, fds }, 0)
         }
         _ => Err(garbage()),
     }
@@ -95,6 +100,6 @@ pub fn decode_bytes<'py>(
         let source = framing::source(&received, inbox);
         return source.bytes(py, 0, source.len());
     }
-    let object = decode(py, received, inbox, fds)?;
+    let object = decode(py, received, inbox, fds, &KeptBack::default())?;
     Ok(py.import("pickle")?.call_method1("dumps", (object,))?.cast_into::<PyBytes>()?)
 }

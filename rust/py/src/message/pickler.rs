@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList};
 
 use super::channel_fds;
 use super::reducers::Reducers;
@@ -43,15 +43,27 @@ pub(super) fn call<'py>(callable: &Bound<'py, PyAny>, argument: &Bound<'py, PyAn
     }
 }
 
-/// The object in a pickle stream.
-pub fn unpickle<'py>(stream: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
-    call(loads(stream.py())?, stream)
-}
-
-/// `pickle.loads`.
-pub fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+/// The object in a pickle stream, with the buffers that were kept out of it and descriptors.
+pub fn unpickle<'py>(
+    stream: &Bound<'py, PyBytes>,
+    buffers: Option<&[Bound<'py, PyByteArray>]>,
+    fds: Vec<OwnedFd>,
+) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    LOADS.import(py, "pickle", "loads")
+    let py = stream.py();
+    let loads = LOADS.import(py, "pickle", "loads")?;
+    let kwargs = match buffers {
+        Some(buffers) => {
+            let kwargs = PyDict::new(py);
+            kwargs.set_item(pyo3::intern!(py, "buffers"), PyList::new(py, buffers)?)?;
+            Some(kwargs)
+        }
+        None => None,
+    };
+    channel_fds::handing_out(fds, || match &kwargs {
+        Some(kwargs) => loads.call((stream,), Some(kwargs)),
+        None => call(loads, stream),
+    })
 }
 
 /// A pickle stream, in frames, the buffers that were kept out of it, and descriptors.
