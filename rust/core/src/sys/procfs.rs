@@ -161,8 +161,8 @@ impl Proc {
         }
     }
 
-    /// The calling thread's; or the process's, on a kernel that does not tell the threads apart. Read
-    /// off the link and not followed: not every system (gVisor) has a file behind it.
+    /// The calling thread's; or the process's, on a kernel that does not tell the threads apart.
+    /// Read off the link and not followed: not every system (gVisor) has a file behind it.
     fn namespace(&self, of_thread: &CStr, of_process: &CStr) -> rustix::io::Result<u64> {
         let read = |path| readlinkat(&self.dir, path, Vec::new());
         let link = match read(of_thread) {
