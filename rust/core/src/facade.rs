@@ -146,7 +146,8 @@ mod imp {
         /// # Errors
         /// `Interrupted` by a signal.
         pub fn park(&self, expected: u64, until: u64) -> Result<Parked> {
-            // To Miri the kernel's look at half of the word is a look of ours, and mixed sizes are undefined.
+            // To Miri the kernel's look at half of the word is a look of ours, and mixed sizes are
+            // undefined.
             #[cfg(miri)]
             return crate::sys::miri::park(&self.0, expected as u32, until);
             #[cfg(not(miri))]

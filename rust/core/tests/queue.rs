@@ -706,13 +706,15 @@ fn producers_that_die_with_descriptors_do_not_block_the_socket() {
     for unread in [0, 1, 2] {
         let queue = Queue::create(0).unwrap();
         let (some, expected) = fds(2);
-        // Nothing is unread; a message without descriptors; one that has some, so that it must be read first.
+        // Nothing is unread; a message without descriptors; one that has some, so that it must be
+        // read first.
         if unread == 2 {
             send(&queue, &message(1, 0, SMALL), &some, soon()).unwrap();
         }
         let mut cleaners_killed = 0;
         for n in 0..300 {
-            // What died before it is in the way, what died after it may be a later message's for all one can see.
+            // What died before it is in the way, what died after it may be a later message's for
+            // all one can see.
             if unread == 1 && n == 65 {
                 put(&queue, 1, 0, SMALL);
             }

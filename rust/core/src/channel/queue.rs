@@ -1,7 +1,7 @@
 //! A queue: one ring that many put into and many get from, unbounded or bounded by messages.
 //!
-//! Waiting is on the ring's wait sets (see `waitset`): try, spin, register, try again, park. A put or get that ends a wait hands the
-//! wake-up on if there is room, or a message, for one more.
+//! Waiting is on the ring's wait sets (see `waitset`): try, spin, register, try again, park. A put
+//! or get that ends a wait hands the wake-up on if there is room, or a message, for one more.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -96,8 +96,8 @@ impl Queue {
         [self.segment.as_fd(), self.reader.as_fd(), self.writer.as_fd()]
     }
 
-    /// Close the segment's descriptor before this queue is dropped, in a forked child where threads of its parent
-    /// may have had parts of it that nobody will ever drop.
+    /// Close the segment's descriptor before this queue is dropped, in a forked child where threads
+    /// of its parent may have had parts of it that nobody will ever drop.
     pub fn close_segment(&self) {
         self.segment.close_fd();
     }
@@ -115,7 +115,8 @@ impl Queue {
         self.extents.allocate(bytes)
     }
 
-    /// Would a put that does not wait raise `Full`? Cheap: to be asked before a message is made for nothing.
+    /// Would a put that does not wait raise `Full`? Cheap: to be asked before a message is made for
+    /// nothing.
     #[inline]
     pub fn would_be_full(&self) -> bool {
         self.ring().is_full()
@@ -149,7 +150,8 @@ impl Queue {
     /// Put, waiting until `deadline` for room.
     ///
     /// # Errors
-    /// `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been put then, and `outgoing` is as it was.
+    /// `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been put then, and
+    /// `outgoing` is as it was.
     pub fn put(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
         let place = WaitPlace {
             waiters: &self.ring().state().not_full,
@@ -160,7 +162,8 @@ impl Queue {
         place.wait(deadline, || self.put_once(outgoing, Patience::Sleep(deadline)), || !self.ring().is_full())
     }
 
-    /// Get without sleeping; see [`GetGuard::get`](super::ring::GetGuard::get) for `scratch`. `fds` gets the descriptors that came along.
+    /// Get without sleeping; see [`GetGuard::get`](super::ring::GetGuard::get) for `scratch`. `fds`
+    /// gets the descriptors that came along.
     ///
     /// # Errors
     /// `Empty`; `WouldBlock` if another is getting just now; those of [`get`](Self::get).

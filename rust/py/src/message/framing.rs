@@ -1,4 +1,5 @@
-//! A message's bytes: how they are laid out, gathered before they are sent, and read where they arrive.
+//! A message's bytes: how they are laid out, gathered before they are sent, and read where they
+//! arrive.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -27,8 +28,8 @@ pub const SHARED_VALUE: u8 = 5;
 pub const RAW: u8 = 2;
 /// A `bytes` object.
 pub const BYTES: u8 = 3;
-/// A pickle stream with its buffers behind it: `u64` count of buffers, length of the stream, length of each buffer; then the
-/// stream; then the buffers, each aligned to 64 bytes.
+/// A pickle stream with its buffers behind it: `u64` count of buffers, length of the stream, length
+/// of each buffer; then the stream; then the buffers, each aligned to 64 bytes.
 pub const OUT_OF_BAND: u8 = 4;
 
 const ALIGN: usize = 64;
@@ -57,8 +58,9 @@ impl Part {
     fn as_slice<'a>(&'a self, py: Python<'a>) -> &'a [u8] {
         match self {
             Part::Bytes(bytes) => bytes.as_bytes(py),
-            // SAFETY: inside a contiguous buffer of bytes that the view keeps in place. Another thread may change it, as
-            // it may under any buffer consumer: bytes have no invalid value.
+            // SAFETY: inside a contiguous buffer of bytes that the view keeps in place. Another
+            // thread may change it, as it may under any buffer consumer: bytes have no invalid
+            // value.
             Part::Buffer(buffer, offset, size) => unsafe {
                 std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>().add(*offset), *size)
             },
@@ -146,7 +148,8 @@ impl Encoded {
         MessageMeta { format: self.format, fds: self.fds.len() as u16 }
     }
 
-    /// Call `send` with the message's payload: the bytes themselves, or an extent from `extent` that has them.
+    /// Call `send` with the message's payload: the bytes themselves, or an extent from `extent`
+    /// that has them.
     pub fn with_payload<T>(
         &self,
         py: Python<'_>,
@@ -235,7 +238,8 @@ impl Source<'_> {
 
     pub(super) fn bytes<'py>(&self, py: Python<'py>, at: usize, len: usize) -> PyResult<Bound<'py, PyBytes>> {
         self.check(at, len)?;
-        // SAFETY: a new bytes object of this length, which nobody else has seen and which is filled before anybody does.
+        // SAFETY: a new bytes object of this length, which nobody else has seen and which is filled
+        // before anybody does.
         unsafe {
             let new = ffi::PyBytes_FromStringAndSize(std::ptr::null::<c_char>(), len as isize);
             let new = Bound::from_owned_ptr_or_err(py, new)?.cast_into_unchecked::<PyBytes>();

@@ -18,9 +18,9 @@ impl<'a> GetGuard<'a> {
         GetGuard { ring }
     }
 
-    /// Get the first message. Its bytes come onto the end of `scratch` unless they are in an extent. `accept` is asked
-    /// once it is certain what would be taken (its meta, the fds_id of its descriptors, its size); an error there leaves the message in
-    /// its place.
+    /// Get the first message. Its bytes come onto the end of `scratch` unless they are in an
+    /// extent. `accept` is asked once it is certain what would be taken (its meta, the fds_id of
+    /// its descriptors, its size); an error there leaves the message in its place.
     ///
     /// # Errors
     /// `Empty`; `Corrupted`; what `accept` gives.
@@ -70,7 +70,8 @@ impl<'a> GetGuard<'a> {
         Ok(Received { meta: record.meta, number: record.number, extent, _left: chunk })
     }
 
-    /// The first number of descriptors that this message or a later one may ask for; None: the ring is empty.
+    /// The first number of descriptors that this message or a later one may ask for; None: the ring
+    /// is empty.
     ///
     /// # Errors
     /// `Corrupted`.

@@ -1,40 +1,47 @@
-//! A ring of messages, many producers and many consumers. It never waits for room or for messages: queue and pipe do.
+//! A ring of messages, many producers and many consumers. It never waits for room or for messages:
+//! queue and pipe do.
 //!
 //! # Layout
 //! Messages are records in units of 16 bytes: a header, then the payload. A *position* is an offset
-//! in the segment, in units. The *base* is a circle that starts with 16 KiB and doubles up to 1 MiB.
-//! A ring that may overflow goes on in *chunks*, extents of 1 MiB that are filled once from start to
-//! end, and comes back to the base when it is empty. Wherever the next record does not follow the
-//! last one a link says where it is; room for one link always stays behind the last record.
+//! in the segment, in units. The *base* is a circle that starts with 16 KiB and doubles up to 1
+//! MiB. A ring that may overflow goes on in *chunks*, extents of 1 MiB that are filled once from
+//! start to end, and comes back to the base when it is empty. Wherever the next record does not
+//! follow the last one a link says where it is; room for one link always stays behind the last
+//! record.
 //!
-//! A ring that may not overflow holds at least 64 KiB of payload, whatever the sizes of its messages.
-//! As a record takes up to 31 bytes more than its payload, a base full of tiny ones doubles further,
-//! up to 4 MiB.
+//! A ring that may not overflow holds at least 64 KiB of payload, whatever the sizes of its
+//! messages. As a record takes up to 31 bytes more than its payload, a base full of tiny ones
+//! doubles further, up to 4 MiB.
 //!
 //! A circle that is wrapped (its tail below its head) widens as well. The tail then jumps over the
-//! upper part, where the oldest messages are, into the new room: a *detour*. While it lasts, that is
-//! until the reader has followed it too, the tail may not go back to the start, for it would run
-//! into messages that come before the jump. `detour` is the number of the message that jumped. It is
-//! stored before the commit. Whoever dies in between leaves a number that forbids for a while what
-//! would be allowed.
+//! upper part, where the oldest messages are, into the new room: a *detour*. While it lasts, that
+//! is until the reader has followed it too, the tail may not go back to the start, for it would run
+//! into messages that come before the jump. `detour` is the number of the message that jumped. It
+//! is stored before the commit. Whoever dies in between leaves a number that forbids for a while
+//! what would be allowed.
 //!
 //! # Protocol
 //! `tail` and `head` each hold a count of messages (28 bits) and a position (36 bits) in one word.
 //!
-//! - put, under the put lock: write the record, after a link where one is needed, behind `tail`, then store the new `tail`: the commit point, for link, record and count at once.
-//! - get, under the get lock: follow a link, copy the record out, store the new `head`: the commit point.
+//! - put, under the put lock: write the record, after a link where one is needed, behind `tail`,
+//!   then store the new `tail`: the commit point, for link, record and count at once.
+//! - get, under the get lock: follow a link, copy the record out, store the new `head`: the commit
+//!   point.
 //!
-//! As every commit adds or takes exactly one message with its link, the ring is empty exactly when head equals tail. Whoever dies before a
-//! commit has done nothing: what it wrote lies behind `tail` and is overwritten, what it read stays. Whoever takes the lock over then
-//! settles the extents that the dead one was moving (see [`extents`](super::extents)).
+//! As every commit adds or takes exactly one message with its link, the ring is empty exactly when
+//! head equals tail. Whoever dies before a commit has done nothing: what it wrote lies behind
+//! `tail` and is overwritten, what it read stays. Whoever takes the lock over then settles the
+//! extents that the dead one was moving (see [`extents`](super::extents)).
 //!
-//! `head_seen` and `tail_seen` are each side's last look at the other side's word, kept with its own: stale means too careful, never wrong, for
-//! the other side only makes room, or messages.
+//! `head_seen` and `tail_seen` are each side's last look at the other side's word, kept with its
+//! own: stale means too careful, never wrong, for the other side only makes room, or messages.
 //!
 //! # Readiness
-//! `ready` says that the ring's descriptor (whatever it is) has been made readable. Writers make it readable *before* the commit if it is
-//! not; it is cleared under the put lock when the ring is seen empty, and so never while a message is there. `ready` is stored 0 before the clearing
-//! and 1 after the setting: a death in between can only leave the descriptor readable without a message. A new ring's starts set.
+//! `ready` says that the ring's descriptor (whatever it is) has been made readable. Writers make it
+//! readable *before* the commit if it is not; it is cleared under the put lock when the ring is
+//! seen empty, and so never while a message is there. `ready` is stored 0 before the clearing and 1
+//! after the setting: a death in between can only leave the descriptor readable without a message.
+//! A new ring's starts set.
 
 mod get;
 mod put;
@@ -64,8 +71,8 @@ pub const BASE_MOST: u64 = 1 << 20;
 /// The bytes at most of a base full of tiny messages, in a ring that may not overflow.
 pub const BASE_OF_TINY: u64 = 4 << 20;
 /// More unread messages than this in a full base of `BASE_MOST` bytes are tiny: there may be less
-/// than 64 KiB of payload in them. (At least 7/16 of the base are records: a detour wastes less than
-/// half, a wrap less than the largest record. So 448 KiB - 12,000 * 31 bytes are payload.)
+/// than 64 KiB of payload in them. (At least 7/16 of the base are records: a detour wastes less
+/// than half, a wrap less than the largest record. So 448 KiB - 12,000 * 31 bytes are payload.)
 const TINY: u64 = 12_000;
 /// Messages in extents that may be unread at a time, where that is bounded.
 pub const LARGE_UNREAD: usize = 4;
@@ -103,7 +110,8 @@ overlay! {
         detour: AtomicU32,
         last_fds_id: AtomicU64,
         _reserved3: AtomicU64,
-        /// The numbers of the last messages in extents, where those are bounded; at first no number.
+        /// The numbers of the last messages in extents, where those are bounded; at first no
+        /// number.
         large: [AtomicU32; LARGE_UNREAD],
         _reserved2: [AtomicU64; 6],
 
@@ -309,8 +317,8 @@ impl Ring {
         }
     }
 
-    /// Has a ring that was full become worth waking a writer for? At once where messages are counted; where room is
-    /// short, when half is free, lest every message cost a wake-up.
+    /// Has a ring that was full become worth waking a writer for? At once where messages are
+    /// counted; where room is short, when half is free, lest every message cost a wake-up.
     pub fn has_room_again(&self) -> bool {
         if self.maxsize() > 0 {
             return true;
@@ -334,7 +342,8 @@ impl Ring {
         (self.config.base..self.config.base + self.config.base_most).contains(&at)
     }
 
-    /// The mapping that has the record at byte `at`, the place in it, and the bytes from there to the end of its region.
+    /// The mapping that has the record at byte `at`, the place in it, and the bytes from there to
+    /// the end of its region.
     fn locate(&self, at: u64) -> Result<(Where<'_>, usize, u64)> {
         if self.in_base(at) {
             let end = self.config.base + self.config.base_most;
