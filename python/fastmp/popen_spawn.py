@@ -62,12 +62,13 @@ class Popen(popen_fork.Popen):
 
     def _write(self, process_obj: BaseProcess, file: BinaryIO) -> None:
         preparation = spawn.get_preparation_data(process_obj.name)
+        outer = context.get_spawning_popen()  # what is being pickled there may have started this
         context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
             for part in (preparation, process_obj):
                 context.reduction.dump(part, file)  # type: ignore[attr-defined]
         finally:
-            context.set_spawning_popen(None)
+            context.set_spawning_popen(outer)
 
     def _start(self, process_obj: BaseProcess, parent_sentinel: int, lifeline: int) -> int:
         command = _command_line(data=self._data, parent_sentinel=parent_sentinel, lifeline=lifeline)

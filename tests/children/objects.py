@@ -121,6 +121,18 @@ class PutsWhenPickled:
         return str, ("outer",)
 
 
+class StartsWhenPickled:
+    """Its `__reduce__` starts a process, gives it `shared`, waits for it, and then travels with `shared` itself."""
+
+    def __init__(self, start, shared):
+        self.start = start  # not pickled
+        self.shared = shared
+
+    def __reduce__(self):
+        self.start()
+        return list, ((self.shared,),)
+
+
 ATOMS = [
     None,
     True,

@@ -110,6 +110,41 @@ def test_usable_after_an_error(through, module):
     assert through("after") == "after"
 
 
+@pytest.mark.fastmp_only("the stdlib's locks do not go with messages")
+def test_a_process_started_while_a_message_is_pickled(mp, through, crew):
+    """What is pickled for the process is pickled for a start, what is pickled for the message for that."""
+    box = mp.Queue()
+
+    def start():
+        crew.run(queues.put_all, box, [1, 2])
+
+    left, right = mp.Pipe()
+    for shared in (mp.Lock(), mp.Value("i", 5), mp.Queue(), left):
+        got = through([shared, objects.StartsWhenPickled(start, shared), shared])
+        assert [box.get(), box.get()] == [1, 2]
+        assert [type(got[0]), type(got[1][0])] == [type(shared)] * 2
+    got[0].send("by the copy")
+    assert right.recv() == "by the copy"
+
+
+@pytest.mark.fastmp_only("the stdlib's locks do not go with messages")
+@pytest.mark.method("spawn")
+def test_a_message_put_while_a_process_is_started(mp, crew):
+    """And another process, which is started in between."""
+    box, other, lock = mp.Queue(), mp.Queue(), mp.Lock()
+
+    def put():
+        box.put(lock)
+        crew.run(queues.put_all, other, [lock, 2])
+
+    crew.run(queues.put_all, box, objects.StartsWhenPickled(put, lock))
+    locks = [box.get(), box.get(), other.get()]
+    assert other.get() == 2
+    lock.acquire()
+    assert [one.acquire(False) for one in locks] == [False] * 3
+    lock.release()
+
+
 def test_wide(through):
     # Less than a pipe's buffer holds: nobody reads while it is sent.
     item = [list(range(2000)), {str(i): i for i in range(1000)}, ("x",) * 500]
