@@ -3,15 +3,19 @@
 import array
 import contextlib
 import copy
+import errno
+import gc
 import importlib
 import multiprocessing
 import os
 import pickle
+import resource
 import select
 import socket
 import threading
 import time
 import weakref
+from multiprocessing import reduction
 from multiprocessing.connection import wait
 
 import pytest
@@ -36,6 +40,15 @@ def oneway(mp):
     reader, writer = mp.Pipe(False)
     with reader, writer:
         yield reader, writer
+
+
+@contextlib.contextmanager
+def later(delay, function, *args):
+    """Calls a function in another thread after so many seconds."""
+    timer = threading.Timer(delay, function, args)
+    timer.start()
+    yield
+    timer.join()
 
 
 def inherited(mp, conn):
@@ -696,3 +709,165 @@ def test_close_in_another_thread_ends_a_recv(pipe):
     left.close()
     thread.join()
     assert outcome == [EOFError]
+
+
+def test_nonblocking(mp):
+    """Where the program has set O_NONBLOCK, a call that would wait says so."""
+    left, right = mp.Pipe()
+    os.set_blocking(left.fileno(), False)
+    with pytest.raises(BlockingIOError) as caught:
+        left.recv()
+    assert caught.value.errno == errno.EAGAIN
+    assert left.poll(0.01) is False
+    with pytest.raises(BlockingIOError):
+        for _ in range(2000):
+            left.send_bytes(b"x" * 10_000)
+    right.send("answer")
+    assert left.poll(50)
+    assert left.recv() == "answer"
+    left.close()
+    right.close()
+
+
+@pytest.mark.fastmp_only("the stdlib tears a message that it cannot send whole")
+@pytest.mark.parametrize("size", [10, 50_000, 300_000])
+def test_nonblocking_goes_on(mp, size):
+    """What did not go was not sent: it goes later, whole."""
+    left, right = mp.Pipe()
+    os.set_blocking(left.fileno(), False)
+    sent = got = 0
+    for _ in range(3):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                left.send((sent, b"x" * size))
+                sent += 1
+        for _ in range((sent - got + 1) // 2):
+            number, body = right.recv()
+            assert (number, len(body)) == (got, size)
+            got += 1
+    os.set_blocking(left.fileno(), True)
+    right.send("answer")
+    assert left.recv() == "answer"
+    left.close()
+    right.close()
+
+
+@pytest.mark.parametrize("duplex", [True, False])
+def test_descriptors_sent_by_hand(mp, duplex):
+    """send_handle and recv_handle of the stdlib, over the pipe's own socket, between its messages."""
+    if not duplex and mp is multiprocessing.get_context(mp.get_start_method()):
+        pytest.skip("the stdlib's is no socket")
+    receiver, sender = mp.Pipe(duplex)
+    for _ in range(3):
+        reader, writer = os.pipe()
+        sender.send("before")
+        assert receiver.recv() == "before"
+        reduction.send_handle(sender, writer, os.getpid())
+        assert select.select([receiver], [], [], 50)[0] == [receiver]
+        with later(0.05, sender.send, "after"):
+            got = reduction.recv_handle(receiver)
+        os.write(got, b"written")
+        assert os.read(reader, 20) == b"written"
+        assert receiver.recv() == "after"
+        for fd in (reader, writer, got):
+            os.close(fd)
+    with later(0.1, reduction.send_handle, sender, 0, os.getpid()):
+        os.close(reduction.recv_handle(receiver))
+    receiver.close()
+    sender.close()
+
+
+@pytest.mark.fastmp_only("the stdlib reads it as a message")
+def test_a_descriptor_sent_by_hand_is_not_lost(mp):
+    """Whoever receives a message instead is told, and neither hangs nor takes it."""
+    left, right = mp.Pipe()
+    reduction.send_handle(left, 0, os.getpid())
+    assert right.poll(50) is True
+    with pytest.raises(OSError, match="[Pp]rotocol"):
+        right.recv()
+    left.send("with a lock")
+    assert right.recv() == "with a lock"
+    left.send(mp.Lock())
+    with pytest.raises(OSError, match="[Pp]rotocol"):
+        right.recv()
+    os.close(reduction.recv_handle(right))
+    with right.recv():
+        pass
+    left.close()
+    right.close()
+
+
+@pytest.mark.parametrize("count", [40, 300])
+@pytest.mark.parametrize("way", ["pipe", "queue"])
+@pytest.mark.fastmp_only("the stdlib asks the sender for each")
+def test_many_descriptors_in_one_message(mp, way, count):
+    if way == "queue":
+        queue = mp.Queue()
+        send, receive = queue.put, queue.get
+    else:
+        near, far = mp.Pipe()
+        send, receive = near.send, far.recv
+    before = len(os.listdir("/proc/self/fd"))
+    pairs = [mp.Pipe() for _ in range(count)]
+    locks = [mp.Lock() for _ in range(10)]
+    send([pairs, locks])
+    got, got_locks = receive()
+    for number, ((left, _), (_, right)) in enumerate(zip(pairs, got, strict=True)):
+        left.send(number)
+        assert right.recv() == number
+    for lock, same in zip(locks, got_locks, strict=True):
+        with lock:
+            assert same.acquire(False) is False
+    for pair in [*pairs, *got]:
+        for end in pair:
+            end.close()
+    del got_locks, same
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
+
+
+@pytest.mark.method("fork")
+@pytest.mark.fastmp_only("the stdlib asks the sender")
+@pytest.mark.parametrize("way", ["pipe", "queue"])
+@pytest.mark.parametrize("count", [1, 5, 130])
+def test_a_shortage_of_descriptors_leaves_the_message(mp, way, count):
+    """It says EMFILE, and the message can be received when there are numbers again."""
+    if way == "queue":
+        queue = mp.Queue()
+        send, receive = queue.put, queue.get
+    else:
+        near, far = mp.Pipe()
+        send, receive = near.send, far.recv
+    pairs = [mp.Pipe() for _ in range(count)]
+    send(("the message", pairs))
+    send("the next")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = len(os.listdir("/proc/self/fd"))
+    taken = []
+    refused = 0
+    for spare in (0, 1, 2, count, 4 * count - 1, 4 * count + 4):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + 1000, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            for _ in range(spare):
+                os.close(taken.pop())
+            try:
+                text, got = receive()
+                break
+            except OSError as error:
+                assert error.errno == errno.EMFILE
+                refused += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in taken:
+                os.close(fd)
+            taken.clear()
+        assert len(os.listdir("/proc/self/fd")) == before
+    assert text == "the message"
+    assert refused >= 2
+    for (left, _), (_, right) in zip(pairs, got, strict=True):
+        left.send("hello")
+        assert right.recv() == "hello"
+    assert receive() == "the next"

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core::channel::pipe::{self, End, Flags};
 use fastmp_core::channel::ring::Received;
-use fastmp_core::channel::transport::Outgoing;
+use fastmp_core::channel::transport::{FOREIGN, Outgoing};
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
 use crate::closing::Closing;
-use crate::errors::{raise, raise_receiving};
+use crate::errors::{os_error, raise, raise_receiving};
 use crate::handles::Descriptor;
 use crate::{blocking, handles, message};
 
@@ -45,6 +45,11 @@ pub fn new_pipe(py: Python<'_>, duplex: bool) -> PyResult<(Py<PyAny>, Py<PyAny>)
     let (first, second) = pipe::create(duplex).map_err(raise)?;
     let wrap = |end| Ok::<_, PyErr>(Py::new(py, Connection::over(end))?.into_any());
     Ok((wrap(first)?, wrap(second)?))
+}
+
+/// How long to wait on this end: not at all where the program has set O_NONBLOCK.
+fn patience(end: &End) -> Deadline {
+    if end.is_nonblocking() { Deadline::PASSED } else { Deadline::Never }
 }
 
 fn closed() -> PyErr {
@@ -89,7 +94,10 @@ impl Connection {
                 let mut outgoing = Outgoing { meta: encoded.meta(), payload, fds: &fds };
                 let sent = match end.attached(py, |end| end.try_send(&mut outgoing)) {
                     Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-                        end.wait(py, |end| end.send(&mut outgoing, Deadline::Never))?
+                        match end.wait(py, |end| end.send(&mut outgoing, patience(end)))? {
+                            Some(Err(Error::Full)) => return Err(os_error(libc::EAGAIN)),
+                            done => done,
+                        }
                     }
                     done => done,
                 };
@@ -109,7 +117,10 @@ impl Connection {
             let mut fds = Vec::new();
             let received = match end.attached(py, |end| end.try_recv(inbox, &mut fds)) {
                 Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
-                    end.wait(py, |end| end.recv(inbox, &mut fds, Deadline::Never))?
+                    match end.wait(py, |end| end.recv(inbox, &mut fds, patience(end)))? {
+                        Some(Err(Error::Empty)) => return Err(os_error(libc::EAGAIN)),
+                        done => done,
+                    }
                 }
                 done => done,
             };
@@ -286,7 +297,8 @@ impl Connection {
         }
         let deadline = blocking::deadline(timeout);
         match self.receiver()?.wait(py, |end| end.wait(deadline))?.ok_or_else(closed)? {
-            Ok(()) | Err(Error::PeerGone) => Ok(true),
+            // Also where a descriptor waits that the program has sent by itself.
+            Ok(()) | Err(Error::PeerGone | FOREIGN) => Ok(true),
             Err(Error::Empty) => Ok(false),
             Err(other) => Err(raise(other)),
         }

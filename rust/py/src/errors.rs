@@ -57,9 +57,11 @@ pub fn raise_receiving(error: Error) -> PyErr {
     }
 }
 
-/// The OSError subclass that goes with an error number.
+/// The OSError subclass that goes with an error number, and says what the system says of it.
 pub fn os_error(errno: i32) -> PyErr {
-    std::io::Error::from_raw_os_error(errno).into()
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let text = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text).to_owned();
+    PyOSError::new_err((errno, text))
 }
 
 static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();

@@ -16,7 +16,7 @@ use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
 use crate::channel::format::{BASES, RINGS, TABLE};
 use crate::channel::ring::{BASE_OF_TINY, Received, Ring, RingConfig, RingState};
-use crate::channel::transport::{Outgoing, Transport};
+use crate::channel::transport::{FOREIGN, Outgoing, Transport};
 use crate::channel::wait::WaitPlace;
 use crate::deadline::{Deadline, Patience, now};
 use crate::error::{Error, Result};
@@ -290,7 +290,10 @@ impl End {
                         if seen.readable
                             && (state.watched.load(Ordering::Relaxed) != 0 || state.not_full.is_waited_on())
                         {
-                            let _ = self.incoming.clear_ready(self.socket.as_fd(), true);
+                            let cleared = self.incoming.clear_ready(self.socket.as_fd(), true);
+                            if cleared == Err(FOREIGN) {
+                                return Err(FOREIGN);
+                            }
                         }
                         Err(Error::Empty)
                     }
@@ -324,7 +327,15 @@ impl End {
         if self.flags.readable {
             self.incoming.watch(self.socket.as_fd())?;
         }
+        if self.flags.writable {
+            self.outgoing.watch_sending();
+        }
         Ok(self.socket.as_fd())
+    }
+
+    /// Has the program set O_NONBLOCK on the descriptor that [`watch`](Self::watch) gives?
+    pub fn is_nonblocking(&self) -> bool {
+        (self.incoming.is_watched() || self.outgoing.is_sending_watched()) && socket::is_nonblocking(&self.socket)
     }
 
     /// Close the segment's descriptor before this end is dropped, in a forked child where threads of its parent

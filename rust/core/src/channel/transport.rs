@@ -10,6 +10,8 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
+
 use crate::channel::ring::{MessageMeta, Payload, Received, Ring};
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, Result};
@@ -27,6 +29,13 @@ pub struct Outgoing<'a, 'b> {
     /// The descriptors.
     pub fds: &'a [BorrowedFd<'a>],
 }
+
+/// Bits of a ring's `watched`: whose descriptor has been asked for.
+const RECEIVER: u32 = 1;
+const SENDER: u32 = 2;
+
+/// At the socket's head is something that the program has sent by itself: only the program takes it.
+pub const FOREIGN: Error = Error::Os(Errno::PROTO);
 
 /// See the module.
 #[derive(Debug)]
@@ -108,7 +117,10 @@ impl Transport {
         if self.ring.state().watched.load(Ordering::SeqCst) != 0 && self.ring.is_empty() {
             // A watcher who finds nothing was called for nothing: a kill has left the socket readable. Failing at this costs a
             // needless call, and must not cost the message.
-            let _ = self.clear_ready(socket, matches!(received, Err(Error::Empty)));
+            let nothing = matches!(received, Err(Error::Empty));
+            if self.clear_ready(socket, nothing) == Err(FOREIGN) && nothing {
+                return Err(FOREIGN);
+            }
         }
         received
     }
@@ -135,7 +147,11 @@ impl Transport {
                     if force || putting.is_ready() {
                         putting.set_ready(false);
                         kill_point!("transport.ready_clearing");
-                        socket::drain(socket);
+                        if self.ring.state().watched.load(Ordering::Relaxed) & SENDER == 0 {
+                            socket::drain(socket);
+                        } else if !socket::drain_ours(socket)? {
+                            return Err(FOREIGN);
+                        }
                         // Senders may be waiting for room in it.
                         self.ring.state().not_full.notify();
                     }
@@ -189,10 +205,29 @@ impl Transport {
     /// # Errors
     /// As for [`clear_ready`](Self::clear_ready).
     pub fn watch(&self, socket: BorrowedFd<'_>) -> Result<()> {
-        if self.ring.state().watched.swap(1, Ordering::SeqCst) == 0 {
-            self.clear_ready(socket, false)?;
+        if self.ring.state().watched.fetch_or(RECEIVER, Ordering::SeqCst) & RECEIVER == 0 {
+            match self.clear_ready(socket, false) {
+                Ok(_) | Err(FOREIGN) => (),
+                Err(e) => return Err(e),
+            }
         }
         Ok(())
+    }
+
+    /// The sending end's descriptor has been asked for, too: the program may send by it, and set
+    /// O_NONBLOCK.
+    pub fn watch_sending(&self) {
+        self.ring.state().watched.fetch_or(SENDER, Ordering::SeqCst);
+    }
+
+    /// Has the receiving end's descriptor been asked for? Else it is known to be as it was made.
+    pub fn is_watched(&self) -> bool {
+        self.ring.state().watched.load(Ordering::Relaxed) & RECEIVER != 0
+    }
+
+    /// Has the sending end's?
+    pub fn is_sending_watched(&self) -> bool {
+        self.ring.state().watched.load(Ordering::Relaxed) & SENDER != 0
     }
 }
 
@@ -207,6 +242,8 @@ fn look_for(socket: BorrowedFd<'_>, fds_id: u64, fds: &mut Vec<OwnedFd>) -> Resu
                 return Ok(true);
             }
             Packet::None => return Ok(false),
+            // It is the program's to take, before what was sent after it.
+            Packet::Foreign => return Err(FOREIGN),
             // A later message's.
             Packet::Fds(id, _) if id.wrapping_sub(fds_id) < u64::MAX / 2 => return Ok(false),
             // A ready packet (one follows the packet that is looked for), or stale.

@@ -157,7 +157,8 @@ pub fn socketpair(
     flags: SocketFlags,
     protocol: Option<Protocol>,
 ) -> Result<(OwnedFd, OwnedFd)> {
-    rustix::net::socketpair(family, SocketType::STREAM, flags, protocol)
+    // The calls' own flags are not looked at here.
+    rustix::net::socketpair(family, SocketType::STREAM, flags | SocketFlags::NONBLOCK, protocol)
 }
 
 pub fn send(fd: impl AsFd, bytes: &[u8], _flags: SendFlags) -> Result<usize> {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(not(miri))]
 use rustix::event::poll;
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -25,13 +26,21 @@ pub const PACKET_FDS: usize = 253;
 /// Descriptors that one message may carry: a packet of sockets, with a packet of descriptors in each.
 pub const MAX_FDS: usize = PACKET_FDS * PACKET_FDS;
 
-/// Two connected ends. Packets keep their borders, and an end notices when every copy of the other is closed.
+/// The ready packet.
+const READY: &[u8; 1] = b"t";
+
+/// Two connected ends. Packets keep their borders, and an end notices when every copy of the other
+/// is closed. O_NONBLOCK is the program's to set: nothing here waits but by `poll`.
 ///
 /// # Errors
 /// `Os` when descriptors have run out.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Has somebody set O_NONBLOCK?
+pub fn is_nonblocking(fd: impl AsFd) -> bool {
+    fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
 }
 
 /// Send a one-byte packet; false if the socket is full (the other end is readable then, all the same).
@@ -39,7 +48,7 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// `PeerGone`, or `Os`.
 pub fn send_ready(fd: impl AsFd) -> Result<bool> {
-    match send(fd, b"t", SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+    match send(fd, READY, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
         Ok(_) => Ok(true),
         Err(Errno::AGAIN) => Ok(false),
         Err(Errno::PIPE | Errno::CONNRESET) => Err(Error::PeerGone),
@@ -56,6 +65,21 @@ pub fn drain(fd: impl AsFd) {
             Ok((n, _)) if n > 0 => (),
             Err(Errno::INTR | Errno::CONNRESET) => (),
             _ => break,
+        }
+    }
+}
+
+/// The same, but only what is ours: gives false if something that the program has sent is left at
+/// the head.
+///
+/// # Errors
+/// Those of [`peek`].
+pub fn drain_ours(fd: impl AsFd) -> Result<bool> {
+    loop {
+        match peek(&fd)? {
+            Packet::None => return Ok(true),
+            Packet::Foreign => return Ok(false),
+            Packet::Token | Packet::Fds(..) => pop(&fd),
         }
     }
 }
@@ -106,6 +130,9 @@ pub enum Packet {
     Token,
     /// Descriptors under their tag: copies, for the packet still has its own.
     Fds(u64, Vec<OwnedFd>),
+    /// What the program has sent by itself: `multiprocessing.reduction.send_handle` sends a
+    /// descriptor with one byte.
+    Foreign,
 }
 
 /// Look at the first packet.
@@ -135,6 +162,8 @@ pub fn peek(fd: impl AsFd) -> Result<Packet> {
             });
             Ok(Packet::Fds(u64::from_ne_bytes(bytes), fds.flatten().collect()))
         }
+        // Where no number is left for its descriptor, its byte still tells.
+        _ if bytes[0] != READY[0] => Ok(Packet::Foreign),
         _ => Ok(Packet::Token),
     }
 }
