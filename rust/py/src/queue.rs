@@ -116,6 +116,10 @@ impl Queue {
             return Err(raise(Error::Full));
         }
         let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
+        // Before anything is made of the object for nothing.
+        if deadline.passed() && queue.attached(py, |queue| queue.would_be_full()) == Some(true) {
+            return Err(raise(Error::Full));
+        }
         let encoded = message::encode(obj)?;
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_payload(
