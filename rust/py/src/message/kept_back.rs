@@ -117,14 +117,21 @@ impl KeptBack {
     /// The object in `stream`, which was tried before so many times.
     pub fn unpickle<'py>(&self, stream: Stream<'py>, attempts: u32) -> PyResult<Bound<'py, PyAny>> {
         let py = stream.bytes.py();
-        // Descriptors may be gone after an attempt: copies are what it gets.
-        let copies: Vec<_> = stream.fds.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?;
-        let error = match pickler::unpickle(&stream.bytes, stream.buffers.as_deref(), copies) {
+        let Stream { bytes, buffers, fds } = stream;
+        // Descriptors may be gone after an attempt: copies are what it gets. Where there are no numbers
+        // left for copies it gets what came, which was secured, and it is the only attempt.
+        let copies: Option<Vec<_>> = fds.iter().map(|fd| fd.try_clone().ok()).collect();
+        let (given, fds) = match copies {
+            Some(copies) => (copies, Some(fds)),
+            None => (fds, None),
+        };
+        let error = match pickler::unpickle(&bytes, buffers.as_deref(), given) {
             Ok(object) => return self.hand_over(object),
             Err(error) => error,
         };
-        if is_from_handler(py, &error) || (attempts < ATTEMPTS && error.is_instance_of::<PyKeyboardInterrupt>(py)) {
-            let Stream { bytes, buffers, fds } = stream;
+        if let Some(fds) = fds
+            && (is_from_handler(py, &error) || (attempts < ATTEMPTS && error.is_instance_of::<PyKeyboardInterrupt>(py)))
+        {
             let buffers = buffers.map(|buffers| buffers.into_iter().map(Bound::unbind).collect());
             self.push(Message::Pickled { bytes: bytes.unbind(), buffers, fds, attempts: attempts + 1 });
         }
