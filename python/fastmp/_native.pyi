@@ -1,13 +1,15 @@
 """The native core: what is in shared memory. Use it by way of the package's modules.
 
-Timeouts are in seconds; None waits for ever, zero or less does not wait. A wait ends when a signal
-handler raises, and otherwise goes on after the handler, to the same deadline. Shared memory that
-makes no sense raises `CorruptedError`, memory that the kernel refuses `MemoryError`, whatever the
-call.
+Timeouts are in seconds, any real number; None waits for ever, zero or less does not wait. A wait
+ends when a signal handler raises, and otherwise goes on after the handler, to the same deadline.
+Shared memory that makes no sense raises `CorruptedError`, memory that the kernel refuses
+`MemoryError`, whatever the call.
 
 `_handle()` lends the descriptors that it returns, which come first: they stay the object's.
 `_attach()` makes an object of the class it is called on, by the descriptors that it is given.
 `ctx` is accepted as the stdlib's classes do, and not used: an object serves every start method.
+`__new__` looks at no argument but its `_handle`, so that a subclass can be called with its own.
+What is annotated `bool` may be anything: what counts is whether it is true.
 """
 
 from collections.abc import Callable
@@ -75,7 +77,10 @@ class Descriptor:
 class Lock:
     """A lock that is not recursive, and that any process or thread may release."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
+    def __new__(
+        cls, *_args: Any, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None, **_kwargs: Any
+    ) -> Self: ...
+    def __init__(self, *, ctx: object = None) -> None: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock; returns False if it was not to be had in time.
 
@@ -101,6 +106,12 @@ class Lock:
     def owner(self) -> tuple[int, int] | None:
         """Process id and thread id of who holds it, if anyone does."""
 
+    def locked(self) -> bool:
+        """Whether anybody holds it."""
+
+    def _is_zero(self) -> bool:
+        """Whether anybody holds it."""
+
     def _get_value(self) -> int:
         """1 if it is free, 0 if it is held."""
 
@@ -122,7 +133,10 @@ class RLock:
     Only the owner may release it.
     """
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
+    def __new__(
+        cls, *_args: Any, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None, **_kwargs: Any
+    ) -> Self: ...
+    def __init__(self, *, ctx: object = None) -> None: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock, once more if this thread has it; returns False if not in time.
 
@@ -147,6 +161,12 @@ class RLock:
     def owner(self) -> tuple[int, int] | None:
         """Process id and thread id of who holds it, if anyone does."""
 
+    def locked(self) -> bool:
+        """Whether anybody holds it."""
+
+    def _is_zero(self) -> bool:
+        """Whether anybody holds it."""
+
     def _get_value(self) -> int:
         """1 if it is free, 0 if it is held."""
 
@@ -167,12 +187,12 @@ class Semaphore:
 
     def __new__(
         cls,
-        value: int = 1,
-        *,
-        recover: bool = False,
+        *_args: Any,
         ctx: object = None,
         _handle: tuple[Descriptor, Descriptor, int, bool] | None = None,
+        **_kwargs: Any,
     ) -> Self: ...
+    def __init__(self, value: int = 1, *, recover: bool = False, ctx: object = None) -> None: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time.
 
@@ -192,6 +212,9 @@ class Semaphore:
     def __exit__(self, *args: object) -> None: ...
     def get_value(self) -> int:
         """The number of permits left."""
+
+    def locked(self) -> bool:
+        """Whether no permit is left."""
 
     @property
     def maxvalue(self) -> int:
@@ -218,12 +241,12 @@ class BoundedSemaphore:
 
     def __new__(
         cls,
-        value: int = 1,
-        *,
-        recover: bool = False,
+        *_args: Any,
         ctx: object = None,
         _handle: tuple[Descriptor, Descriptor, int, bool] | None = None,
+        **_kwargs: Any,
     ) -> Self: ...
+    def __init__(self, value: int = 1, *, recover: bool = False, ctx: object = None) -> None: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time.
 
@@ -243,6 +266,9 @@ class BoundedSemaphore:
     def __exit__(self, *args: object) -> None: ...
     def get_value(self) -> int:
         """The number of permits left."""
+
+    def locked(self) -> bool:
+        """Whether no permit is left."""
 
     @property
     def maxvalue(self) -> int:
@@ -267,7 +293,10 @@ class BoundedSemaphore:
 class Event:
     """A flag to wait for."""
 
-    def __new__(cls, *, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None) -> Self: ...
+    def __new__(
+        cls, *_args: Any, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None, **_kwargs: Any
+    ) -> Self: ...
+    def __init__(self, *, ctx: object = None) -> None: ...
     def is_set(self) -> bool:
         """Whether the flag is set."""
 
@@ -479,11 +508,12 @@ class Queue:
 
     def __new__(
         cls,
-        maxsize: int = 0,
-        *,
+        *_args: Any,
         ctx: object = None,
         _handle: tuple[Descriptor, Descriptor, Descriptor, int] | None = None,
+        **_kwargs: Any,
     ) -> Self: ...
+    def __init__(self, maxsize: int = 0, *, ctx: object = None) -> None: ...
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Pickles the object and appends it.
 
@@ -542,6 +572,20 @@ class Queue:
     @property
     def _closed(self) -> bool:
         """Whether `close()` has been called in this process."""
+
+    def _poll(self, timeout: float | None = ...) -> bool:
+        """Waits for a message, which another may take; False if not in time (by default 0.0).
+
+        Raises:
+            ValueError: the queue is closed here.
+        """
+
+    def _watch(self) -> int:
+        """A descriptor that is readable while there is a message, from now on.
+
+        Raises:
+            ValueError: the queue is closed here.
+        """
 
     def _handle(self) -> tuple[int, int, int, int]:
         """Descriptors of the segment and of both ends of the socket; maxsize.

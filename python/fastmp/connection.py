@@ -35,8 +35,7 @@ def _shown_class(cls: type) -> type:
 
 
 def __getattr__(name: str) -> Any:
-    # The stdlib's, whatever is not ours; it serves our connections as well. Its import is not
-    # cheap.
+    # The stdlib's, whatever is not ours; it serves our connections too. Its import is not cheap.
     from multiprocessing import connection
 
     return getattr(connection, name)

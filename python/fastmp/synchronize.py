@@ -29,8 +29,17 @@ class SemLock:
         """Where the stdlib's own Queue, Condition and executor look for the inner lock."""
         return self
 
+    def __getstate__(self) -> tuple[Any, ...]:
+        """What a subclass's own `__getstate__` adds to; the object itself travels beside it."""
+        handles.assert_travelling(self)
+        return ()
+
+    def __setstate__(self, state: tuple[()]) -> None:
+        """Does nothing; a subclass's own takes off first what it has added."""
+
     def __reduce__(self) -> handles.Reduced:
-        return handles.reduce_block(self)
+        reduced = handles.reduce_block(self)
+        return reduced if type(self) in _plain else (*reduced, self.__getstate__())
 
 
 def _owner_name(lock: Lock | RLock) -> str:
@@ -85,6 +94,10 @@ class BoundedSemaphore(SemLock, _native.BoundedSemaphore):
         return f"<{type(self).__name__}(value={_value(self)}, maxvalue={self.maxvalue})>"
 
 
+# What has no state but the shared one.
+_plain = {Lock, RLock, Semaphore, BoundedSemaphore}
+
+
 def _value(semaphore: Semaphore | BoundedSemaphore) -> int | str:
     try:
         return semaphore.get_value()
@@ -100,7 +113,10 @@ class Event(_native.Event):
         return f"<{type(self).__qualname__} at {id(self):#x} {state}>"
 
     def __reduce__(self) -> handles.Reduced:
-        return handles.reduce_block(self)
+        # Its attributes go along, as those of the stdlib's do.
+        state = self.__getstate__()
+        reduced = handles.reduce_block(self)
+        return reduced if state is None else (*reduced, state)
 
 
 class Condvar(_native.Condvar):
@@ -115,15 +131,19 @@ class Condition(_native.Guarded):
     """A lock, and a place to wait for what happens under it."""
 
     def __init__(self, lock: Lock | RLock | None = None, *, ctx: object = None) -> None:
-        self.__setstate__((lock or RLock(), Condvar()))
+        self._set(lock or RLock(), Condvar())
 
     def __getstate__(self) -> Any:
         handles.assert_travelling(self)
         return self._lock, self._condvar
 
     def __setstate__(self, state: tuple[Lock | RLock, Condvar]) -> None:
-        lock, self._condvar = state
-        self._guard(self._condvar, lock)
+        self._set(*state)
+
+    # Not `__setstate__` itself, which a subclass may have of its own.
+    def _set(self, lock: Lock | RLock, condvar: Condvar) -> None:
+        self._condvar = condvar
+        self._guard(condvar, lock)
 
     # What `with` does natively with a lock of ours, for a subclass of one.
 
@@ -177,7 +197,11 @@ class Condition(_native.Guarded):
         Returns what it returned last.
         """
         result = predicate()
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None
+        if timeout is not None:
+            from math import fsum  # not worth its import before
+
+            end = fsum((time.monotonic(), timeout))  # of any real number
         left = None
         while not result:
             if end is not None:
@@ -218,7 +242,7 @@ class Barrier(threading.Barrier):
         Raises:
             ValueError: fewer than one party.
         """
-        self.__setstate__((_Barrier(parties), action, timeout))
+        self._barrier, self._action, self._timeout = _Barrier(parties), action, timeout
 
     def __getstate__(self) -> Any:
         handles.assert_travelling(self)

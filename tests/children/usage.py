@@ -1,8 +1,10 @@
 """What a process holds: descriptors, mappings, shared memory, children."""
 
 import gc
+import importlib
 import os
 import re
+import resource
 import signal
 import warnings
 
@@ -142,3 +144,21 @@ def work_without_dev_shm(out, method):
         array[:] = array[:]
     assert os.listdir("/dev/shm") == []
     out.value = 1
+
+
+def make_until_refused(method, kind, conn, module):
+    """Sends what an OSError says when this process may open no more descriptors."""
+    context = importlib.import_module(module).get_context(method)
+    make = getattr(context, kind)
+    make(), context.Lock()  # what is made once for all
+    kept = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20,) * 2)
+    try:
+        while True:
+            kept.append(make())
+            if kind == "Process":
+                kept[-1].daemon = True
+                kept[-1].start()
+    except OSError as error:
+        kept.clear()
+        conn.send((type(error).__name__, error.errno, error.strerror))

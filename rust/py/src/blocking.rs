@@ -18,3 +18,8 @@ pub fn wait<T: Send>(py: Python<'_>, mut attempt: impl FnMut() -> Result<T> + Se
 pub fn deadline(timeout: Option<f64>) -> Deadline {
     timeout.map_or(Deadline::Never, Deadline::after)
 }
+
+/// Whether an argument is true, as Python's `if` takes it.
+pub fn truth(argument: &Bound<'_, PyAny>) -> PyResult<bool> {
+    argument.is_truthy()
+}

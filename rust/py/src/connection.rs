@@ -8,12 +8,12 @@ use fastmp_core::channel::ring::Received;
 use fastmp_core::channel::transport::{FOREIGN, Outgoing};
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
 use crate::closing::Closing;
-use crate::errors::{os_error, raise, raise_receiving};
+use crate::errors::{os_error, os_error_saying, raise, raise_receiving};
 use crate::handles::Descriptor;
 use crate::{blocking, handles, message};
 
@@ -41,7 +41,10 @@ enum Way {
 /// Two connected ends. Not `duplex`: the first only receives, the second only sends.
 #[pyfunction]
 #[pyo3(name = "Pipe", signature = (duplex = true))]
-pub fn new_pipe(py: Python<'_>, duplex: bool) -> PyResult<(Py<PyAny>, Py<PyAny>)> {
+pub fn new_pipe(
+    py: Python<'_>,
+    #[pyo3(from_py_with = blocking::truth)] duplex: bool,
+) -> PyResult<(Py<PyAny>, Py<PyAny>)> {
     let (first, second) = pipe::create(duplex).map_err(raise)?;
     let wrap = |end| Ok::<_, PyErr>(Py::new(py, Connection::over(end))?.into_any());
     Ok((wrap(first)?, wrap(second)?))
@@ -53,7 +56,7 @@ fn patience(end: &End) -> Deadline {
 }
 
 fn closed() -> PyErr {
-    PyOSError::new_err("handle is closed")
+    os_error_saying(libc::EBADF, "handle is closed")
 }
 
 impl Connection {
@@ -71,7 +74,11 @@ impl Connection {
     fn receiver(&self) -> PyResult<&Closing<End>> {
         let Way::Pipe(end) = &self.way else { return Err(closed()) };
         if !self.readable.load(Ordering::Relaxed) {
-            return Err(if end.is_closed() { closed() } else { PyOSError::new_err("connection is write-only") });
+            return Err(if end.is_closed() {
+                closed()
+            } else {
+                os_error_saying(libc::EBADF, "connection is write-only")
+            });
         }
         Ok(end)
     }
@@ -80,7 +87,11 @@ impl Connection {
     fn sender(&self) -> PyResult<&Closing<End>> {
         let Way::Pipe(end) = &self.way else { return Err(closed()) };
         if !self.writable {
-            return Err(if end.is_closed() { closed() } else { PyOSError::new_err("connection is read-only") });
+            return Err(if end.is_closed() {
+                closed()
+            } else {
+                os_error_saying(libc::EBADF, "connection is read-only")
+            });
         }
         Ok(end)
     }
@@ -169,7 +180,7 @@ impl Connection {
         socket: Py<Descriptor>,
         flags: u32,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached(cls, (memfd, socket, flags))
+        handles::attached::<Self>(cls, (memfd, socket, flags))
     }
 
     /// Descriptors of the segment and of the socket, and flags; None for a connection of the stdlib's.
@@ -254,7 +265,7 @@ impl Connection {
             } else {
                 self.close(py)?;
             }
-            return Err(PyOSError::new_err("bad message length"));
+            return Err(os_error_saying(libc::EMSGSIZE, "bad message length"));
         }
         Ok(bytes)
     }

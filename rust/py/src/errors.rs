@@ -3,8 +3,8 @@
 use fastmp_core::Error;
 use pyo3::create_exception;
 use pyo3::exceptions::{
-    PyAssertionError, PyBrokenPipeError, PyEOFError, PyMemoryError, PyOSError, PyRuntimeError, PyRuntimeWarning,
-    PyTimeoutError, PyValueError,
+    PyAssertionError, PyEOFError, PyMemoryError, PyOSError, PyRuntimeError, PyRuntimeWarning, PyTimeoutError,
+    PyValueError,
 };
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -31,8 +31,8 @@ pub fn raise(error: Error) -> PyErr {
         Error::Os(errno) => os_error(errno.raw_os_error()),
         Error::NotOwner => PyAssertionError::new_err("attempt to release recursive lock not owned by thread"),
         Error::Overflow => PyValueError::new_err("semaphore or lock released too many times"),
-        Error::PeerGone => PyBrokenPipeError::new_err((libc::EPIPE, "Broken pipe")),
-        Error::Closed => PyOSError::new_err("handle is closed"),
+        Error::PeerGone => os_error(libc::EPIPE),
+        Error::Closed => os_error_saying(libc::EBADF, "handle is closed"),
         Error::TooLarge => PyValueError::new_err("message too large"),
         Error::Full => instance(&FULL, "queue", "Full"),
         Error::Empty => instance(&EMPTY, "queue", "Empty"),
@@ -61,6 +61,11 @@ pub fn raise_receiving(error: Error) -> PyErr {
 pub fn os_error(errno: i32) -> PyErr {
     let text = std::io::Error::from_raw_os_error(errno).to_string();
     let text = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text).to_owned();
+    PyOSError::new_err((errno, text))
+}
+
+/// The same with a text of our own, where the stdlib has one without a number.
+pub fn os_error_saying(errno: i32, text: &'static str) -> PyErr {
     PyOSError::new_err((errno, text))
 }
 

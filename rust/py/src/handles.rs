@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use fastmp_core::objects::{self, Export};
+use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
@@ -36,10 +37,13 @@ pub fn raw(fd: BorrowedFd<'_>) -> RawFd {
     fd.as_raw_fd()
 }
 
-/// An instance of `cls`, which may be a Python subclass, made by its `__new__` from another
-/// process's handle.
-pub fn attached<'py>(cls: &Bound<'py, PyType>, handle: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyAny>> {
+/// An instance of `cls`, which may be a Python subclass, made from another process's handle by the
+/// `__new__` of the native class `T`: a subclass's own may do anything with what it is called with.
+pub fn attached<'py, T: PyTypeInfo>(
+    cls: &Bound<'py, PyType>,
+    handle: impl IntoPyObject<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
     let kwargs = PyDict::new(cls.py());
     kwargs.set_item("_handle", handle)?;
-    cls.call_method("__new__", (cls,), Some(&kwargs))
+    T::type_object(cls.py()).call_method("__new__", (cls,), Some(&kwargs))
 }

@@ -6,12 +6,12 @@ use std::sync::OnceLock;
 use fastmp_core as fcore;
 use fastmp_core::Error;
 use fastmp_core::channel::transport::Outgoing;
-use pyo3::exceptions::{PyAssertionError, PyOSError, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::closing::Closing;
-use crate::errors::raise;
+use crate::errors::{os_error_saying, raise};
 use crate::handles::Descriptor;
 use crate::message::KeptBack;
 use crate::{blocking, handles, message};
@@ -24,7 +24,8 @@ type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
 /// An object is pickled by `put` itself and is then in shared memory: the process that put it may exit or be killed.
 #[pyclass(frozen, subclass, module = "fastmp.queues")]
 pub struct Queue {
-    queue: Closing<fcore::channel::queue::Queue>,
+    /// Made by `__init__`, or attached: a subclass may be called with arguments of its own.
+    queue: OnceLock<Closing<fcore::channel::queue::Queue>>,
     /// What `close` saw.
     last: OnceLock<Last>,
     /// What was taken out and has not reached its receiver.
@@ -48,14 +49,19 @@ impl Last {
 }
 
 impl Queue {
-    fn check_open(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().queue.is_closed() { Err(Self::closed(slf)) } else { Ok(()) }
+    fn made(&self) -> PyResult<&Closing<fcore::channel::queue::Queue>> {
+        self.queue.get().ok_or_else(|| PyAttributeError::new_err("__init__ has not been called"))
+    }
+
+    fn open<'a>(slf: &'a Bound<'_, Self>) -> PyResult<&'a Closing<fcore::channel::queue::Queue>> {
+        let queue = slf.get().made()?;
+        if queue.is_closed() { Err(Self::closed(slf)) } else { Ok(queue) }
     }
 
     /// The queue as it is, or as `close` saw it.
-    fn now(&self, py: Python<'_>) -> Last {
+    fn now(&self, py: Python<'_>) -> PyResult<Last> {
         let last = || self.last.get().copied().unwrap_or_default();
-        self.queue.attached(py, Last::of).unwrap_or_else(last)
+        Ok(self.made()?.attached(py, Last::of).unwrap_or_else(last))
     }
 
     fn closed(slf: &Bound<'_, Self>) -> PyErr {
@@ -69,16 +75,29 @@ impl Queue {
 #[pymethods]
 impl Queue {
     #[new]
-    #[pyo3(signature = (maxsize = 0, *, ctx = None, _handle = None))]
-    fn new(maxsize: i64, ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
+    #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(maxsize=0, *, ctx=None)")]
+    fn new(
+        _args: &Bound<'_, PyTuple>,
+        ctx: Option<&Bound<'_, PyAny>>,
+        _handle: Option<Given>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         let _ = ctx;
-        let queue = match _handle {
-            Some((memfd, reader, writer, _)) => {
-                fcore::channel::queue::Queue::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?)
-            }
-            None => fcore::channel::queue::Queue::create(maxsize.max(0) as u64),
-        };
-        Ok(Self { queue: Closing::new(queue.map_err(raise)?), last: OnceLock::new(), kept: KeptBack::default() })
+        let queue = OnceLock::new();
+        if let Some((memfd, reader, writer, _)) = _handle {
+            let core =
+                fcore::channel::queue::Queue::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?);
+            let _ = queue.set(Closing::new(core.map_err(raise)?));
+        }
+        Ok(Self { queue, last: OnceLock::new(), kept: KeptBack::default() })
+    }
+
+    #[pyo3(signature = (maxsize = 0, *, ctx = None))]
+    fn __init__(&self, maxsize: i64, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let _ = ctx;
+        let queue = fcore::channel::queue::Queue::create(maxsize.max(0) as u64).map_err(raise)?;
+        let again = |_| PyRuntimeError::new_err("__init__ has been called already");
+        self.queue.set(Closing::new(queue)).map_err(again)
     }
 
     #[classmethod]
@@ -89,27 +108,31 @@ impl Queue {
         writer: Py<Descriptor>,
         maxsize: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached(cls, (memfd, reader, writer, maxsize))
+        handles::attached::<Self>(cls, (memfd, reader, writer, maxsize))
     }
 
     fn _handle(&self, py: Python<'_>) -> PyResult<(RawFd, RawFd, RawFd, u64)> {
-        let handle = self.queue.attached(py, |queue| {
+        let handle = self.made()?.attached(py, |queue| {
             let [memfd, reader, writer] = queue.handles().map(handles::raw);
             (memfd, reader, writer, queue.ring().maxsize())
         });
-        handle.ok_or_else(|| PyOSError::new_err("handle is closed"))
+        handle.ok_or_else(|| os_error_saying(libc::EBADF, "handle is closed"))
     }
 
     /// The bound on messages; 0: none.
-    fn _bound(&self, py: Python<'_>) -> u64 {
-        self.now(py).maxsize
+    fn _bound(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.now(py)?.maxsize)
     }
 
     /// Put `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full` at once.
     #[pyo3(signature = (obj, block = true, timeout = None))]
-    fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
-        Self::check_open(slf)?;
-        let (py, queue) = (slf.py(), &slf.get().queue);
+    fn put(
+        slf: &Bound<'_, Self>,
+        obj: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = blocking::truth)] block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let (py, queue) = (slf.py(), Self::open(slf)?);
         // Found out before anything is pickled or copied, as in the stdlib.
         let at_once = !block || timeout.is_some_and(|timeout| timeout <= 0.0);
         if at_once && queue.attached(py, |queue| queue.ring().is_full()) == Some(true) {
@@ -146,9 +169,12 @@ impl Queue {
 
     /// Get an object; wait for one for `timeout` seconds at most if `block`, else raise `queue.Empty` at once.
     #[pyo3(signature = (block = true, timeout = None))]
-    fn get<'py>(slf: &Bound<'py, Self>, block: bool, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        Self::check_open(slf)?;
-        let (py, queue, kept) = (slf.py(), &slf.get().queue, &slf.get().kept);
+    fn get<'py>(
+        slf: &Bound<'py, Self>,
+        #[pyo3(from_py_with = blocking::truth)] block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, queue, kept) = (slf.py(), Self::open(slf)?, &slf.get().kept);
         if let Some(object) = kept.take(py) {
             return object;
         }
@@ -172,36 +198,37 @@ impl Queue {
     }
 
     /// Objects in the queue, at an instant during the call; once it is closed here, when that was.
-    fn qsize(&self, py: Python<'_>) -> u64 {
-        let len = self.queue.attached(py, |queue| queue.ring().len() + self.kept.len() as u64);
-        len.unwrap_or_else(|| self.now(py).len)
+    fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
+        let len = self.made()?.attached(py, |queue| queue.ring().len() + self.kept.len() as u64);
+        len.map_or_else(|| Ok(self.now(py)?.len), Ok)
     }
 
     /// Was it empty, at an instant during the call? As the stdlib's, a queue that was used cannot tell when it is closed.
     fn empty(&self, py: Python<'_>) -> PyResult<bool> {
-        match self.queue.attached(py, |queue| queue.ring().is_empty() && self.kept.len() == 0) {
+        match self.made()?.attached(py, |queue| queue.ring().is_empty() && self.kept.len() == 0) {
             Some(empty) => Ok(empty),
-            None if self.now(py).used => Err(PyOSError::new_err("handle is closed")),
+            None if self.now(py)?.used => Err(os_error_saying(libc::EBADF, "handle is closed")),
             None => Ok(true),
         }
     }
 
     /// Was it full, at an instant during the call? Once it is closed here: when that was.
-    fn full(&self, py: Python<'_>) -> bool {
-        self.queue.attached(py, |queue| queue.ring().is_full()).unwrap_or_else(|| self.now(py).full)
+    fn full(&self, py: Python<'_>) -> PyResult<bool> {
+        self.made()?.attached(py, |queue| queue.ring().is_full()).map_or_else(|| Ok(self.now(py)?.full), Ok)
     }
 
     /// No more use of it here: `put` and `get` raise `ValueError` from now on, and its descriptors are closed, with the
     /// last call that is under way. Others are not affected.
-    fn close(&self, py: Python<'_>) {
-        self.queue.close(py, |queue| {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.made()?.close(py, |queue| {
             let _ = self.last.set(Last::of(queue));
         });
+        Ok(())
     }
 
     /// Returns at once: what was put is in shared memory already. As in the stdlib, only after `close`.
     fn join_thread(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().queue.is_closed() {
+        if slf.get().made()?.is_closed() {
             return Ok(());
         }
         Err(PyAssertionError::new_err(format!("Queue {} not closed", slf.repr()?)))
@@ -210,9 +237,30 @@ impl Queue {
     /// Does nothing: nothing would be joined.
     fn cancel_join_thread(&self) {}
 
+    /// Is there a message, or will there be within `timeout` seconds (None: ever)?
+    #[pyo3(signature = (timeout = Some(0.0)))]
+    fn _poll(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+        let (queue, deadline) = (Self::open(slf)?, blocking::deadline(timeout));
+        if slf.get().kept.len() > 0 {
+            return Ok(true);
+        }
+        match queue.wait(slf.py(), |queue| queue.wait(deadline))? {
+            Some(Ok(())) => Ok(true),
+            Some(Err(Error::Empty)) => Ok(false),
+            Some(Err(other)) => Err(raise(other)),
+            None => Err(Self::closed(slf)),
+        }
+    }
+
+    /// A descriptor that is readable while there is a message, from now on.
+    fn _watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
+        let watched = Self::open(slf)?.attached(slf.py(), |queue| queue.watch().map(handles::raw));
+        watched.ok_or_else(|| Self::closed(slf))?.map_err(raise)
+    }
+
     #[getter]
-    fn _closed(&self) -> bool {
-        self.queue.is_closed()
+    fn _closed(&self) -> PyResult<bool> {
+        Ok(self.made()?.is_closed())
     }
 }
 
@@ -229,7 +277,7 @@ impl Take {
         if let Ok(queue) = other.cast::<Queue>() {
             return Queue::get(queue, true, None);
         }
-        let (queue, block, timeout) = other.extract::<(Bound<'_, Queue>, bool, Option<f64>)>()?;
-        Queue::get(&queue, block, timeout)
+        let (queue, block, timeout) = other.extract::<(Bound<'_, Queue>, Bound<'_, PyAny>, Option<f64>)>()?;
+        Queue::get(&queue, blocking::truth(&block)?, timeout)
     }
 }

@@ -183,13 +183,26 @@ impl Queue {
     /// # Errors
     /// `Empty` at the deadline; `Interrupted`; `Corrupted`.
     pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
-        let place = WaitPlace {
+        let attempt = || self.get_once(scratch, fds, Patience::Sleep(deadline));
+        self.getters().wait(deadline, attempt, || self.ring().looks_ready())
+    }
+
+    fn getters(&self) -> WaitPlace<'_> {
+        WaitPlace {
             waiters: &self.ring().state().not_empty,
             spin: &GET_SPIN,
             none: Error::Empty,
             extents: &self.extents,
-        };
-        place.wait(deadline, || self.get_once(scratch, fds, Patience::Sleep(deadline)), || self.ring().looks_ready())
+        }
+    }
+
+    /// Wait until there is a message, which another may take before this process does.
+    ///
+    /// # Errors
+    /// `Empty` at the deadline; `Interrupted`.
+    pub fn wait(&self, deadline: Deadline) -> Result<()> {
+        let attempt = || if self.ring().is_empty() { Err(Error::Empty) } else { Ok(()) };
+        self.getters().wait(deadline, attempt, || self.ring().looks_ready())
     }
 
     /// A descriptor that is readable while a message is there, from now on.

@@ -233,7 +233,7 @@ impl<'a> RobustSemaphore<'a> {
         Ok(())
     }
 
-    /// RobustSemaphore that are free, at this instant.
+    /// Permits that are free, at this instant.
     pub fn free(&self) -> u32 {
         self.permits.iter().filter(|permit| permit.holder().is_none()).count() as u32
     }

@@ -121,7 +121,7 @@ impl Semaphore {
         self.word.unpark(1);
     }
 
-    /// RobustSemaphore left, at this instant.
+    /// Permits left, at this instant.
     pub fn permits(&self) -> u32 {
         self.word.load(Ordering::Relaxed) & MAX
     }

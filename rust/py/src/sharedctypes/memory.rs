@@ -48,7 +48,7 @@ impl Block {
         offset: usize,
         size: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached(cls, (fd, token, offset, size))
+        handles::attached::<Self>(cls, (fd, token, offset, size))
     }
 
     /// Bytes.

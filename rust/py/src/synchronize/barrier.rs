@@ -43,7 +43,7 @@ impl Barrier {
         token: Py<Descriptor>,
         offset: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached(cls, (fd, token, offset))
+        handles::attached::<Self>(cls, (fd, token, offset))
     }
 
     /// Wait for the other parties; the last one runs `action`. Gives how many came before.

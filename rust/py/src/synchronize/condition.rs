@@ -62,7 +62,7 @@ impl Condvar {
         token: Py<Descriptor>,
         offset: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached(cls, (fd, token, offset))
+        handles::attached::<Self>(cls, (fd, token, offset))
     }
 
     /// Release the lock, wait until notified or for `timeout` seconds, take the lock again; was it

@@ -2,7 +2,7 @@
 
 use fastmp_core as fcore;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::errors::raise;
 use crate::handles::{Descriptor, Given, Lent};
@@ -17,14 +17,25 @@ pub struct Event {
 #[pymethods]
 impl Event {
     #[new]
-    #[pyo3(signature = (*, ctx = None, _handle = None))]
-    fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
+    #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(*, ctx=None)")]
+    fn new(
+        _args: &Bound<'_, PyTuple>,
+        ctx: Option<&Bound<'_, PyAny>>,
+        _handle: Option<Given>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         let _ = ctx;
         let core = match _handle {
             Some(handle) => fcore::objects::Event::attach(handles::given(handle)),
             None => fcore::objects::Event::create(),
         };
         Ok(Self { core: core.map_err(raise)? })
+    }
+
+    // Arguments are looked at here: a subclass may be called with its own.
+    #[pyo3(signature = (*, ctx = None))]
+    fn __init__(&self, ctx: Option<&Bound<'_, PyAny>>) {
+        let _ = ctx;
     }
 
     #[classmethod]
@@ -34,7 +45,7 @@ impl Event {
         token: Py<Descriptor>,
         offset: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached(cls, (fd, token, offset))
+        handles::attached::<Self>(cls, (fd, token, offset))
     }
 
     /// Is it set?

@@ -8,8 +8,9 @@ use fastmp_core::sync::mutex::Acquired;
 use fastmp_core::sys::liveness::{Owner, me, thread_id};
 use fastmp_core::{Deadline, Error, Result};
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::blocking::truth;
 use crate::capi::fast_methods::FastLock;
 use crate::errors::{OwnerDiedWarning, raise};
 use crate::handles::{Descriptor, Given, Lent};
@@ -121,14 +122,25 @@ macro_rules! lock_class {
         #[pymethods]
         impl $class {
             #[new]
-            #[pyo3(signature = (*, ctx = None, _handle = None))]
-            fn new(ctx: Option<&Bound<'_, PyAny>>, _handle: Option<Given>) -> PyResult<Self> {
+            #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(*, ctx=None)")]
+            fn new(
+                _args: &Bound<'_, PyTuple>,
+                ctx: Option<&Bound<'_, PyAny>>,
+                _handle: Option<Given>,
+                _kwargs: Option<&Bound<'_, PyDict>>,
+            ) -> PyResult<Self> {
                 let _ = ctx;
                 let core = match _handle {
                     Some(handle) => fcore::objects::Lock::attach(handles::given(handle)),
                     None => fcore::objects::Lock::create(),
                 };
                 Ok(Self { core: core.map_err(raise)? })
+            }
+
+            // Arguments are looked at here: a subclass may be called with its own.
+            #[pyo3(signature = (*, ctx = None))]
+            fn __init__(&self, ctx: Option<&Bound<'_, PyAny>>) {
+                let _ = ctx;
             }
 
             #[classmethod]
@@ -138,11 +150,16 @@ macro_rules! lock_class {
                 token: Py<Descriptor>,
                 offset: usize,
             ) -> PyResult<Bound<'py, PyAny>> {
-                handles::attached(cls, (fd, token, offset))
+                handles::attached::<Self>(cls, (fd, token, offset))
             }
 
             #[pyo3(signature = (block = true, timeout = None))]
-            fn _acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+            fn _acquire(
+                &self,
+                py: Python<'_>,
+                #[pyo3(from_py_with = truth)] block: bool,
+                timeout: Option<f64>,
+            ) -> PyResult<bool> {
                 match self.attempt().map_err(raise)? {
                     true => Ok(true),
                     false => acquire(py, &self.core, stringify!($class), block, timeout),
@@ -178,6 +195,15 @@ macro_rules! lock_class {
 
             fn _get_value(&self) -> u32 {
                 u32::from(self.core.owner().is_none())
+            }
+
+            fn _is_zero(&self) -> bool {
+                self.state().owner().is_some()
+            }
+
+            /// Whether anybody holds it.
+            fn locked(&self) -> bool {
+                self.state().owner().is_some()
             }
 
             fn _handle(&self) -> PyResult<Lent> {

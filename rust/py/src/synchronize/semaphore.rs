@@ -1,6 +1,7 @@
 //! `Semaphore` and `BoundedSemaphore`.
 
 use std::os::fd::RawFd;
+use std::sync::OnceLock;
 
 use fastmp_core as fcore;
 use fastmp_core::sync::mutex::Acquired;
@@ -8,10 +9,11 @@ use fastmp_core::sync::robust_semaphore::MAX as MOST_NAMED;
 use fastmp_core::sync::semaphore::MAX;
 use fastmp_core::sys::liveness::me;
 use fastmp_core::{Deadline, Error, Result};
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::blocking::truth;
 use crate::capi::fast_methods::FastLock;
 use crate::errors::{os_error, raise};
 use crate::handles::{Descriptor, Given};
@@ -131,42 +133,61 @@ macro_rules! semaphore_class {
         #[doc = $doc]
         #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
         pub struct $class {
-            permits: Permits,
+            /// Made by `__init__`, or attached: a subclass may be called with arguments of its own.
+            permits: OnceLock<Permits>,
+        }
+
+        impl $class {
+            fn permits(&self) -> PyResult<&Permits> {
+                self.permits.get().ok_or_else(|| PyAttributeError::new_err("__init__ has not been called"))
+            }
         }
 
         impl FastLock for $class {
             #[inline(always)]
             fn try_acquire(&self) -> bool {
-                self.permits.try_acquire()
+                self.permits.get().is_some_and(Permits::try_acquire)
             }
 
             #[inline(always)]
             fn is_refused(&self) -> bool {
-                self.permits.is_refused()
+                self.permits.get().is_some_and(Permits::is_refused)
             }
 
             #[inline(always)]
             fn try_release(&self) -> bool {
-                self.permits.release().is_ok()
+                self.permits.get().is_some_and(|permits| permits.release().is_ok())
             }
         }
 
         #[pymethods]
         impl $class {
             #[new]
-            #[pyo3(signature = (value = 1, *, recover = false, ctx = None, _handle = None))]
+            #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(value=1, *, recover=False, ctx=None)")]
             fn new(
-                value: i64,
-                recover: bool,
+                _args: &Bound<'_, PyTuple>,
                 ctx: Option<&Bound<'_, PyAny>>,
                 _handle: Option<(Py<Descriptor>, Py<Descriptor>, usize, bool)>,
+                _kwargs: Option<&Bound<'_, PyDict>>,
             ) -> PyResult<Self> {
                 let _ = ctx;
-                let permits = match _handle {
-                    Some((fd, token, offset, recover)) => attach((fd, token, offset), recover)?,
-                    None => create(value, $bounded, recover)?,
-                };
+                let permits = OnceLock::new();
+                if let Some((fd, token, offset, recover)) = _handle {
+                    let _ = permits.set(attach((fd, token, offset), recover)?);
+                }
                 Ok(Self { permits })
+            }
+
+            #[pyo3(signature = (value = 1, *, recover = false, ctx = None))]
+            fn __init__(
+                &self,
+                value: i64,
+                #[pyo3(from_py_with = truth)] recover: bool,
+                ctx: Option<&Bound<'_, PyAny>>,
+            ) -> PyResult<()> {
+                let _ = ctx;
+                let again = |_| PyRuntimeError::new_err("__init__ has been called already");
+                self.permits.set(create(value, $bounded, recover)?).map_err(again)
             }
 
             #[classmethod]
@@ -177,48 +198,59 @@ macro_rules! semaphore_class {
                 offset: usize,
                 recover: bool,
             ) -> PyResult<Bound<'py, PyAny>> {
-                handles::attached(cls, (fd, token, offset, recover))
+                handles::attached::<Self>(cls, (fd, token, offset, recover))
             }
 
             #[pyo3(signature = (block = true, timeout = None))]
-            fn _acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-                if self.permits.try_acquire() {
+            fn _acquire(
+                &self,
+                py: Python<'_>,
+                #[pyo3(from_py_with = truth)] block: bool,
+                timeout: Option<f64>,
+            ) -> PyResult<bool> {
+                let permits = self.permits()?;
+                if permits.try_acquire() {
                     return Ok(true);
                 }
-                self.permits.acquire(py, stringify!($class), block, timeout)
+                permits.acquire(py, stringify!($class), block, timeout)
             }
 
             fn _release(&self) -> PyResult<()> {
-                self.permits.release().map_err(raise)
+                self.permits()?.release().map_err(raise)
             }
 
-            /// RobustSemaphore left.
-            fn get_value(&self) -> u32 {
-                self.permits.permits()
+            /// Permits left.
+            fn get_value(&self) -> PyResult<u32> {
+                Ok(self.permits()?.permits())
             }
 
-            fn _get_value(&self) -> u32 {
-                self.permits.permits()
+            fn _get_value(&self) -> PyResult<u32> {
+                Ok(self.permits()?.permits())
             }
 
-            fn _is_zero(&self) -> bool {
-                self.permits.permits() == 0
+            fn _is_zero(&self) -> PyResult<bool> {
+                Ok(self.permits()?.permits() == 0)
+            }
+
+            /// Whether no permit is left.
+            fn locked(&self) -> PyResult<bool> {
+                Ok(self.permits()?.permits() == 0)
             }
 
             /// The most permits there can be.
             #[getter]
-            fn maxvalue(&self) -> u32 {
-                self.permits.most()
+            fn maxvalue(&self) -> PyResult<u32> {
+                Ok(self.permits()?.most())
             }
 
             /// How often a permit was taken over from a process that died holding it.
             #[getter]
-            fn recoveries(&self) -> u32 {
-                self.permits.recoveries()
+            fn recoveries(&self) -> PyResult<u32> {
+                Ok(self.permits()?.recoveries())
             }
 
             fn _handle(&self) -> PyResult<(RawFd, Token, usize, bool)> {
-                let ((fd, token, offset), recover) = match &self.permits {
+                let ((fd, token, offset), recover) = match self.permits()? {
                     Permits::Counted(counted) => (handles::handle(counted)?, false),
                     Permits::Named(named) => (handles::handle(named)?, true),
                 };
