@@ -10,6 +10,7 @@ Debian root is kept (/var/tmp/fastmp-pythons).
 
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import os
 import re
@@ -33,7 +34,7 @@ STRESS = {
     "FASTMP_TEST_SOAK": "3",
     "FASTMP_EXAMPLE_KILLS": "1",
 }
-LIMIT = 1500  # seconds for one interpreter's tests: a watchdog
+LIMIT = 1800  # seconds for one interpreter's tests: a watchdog
 
 
 class Unavailable(Exception):
@@ -192,28 +193,34 @@ def main():
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--junit", type=Path, help="report of the run on this interpreter")
     parser.add_argument("--only", default=",".join(VERSIONS), help="versions, by default all")
+    parser.add_argument("--jobs", type=int, default=2, help="interpreters at a time")
     options = parser.parse_args()
     results, missing, broken = [], {}, False
     mine = f"{sys.version_info.major}.{sys.version_info.minor}"
-    for version in options.only.split(","):
-        if options.junit and version == mine:
-            results.append(Result(version, options.junit))
-            continue
-        print(f"-- CPython {version} --", flush=True)
+    versions = options.only.split(",")
+    if options.junit and mine in versions:
+        results.append(Result(mine, options.junit))
+        versions.remove(mine)
+
+    def run(version):
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             try:
-                results.append(test(version, options.wheel.resolve(), log))
-            except Unavailable as reason:
-                missing[version] = str(reason)
-                print(f"not run: {reason}")
-                continue
-            except RuntimeError as reason:
-                broken = True
-                missing[version] = str(reason)
+                outcome = test(version, options.wheel.resolve(), log)
+            except (Unavailable, RuntimeError) as reason:
+                outcome = reason
             log.seek(0)
-            lines = log.read().splitlines()
-            bad = version in missing or results[-1].counts["failed"]
-            print(*(lines if bad else lines[-1:]), sep="\n", flush=True)
+            return outcome, log.read().splitlines()
+
+    # Two at a time: tests wait for each other's processes more than they compute.
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for version, (outcome, lines) in zip(versions, pool.map(run, versions), strict=True):
+            if isinstance(outcome, Result):
+                results.append(outcome)
+                lines = lines if outcome.counts["failed"] else lines[-1:]
+            else:
+                missing[version] = str(outcome)
+                broken = broken or isinstance(outcome, RuntimeError)
+            print(f"-- CPython {version} --", *lines, sep="\n", flush=True)
     show(results, missing)
     return broken or any(result.counts["failed"] for result in results) or not results
 

@@ -1,8 +1,9 @@
 """What every test shares: the implementations under test, a watchdog, and the end of stray
 children.
 
-A test that asks for `mp` runs for fastmp and for the stdlib, each with fork and with spawn, from
-Python 3.14 on with forkserver too; one that is marked `fastmp_only(reason)` runs for fastmp alone.
+A test that asks for `mp` runs for fastmp and for the stdlib, each with fork and with spawn; for
+fastmp from Python 3.14 on with forkserver too; and one that is marked `fastmp_only(reason)` for
+fastmp alone.
 What child processes run lives in the package `children`, which spawned children import by name: it
 imports neither pytest nor the tests, whatever import mode pytest is in.
 """
@@ -52,7 +53,12 @@ def pytest_generate_tests(metafunc):
     only = metafunc.definition.get_closest_marker("fastmp_only")
     modules = ("fastmp",) if only else ("multiprocessing", "fastmp")
     one = metafunc.definition.get_closest_marker("method")
-    pairs = [(module, method) for module in modules for method in (one.args if one else METHODS)]
+    pairs = [
+        (module, method)
+        for module in modules
+        for method in (one.args if one else METHODS)
+        if one or (module, method) != ("multiprocessing", "forkserver")  # nobody's but the stdlib's
+    ]
     metafunc.parametrize("mp", pairs, indirect=True, ids=[f"{module}-{method}" for module, method in pairs])
 
 
