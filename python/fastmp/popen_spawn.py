@@ -11,7 +11,7 @@ from . import handles, popen_fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
 __all__ = ["Popen"]
 
@@ -31,6 +31,14 @@ def _command_line(**fds: int) -> list[str]:
     program = _PROGRAM.format(directory=_DIRECTORY, arguments=", ".join(arguments))
     flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [spawn.get_executable(), *flags, "-c", program, "--multiprocessing-fork"]
+
+
+def _tracker() -> dict[str, int]:
+    """The program's resource tracker, if it has one: a child with its own would, when it ends,
+    unlink the named shared memory of others that it has used."""
+    module: Any = sys.modules.get("multiprocessing.resource_tracker")
+    fd = module and module._resource_tracker._fd
+    return {} if fd is None else {"tracker": fd}
 
 
 class Popen(popen_fork.Popen):
@@ -71,6 +79,8 @@ class Popen(popen_fork.Popen):
             context.set_spawning_popen(outer)
 
     def _start(self, process_obj: BaseProcess, parent_sentinel: int, lifeline: int) -> int:
-        command = _command_line(data=self._data, parent_sentinel=parent_sentinel, lifeline=lifeline)
-        passed = self._fds | {self._data, parent_sentinel, lifeline}
-        return util.spawnv_passfds(os.fsencode(spawn.get_executable()), command, sorted(passed))
+        fds = {"data": self._data, "parent_sentinel": parent_sentinel, "lifeline": lifeline}
+        fds.update(_tracker())
+        passed = sorted(self._fds.union(fds.values()))
+        executable = os.fsencode(spawn.get_executable())
+        return util.spawnv_passfds(executable, _command_line(**fds), passed)

@@ -3,6 +3,8 @@
 import importlib
 import multiprocessing.managers
 import multiprocessing.pool
+import subprocess
+import sys
 
 import pytest
 from children import processes
@@ -69,3 +71,41 @@ def test_by_the_package(module):
     package = importlib.import_module(module)
     for name in ("Manager", "Pool", "JoinableQueue", "SimpleQueue"):
         assert getattr(package, name).__self__ is package.Lock.__self__
+
+
+SHARED_MEMORY = """
+import importlib, os, sys
+from multiprocessing import shared_memory
+
+def use(name, at, depth):
+    block = shared_memory.SharedMemory(name=name)
+    block.buf[at] = at + 1
+    block.close()
+    if depth:
+        start(name, at + 1, depth - 1)
+
+def start(*args):
+    child = importlib.import_module(sys.argv[1]).get_context(sys.argv[2]).Process(target=use, args=args)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+if __name__ == "__main__":
+    block = shared_memory.SharedMemory(create=True, size=10)
+    start(block.name, 0, 0)
+    start(block.name, 1, 1)
+    again = shared_memory.SharedMemory(name=block.name)
+    print(*again.buf[:4])
+    again.close()
+    block.close()
+    block.unlink()
+"""
+
+
+@pytest.mark.method("fork", "spawn", "forkserver")
+def test_named_shared_memory_outlives_a_child_that_used_it(mp, module, tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(SHARED_MEMORY)
+    command = [sys.executable, str(script), module, mp.get_start_method()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 2 3 0\n", "")
