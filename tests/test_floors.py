@@ -77,7 +77,8 @@ ROOMS = {
         hold_token -> lease verified_fd socket
         lease -> mapping memfd
         verified_fd -> memfd
-        futex miri -> memfd
+        mapping memfd socket -> miri
+        miri -> futex
     """,
 }
 # A ring and the form of its records are one.

@@ -79,7 +79,9 @@ def test_what_a_handler_raises_ends_a_wait(mp):
 @pytest.mark.fastmp_only("the stdlib loses what it was about to return")
 @pytest.mark.parametrize("kind", sorted(signalled.NUMBERED))
 def test_what_a_handler_raises_loses_no_message(mp, crew, kind):
-    """Thousands of interrupts of a busy receiver: while it waits, takes, decodes, unpickles, returns."""
+    """Thousands of interrupts of a busy receiver: while it waits, takes, decodes, unpickles,
+    returns.
+    """
     count = signalled.NUMBERED[kind][0]
     queue = mp.Queue(100)
     crew.start(signalled.put_numbered, queue, kind)

@@ -79,7 +79,9 @@ def _produce(size):
 
 
 def _register_executor(workers, kilobytes):
-    """Measure an executor's workers, which come back for the lock of its queue as soon as a result is sent."""
+    """Measure an executor's workers, which come back for the lock of its queue as soon as a result
+    is sent.
+    """
 
     def measure(mp, seconds):
         counts = collections.Counter()

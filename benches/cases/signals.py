@@ -29,7 +29,7 @@ def event_round_trip(mp, budget):
 
 
 def _time_turns(mp, budget, wait_for_turn):
-    """Return seconds per round in which each of two processes waits for its turn, then passes it."""
+    """Return seconds per round in which each of two processes waits for its turn."""
 
     def run(count):
         condition, turn = mp.Condition(), RawValue("i", 0)

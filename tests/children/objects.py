@@ -122,7 +122,9 @@ class PutsWhenPickled:
 
 
 class StartsWhenPickled:
-    """Its `__reduce__` starts a process, gives it `shared`, waits for it, and then travels with `shared` itself."""
+    """Its `__reduce__` starts a process, gives it `shared`, waits for it, and then travels with
+    `shared` itself.
+    """
 
     def __init__(self, start, shared):
         self.start = start  # not pickled

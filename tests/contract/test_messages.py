@@ -112,7 +112,9 @@ def test_usable_after_an_error(through, module):
 
 @pytest.mark.fastmp_only("the stdlib's locks do not go with messages")
 def test_a_process_started_while_a_message_is_pickled(mp, through, crew):
-    """What is pickled for the process is pickled for a start, what is pickled for the message for that."""
+    """What is pickled for the process is pickled for a start, what is pickled for the message for
+    that.
+    """
     box = mp.Queue()
 
     def start():

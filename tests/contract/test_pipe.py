@@ -445,8 +445,8 @@ def test_what_fits_into_the_stdlibs_is_taken_without_a_reader(mp, duplex, sizes)
                 assert len(reader.recv_bytes()) == 900 + i
             sent, left = [], max(40_000, sizes[0])
             while left > 0:
-                # The stdlib puts a header in front, and its duplex pipe counts small messages as large ones. Pages that are not quite
-                # full count as full.
+                # The stdlib puts a header in front, and its duplex pipe counts small messages as
+                # large ones. Pages that are not quite full count as full.
                 sent.append(sizes[len(sent) % len(sizes)])
                 left -= sent[-1] + (4 if sent[-1] > 1000 or not duplex else 900)
                 writer.send_bytes(b"y" * sent[-1])
@@ -754,7 +754,7 @@ def test_nonblocking_goes_on(mp, size):
 
 @pytest.mark.parametrize("duplex", [True, False])
 def test_descriptors_sent_by_hand(mp, duplex):
-    """send_handle and recv_handle of the stdlib, over the pipe's own socket, between its messages."""
+    """The stdlib's send_handle and recv_handle, over the pipe's socket, between its messages."""
     if not duplex and mp is multiprocessing.get_context(mp.get_start_method()):
         pytest.skip("the stdlib's is no socket")
     receiver, sender = mp.Pipe(duplex)

@@ -86,20 +86,6 @@ def test_ways_to_call(make):
             empty()
 
 
-def test_full_is_found_out_before_anything_is_pickled(make):
-    queue = make(1)
-    queue.put(1)
-    for full in (
-        lambda: queue.put_nowait(Unsendable()),
-        lambda: queue.put(Unsendable(), False),
-        lambda: queue.put(Unsendable(), True, 0),
-        lambda: queue.put(Unsendable(), timeout=-1),
-    ):
-        with pytest.raises(errors.Full):
-            full()
-    assert queue.get() == 1
-
-
 def test_bad_arguments(make):
     for wrong in ("1", 1.5, None):
         with pytest.raises(TypeError):

@@ -37,7 +37,7 @@ fn sizes_and_alignments_are_promises() {
     is::<Semaphore>(8, 4);
     is::<EventState>(4, 4);
     is::<WaitSet>(4, 4);
-    is::<RingState>(192, 64);
+    is::<RingState>(256, 64);
     is::<ExtentState>(64 + 60 * 64, 64);
 }
 

@@ -183,7 +183,8 @@ impl Connection {
         handles::attached::<Self>(cls, (memfd, socket, flags))
     }
 
-    /// Descriptors of the segment and of the socket, and flags; None for a connection of the stdlib's.
+    /// Descriptors of the segment and of the socket, and flags; None for a connection of the
+    /// stdlib's.
     fn _export(&self, py: Python<'_>) -> PyResult<Option<(RawFd, RawFd, u32)>> {
         let Way::Pipe(end) = &self.way else { return Ok(None) };
         let (memfd, socket, flags) = end
@@ -297,7 +298,8 @@ impl Connection {
         Ok(data.len())
     }
 
-    /// Is there a message, or will there be within `timeout` seconds (None: ever)? Also true at the end of the stream.
+    /// Is there a message, or will there be within `timeout` seconds (None: ever)? Also true at the
+    /// end of the stream.
     #[pyo3(signature = (timeout = Some(0.0)))]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         if let Way::Stdlib(connection) = &self.way {
@@ -380,7 +382,8 @@ impl Connection {
         slf.py().import("fastmp.handles")?.call_method1("reduce_connection", (slf,))
     }
 
-    /// The class that it shows: one that is the stdlib's as well, once that is there for anybody to ask.
+    /// The class that it shows: one that is the stdlib's as well, once that is there for anybody to
+    /// ask.
     #[getter(__class__)]
     fn shown_class<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, class) = (slf.py(), slf.get_type());

@@ -21,7 +21,8 @@ type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
 
 /// A queue of objects that many processes put into and get from.
 ///
-/// An object is pickled by `put` itself and is then in shared memory: the process that put it may exit or be killed.
+/// An object is pickled by `put` itself and is then in shared memory: the process that put it may
+/// exit or be killed.
 #[pyclass(frozen, subclass, module = "fastmp.queues")]
 pub struct Queue {
     /// Made by `__init__`, or attached: a subclass may be called with arguments of its own.
@@ -124,7 +125,8 @@ impl Queue {
         Ok(self.now(py)?.maxsize)
     }
 
-    /// Put `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full` at once.
+    /// Put `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full`
+    /// at once.
     #[pyo3(signature = (obj, block = true, timeout = None))]
     fn put(
         slf: &Bound<'_, Self>,
@@ -167,7 +169,8 @@ impl Queue {
         Self::put(slf, obj, false, None)
     }
 
-    /// Get an object; wait for one for `timeout` seconds at most if `block`, else raise `queue.Empty` at once.
+    /// Get an object; wait for one for `timeout` seconds at most if `block`, else raise
+    /// `queue.Empty` at once.
     #[pyo3(signature = (block = true, timeout = None))]
     fn get<'py>(
         slf: &Bound<'py, Self>,
@@ -203,7 +206,8 @@ impl Queue {
         len.map_or_else(|| Ok(self.now(py)?.len), Ok)
     }
 
-    /// Was it empty, at an instant during the call? As the stdlib's, a queue that was used cannot tell when it is closed.
+    /// Was it empty, at an instant during the call? As the stdlib's, a queue that was used cannot
+    /// tell when it is closed.
     fn empty(&self, py: Python<'_>) -> PyResult<bool> {
         match self.made()?.attached(py, |queue| queue.ring().is_empty() && self.kept.len() == 0) {
             Some(empty) => Ok(empty),
@@ -217,8 +221,8 @@ impl Queue {
         self.made()?.attached(py, |queue| queue.ring().is_full()).map_or_else(|| Ok(self.now(py)?.full), Ok)
     }
 
-    /// No more use of it here: `put` and `get` raise `ValueError` from now on, and its descriptors are closed, with the
-    /// last call that is under way. Others are not affected.
+    /// No more use of it here: `put` and `get` raise `ValueError` from now on, and its descriptors
+    /// are closed, with the last call that is under way. Others are not affected.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.made()?.close(py, |queue| {
             let _ = self.last.set(Last::of(queue));
@@ -226,7 +230,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Returns at once: what was put is in shared memory already. As in the stdlib, only after `close`.
+    /// Returns at once: what was put is in shared memory already. As in the stdlib, only after
+    /// `close`.
     fn join_thread(slf: &Bound<'_, Self>) -> PyResult<()> {
         if slf.get().made()?.is_closed() {
             return Ok(());
@@ -266,8 +271,8 @@ impl Queue {
 
 /// `_take @ queue` is `queue.get()`, and `_take @ (queue, block, timeout)` that with arguments.
 ///
-/// After a call into C the interpreter looks for signals at once, while the result has reached nobody:
-/// what a handler raises there loses it. After an operator it does not.
+/// After a call into C the interpreter looks for signals at once, while the result has reached
+/// nobody: what a handler raises there loses it. After an operator it does not.
 #[pyclass(frozen, module = "fastmp._native")]
 pub struct Take;
 

@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | free | the maker's `free` list | `alloc`: to *used* |
 //! | used | a [`Block`] of the maker's | its `drop`: to *free*; if tokens reach it to *deferred* |
-//! | deferred | the `deferred` list, with its tokens' numbers | a sweep: to *free* once they are gone |
+//! | deferred | the `deferred` list, with its tokens' numbers | a sweep: to *free* when they go |
 //! | lost | nowhere; it goes with its segment | (a handle left without a token, or a fork did) |
 //!
 //! The commit point of a reuse is the pop from `free`. Everything before it happens in the maker

@@ -8,7 +8,7 @@
 //! | 4 | kind |
 //! | 5 | format: the caller's business |
 //! | 6-7 | descriptors that travel beside it |
-//! | 8-15 | a link: byte offset of the next record; else: the last number of descriptors sent so far, the message's own if it has some |
+//! | 8-15 | a link: byte offset of the next record; else: the number of descriptors sent last |
 
 use crate::channel::extents::ExtentState;
 use crate::channel::ring::{MessageMeta, RingState};

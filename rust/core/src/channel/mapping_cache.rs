@@ -24,7 +24,7 @@ pub struct MappingCache {
 
 impl MappingCache {
     /// As [`get`](Self::get), but only if it is mapped already, or is asked for again: what is used
-    /// once is copied faster by a system call than it is mapped, and less than [`WORTH`] always is.
+    /// once is copied faster by a system call than it is mapped, and less than `WORTH` always is.
     /// `used`: how many of its bytes are to be copied.
     pub fn get_if_worth(&self, segment: &Segment, offset: u64, bytes: usize, used: usize) -> Option<Arc<Mapping>> {
         if let Some(mapping) = self.known(offset, bytes) {

@@ -1,12 +1,15 @@
 //! A pipe: two ends, a ring for each direction, and a socket between them.
 //!
-//! Messages go through the rings. The socket carries readiness and descriptors (see [`transport`](super::transport)), and tells of hang-up: an end
-//! notices when every copy of the other is closed, however its holders ended.
+//! Messages go through the rings. The socket carries readiness and descriptors (see
+//! [`transport`](super::transport)), and tells of hang-up: an end notices when every copy of the
+//! other is closed, however its holders ended.
 //!
-//! A receiver with nothing to receive clears the ready packet and sleeps in `poll` on the socket, where a ready packet and a hang-up both wake it.
+//! A receiver with nothing to receive clears the ready packet and sleeps in `poll` on the socket,
+//! where a ready packet and a hang-up both wake it.
 //!
-//! A sender asks the socket whether the other end is there at most once a millisecond, and again whenever a copy of that end
-//! has been closed; a process that died in between is noticed by the next send after that.
+//! A sender asks the socket whether the other end is there at most once a millisecond, and again
+//! whenever a copy of that end has been closed; a process that died in between is noticed by the
+//! next send after that.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -71,7 +74,8 @@ pub struct End {
 /// # fn main() -> Result<(), Error> {
 /// let (reader, writer) = pipe::create(false)?;
 /// let meta = MessageMeta { format: 0, fds: 0 };
-/// writer.send(&mut Outgoing { meta, payload: &mut Some(Payload::Inline(b"hello")), fds: &[] }, Deadline::Never)?;
+/// let payload = &mut Some(Payload::Inline(b"hello"));
+/// writer.send(&mut Outgoing { meta, payload, fds: &[] }, Deadline::Never)?;
 /// drop(writer);
 ///
 /// let (mut scratch, mut fds) = (Vec::new(), Vec::new());
@@ -198,7 +202,8 @@ impl End {
     /// Send, waiting until `deadline` for room.
     ///
     /// # Errors
-    /// `PeerGone` if nobody could ever receive it; `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been sent then.
+    /// `PeerGone` if nobody could ever receive it; `Full` at the deadline; `Interrupted`;
+    /// `OutOfMemory`. Nothing has been sent then.
     pub fn send(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
         let ring = self.outgoing.ring();
         let place =
@@ -238,8 +243,8 @@ impl End {
     /// Receive, waiting until `deadline` for a message.
     ///
     /// # Errors
-    /// `PeerGone` if no message is left and none can come; `Closed` when this end is closed meanwhile; `Empty` at the
-    /// deadline; `Interrupted`; `Corrupted`.
+    /// `PeerGone` if no message is left and none can come; `Closed` when this end is closed
+    /// meanwhile; `Empty` at the deadline; `Interrupted`; `Corrupted`.
     pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
         let mut late = false;
         let mut due = Deadline::Never;
@@ -311,7 +316,8 @@ impl End {
                 return Err(Error::PeerGone);
             }
             readable = seen.readable;
-            // Also when something came that was no message: that may go on for as long as a stopped sender holds the lock.
+            // Also when something came that was no message: that may go on for as long as a stopped
+            // sender holds the lock.
             if !deadline.passed() {
                 self.extents.tend();
                 facade::end_slice()?;
@@ -338,8 +344,8 @@ impl End {
         (self.incoming.is_watched() || self.outgoing.is_sending_watched()) && socket::is_nonblocking(&self.socket)
     }
 
-    /// Close the segment's descriptor before this end is dropped, in a forked child where threads of its parent
-    /// may have had parts of it that nobody will ever drop.
+    /// Close the segment's descriptor before this end is dropped, in a forked child where threads
+    /// of its parent may have had parts of it that nobody will ever drop.
     pub fn close_segment(&self) {
         self.segment.close_fd();
     }
@@ -360,7 +366,8 @@ struct Farewell {
 impl Drop for Farewell {
     fn drop(&mut self) {
         if let Ok(state) = layout::view::<RingState>(self.segment.mapping(), self.ring) {
-            // Release: with the acquire in `peer_is_gone`, so that who sees the count sees the hang-up.
+            // Release: with the acquire in `peer_is_gone`, so that who sees the count sees the
+            // hang-up.
             state.reader_closings.fetch_add(1, Ordering::Release);
         }
     }

@@ -1,12 +1,15 @@
-//! A ring with a socket beside it, which carries what only the kernel can: readiness for `poll`, and descriptors.
+//! A ring with a socket beside it, which carries what only the kernel can: readiness for `poll`,
+//! and descriptors.
 //!
-//! Readiness: a one-byte packet, the *ready packet*, says that the ring has messages (see `ready` in [`ring`](super::ring)). It is there from the start, and nobody cares, until somebody asks
-//! for the descriptor or sleeps on it: then it is cleared, under the put lock and with the ring seen empty, and the next sender finds it gone and
-//! sends one, before its commit.
+//! Readiness: a one-byte packet, the *ready packet*, says that the ring has messages (see `ready`
+//! in [`ring`](super::ring)). It is there from the start, and nobody cares, until somebody asks for
+//! the descriptor or sleeps on it: then it is cleared, under the put lock and with the ring seen
+//! empty, and the next sender finds it gone and sends one, before its commit.
 //!
-//! Descriptors: a packet tagged with a number of its own, the message's `fds_id`, goes before the commit, and a ready packet follows it, so that taking the packet leaves
-//! the socket readable. The receiver looks at the packet under the get lock without taking it, commits, then takes it. A packet whose
-//! message was never committed, or already taken, is stale: it is skipped.
+//! Descriptors: a packet tagged with a number of its own, the message's `fds_id`, goes before the
+//! commit, and a ready packet follows it, so that taking the packet leaves the socket readable. The
+//! receiver looks at the packet under the get lock without taking it, commits, then takes it. A
+//! packet whose message was never committed, or already taken, is stale: it is skipped.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -34,7 +37,8 @@ pub struct Outgoing<'a, 'b> {
 const RECEIVER: u32 = 1;
 const SENDER: u32 = 2;
 
-/// At the socket's head is something that the program has sent by itself: only the program takes it.
+/// At the socket's head is something that the program has sent by itself: only the program takes
+/// it.
 pub const FOREIGN: Error = Error::Os(Errno::PROTO);
 
 /// See the module.
@@ -71,7 +75,8 @@ impl Transport {
             putting.set_ready(false);
         }
         if !putting.is_ready() {
-            // No room: descriptors that nobody has taken fill it. One that was just sent is stale then.
+            // No room: descriptors that nobody has taken fill it. One that was just sent is stale
+            // then.
             if !socket::send_ready(socket)? {
                 putting.set_ready(was_ready);
                 return Err(Error::Full);
@@ -115,8 +120,8 @@ impl Transport {
         }
         // SeqCst: whoever begins to watch either sees the ring empty, or is seen here.
         if self.ring.state().watched.load(Ordering::SeqCst) != 0 && self.ring.is_empty() {
-            // A watcher who finds nothing was called for nothing: a kill has left the socket readable. Failing at this costs a
-            // needless call, and must not cost the message.
+            // A watcher who finds nothing was called for nothing: a kill has left the socket
+            // readable. Failing at this costs a needless call, and must not cost the message.
             let nothing = matches!(received, Err(Error::Empty));
             if self.clear_ready(socket, nothing) == Err(FOREIGN) && nothing {
                 return Err(FOREIGN);
@@ -125,15 +130,17 @@ impl Transport {
         received
     }
 
-    /// Take the ready packet away if the ring is empty; is it? `force`: the socket was readable although no ready packet is known of: a sender was
-    /// killed between sending something and saying so.
+    /// Take the ready packet away if the ring is empty; is it? `force`: the socket was readable
+    /// although no ready packet is known of: a sender was killed between sending something and
+    /// saying so.
     ///
     /// # Errors
     /// `Os`, or `Corrupted` if the ring is.
     #[cold]
     pub fn clear_ready(&self, socket: BorrowedFd<'_>, force: bool) -> Result<bool> {
         loop {
-            // The get lock first: a receiver may have taken the last message and not yet its packet.
+            // The get lock first: a receiver may have taken the last message and not yet its
+            // packet.
             let both = self.ring.get_guard(Patience::Sleep(Deadline::PASSED));
             match both.and_then(|getting| Ok((self.ring.put_guard(Patience::Sleep(Deadline::PASSED))?, getting))) {
                 // The loop that called this sleeps next, and sees to signals there.
@@ -161,9 +168,9 @@ impl Transport {
         }
     }
 
-    /// The socket is full. Throw away what no message will ask for any more: the descriptors of senders that died before
-    /// their commit, which a reader skips only when it comes to a message with descriptors. Was there any? `reader` is
-    /// the receivers' end, `writer` leads to it.
+    /// The socket is full. Throw away what no message will ask for any more: the descriptors of
+    /// senders that died before their commit, which a reader skips only when it comes to a message
+    /// with descriptors. Was there any? `reader` is the receivers' end, `writer` leads to it.
     ///
     /// # Errors
     /// Those of the locks; `Corrupted`.
@@ -185,7 +192,8 @@ impl Transport {
                     found = true;
                     kill_point!("transport.stale_taken");
                 }
-                // To the end: messages are there, and the socket stays readable. While it is full there are others in it.
+                // To the end: messages are there, and the socket stays readable. While it is full
+                // there are others in it.
                 Some(None) => {
                     if socket::send_ready(writer)? {
                         socket::pop(reader);

@@ -13,7 +13,7 @@
 //! | what | who has it | becomes |
 //! |---|---|---|
 //! | `HoldWatch` | the opener, until it is found gone | closed in a forked child |
-//! | `HoldToken` | the opener while it admits holders, then holders | gone for ever with the last one |
+//! | `HoldToken` | the opener while it admits holders, then holders | gone with the last one |
 //!
 //! A process that dies at any point drops what it has: that can only make the token gone when it
 //! is.

@@ -1,7 +1,9 @@
-//! Stand-ins for the system calls that Miri does not know, so that it can check all that is done with the memory.
+//! Stand-ins for the system calls that Miri does not know, so that it can check all that is done
+//! with the memory.
 //!
-//! A segment is a temporary file, of which Miri has descriptors, sizes and inodes. What of it was ever mapped is on the
-//! heap, a piece for each range, the same one each time; what was only written so far is in the file.
+//! A segment is a temporary file, of which Miri has descriptors, sizes and inodes. What of it was
+//! ever mapped is on the heap, a piece for each range, the same one each time; what was only
+//! written so far is in the file.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed};

@@ -23,7 +23,8 @@ use crate::sys::miri::{poll, recv, recvmsg, send, sendmsg, socketpair};
 
 /// Descriptors that one packet may carry: the kernel's limit.
 pub const PACKET_FDS: usize = 253;
-/// Descriptors that one message may carry: a packet of sockets, with a packet of descriptors in each.
+/// Descriptors that one message may carry: a packet of sockets, with a packet of descriptors in
+/// each.
 pub const MAX_FDS: usize = PACKET_FDS * PACKET_FDS;
 
 /// The ready packet.
@@ -43,7 +44,8 @@ pub fn is_nonblocking(fd: impl AsFd) -> bool {
     fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
 }
 
-/// Send a one-byte packet; false if the socket is full (the other end is readable then, all the same).
+/// Send a one-byte packet; false if the socket is full (the other end is readable then, all the
+/// same).
 ///
 /// # Errors
 /// `PeerGone`, or `Os`.
@@ -59,7 +61,8 @@ pub fn send_ready(fd: impl AsFd) -> Result<bool> {
 /// Throw away every packet that has arrived, descriptors included.
 pub fn drain(fd: impl AsFd) {
     let mut byte = [0u8; 1];
-    // 0 is a hang-up (packets are never empty); an error means nothing is left. A signal may cut in.
+    // 0 is a hang-up (packets are never empty); an error means nothing is left. A signal may cut
+    // in.
     loop {
         match recv(&fd, &mut byte, RecvFlags::DONTWAIT) {
             Ok((n, _)) if n > 0 => (),
@@ -84,8 +87,8 @@ pub fn drain_ours(fd: impl AsFd) -> Result<bool> {
     }
 }
 
-/// Send `fds` under the number `tag`; false if the socket is full. More than fit into a packet are put into
-/// sockets of their own, and those are sent: so all can be looked at before any is taken.
+/// Send `fds` under the number `tag`; false if the socket is full. More than fit into a packet are
+/// put into sockets of their own, and those are sent: so all can be looked at before any is taken.
 ///
 /// # Errors
 /// `TooLarge`: more than [`MAX_FDS`]; `PeerGone`, or `Os`.
@@ -168,7 +171,8 @@ pub fn peek(fd: impl AsFd) -> Result<Packet> {
     }
 }
 
-/// Copies of the `count` descriptors that a message came with, given those of its packet. They stay where they are.
+/// Copies of the `count` descriptors that a message came with, given those of its packet. They stay
+/// where they are.
 ///
 /// # Errors
 /// EMFILE if this process has no numbers left for them.
@@ -187,7 +191,8 @@ pub fn unpack(packet: Vec<OwnedFd>, count: usize) -> Result<Vec<OwnedFd>> {
     if fds.len() == count { Ok(fds) } else { Err(Error::Os(Errno::MFILE)) }
 }
 
-/// The number of the first packet, without its descriptors; None: a ready packet. Both None: there is no packet.
+/// The number of the first packet, without its descriptors; None: a ready packet. Both None: there
+/// is no packet.
 pub fn peek_tag(fd: impl AsFd) -> Option<Option<u64>> {
     let mut bytes = [0u8; 8];
     loop {

@@ -1,16 +1,16 @@
 //! Messages that were taken out of a channel, and whose receiver a signal handler interrupted.
 //!
-//! Handlers run Python code, which may raise, wherever the interpreter looks for signals. A message is
-//! safe from that until it is taken out: no handler runs in between. From then on it is this process's
-//! alone, and an exception would lose it. So what has not reached its receiver is kept back
-//! and given to the next one, before all that is still in the channel:
+//! Handlers run Python code, which may raise, wherever the interpreter looks for signals. A message
+//! is safe from that until it is taken out: no handler runs in between. From then on it is this
+//! process's alone, and an exception would lose it. So what has not reached its receiver is kept
+//! back and given to the next one, before all that is still in the channel:
 //!
-//! - A signal that has come by the time that the object is complete is seen to at once. If its handler
-//!   raises, the object is kept.
-//! - Unpickling may run Python code, and so handlers. If what one of them raises ends it, the message
-//!   is kept as it came. It is a handler's if the traceback goes through one, or if it
-//!   is a `KeyboardInterrupt`: that is raised by C code, which leaves no trace. Nobody else's is
-//!   kept for ever: `ATTEMPTS` times are enough.
+//! - A signal that has come by the time that the object is complete is seen to at once. If its
+//!   handler raises, the object is kept.
+//! - Unpickling may run Python code, and so handlers. If what one of them raises ends it, the
+//!   message is kept as it came. It is a handler's if the traceback goes through one, or if it is a
+//!   `KeyboardInterrupt`: that is raised by C code, which leaves no trace. Nobody else's is kept
+//!   for ever: `ATTEMPTS` times are enough.
 //!
 //! A forked child has none of them: they are its parent's.
 
@@ -60,7 +60,8 @@ impl KeptBack {
         let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
         if messages.generation != fork::generation() {
             messages.generation = fork::generation();
-            // Not dropped, as that could run Python code under the lock; nor is it this process's to say.
+            // Not dropped, as that could run Python code under the lock; nor is it this process's
+            // to say.
             std::mem::forget(std::mem::take(&mut messages.queue));
             self.count.store(0, Ordering::Relaxed);
         }

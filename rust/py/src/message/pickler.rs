@@ -1,7 +1,7 @@
 //! Objects to pickle streams and back, by the interpreter's own pickler.
 //!
-//! It is kept per thread; an object whose `__reduce__` itself puts something gets another one.
-//! Its memo is cleared after each object, which takes as long as the table is large: after an object
+//! It is kept per thread; an object whose `__reduce__` itself puts something gets another one. Its
+//! memo is cleared after each object, which takes as long as the table is large: after an object
 //! that may have made it large it gets a new one.
 //!
 //! Registrations with `ForkingPickler` and `copyreg` are honoured, also later ones. Large buffers
@@ -22,7 +22,8 @@ use super::reducers::Reducers;
 
 /// Smaller buffers are not worth keeping apart.
 const APART: usize = 16 << 10;
-/// An object with a longer stream may have made the memo large: each entry takes two bytes at least.
+/// An object with a longer stream may have made the memo large: each entry takes two bytes at
+/// least.
 const LONG: usize = 1 << 10;
 
 thread_local! {

@@ -2,16 +2,16 @@
 //! ring that outgrows its base.
 //!
 //! # Protocol
-//! Each extent has a *slot* in the channel's [`table`], and each slot has file offsets of its own
+//! Each extent has a *slot* in the channel's `table`, and each slot has file offsets of its own
 //! for ever. So no range of the file has to be found or given back, nothing is allocated under a
 //! lock, and a channel never runs out of offsets. A slot's `owner` says whose it is:
 //!
 //! | owner | cap | meaning |
 //! |---|---|---|
 //! | 0 | 0 | empty: no pages |
-//! | 0 | > 0 | free, and its pages kept (see [`kept`]) |
+//! | 0 | > 0 | free, and its pages kept (see `kept`) |
 //! | a process | any | this process fills or reads it; there may be more pages than `cap` says |
-//! | [`IN_RING`] | > 0 | a message or a link in a ring refers to it |
+//! | `IN_RING` | > 0 | a message or a link in a ring refers to it |
 //!
 //! Only the owner writes `cap` and `far`, and only it makes pages or gives them back.
 //!
