@@ -296,7 +296,9 @@ mod imp {
                         return Ok(Parked::TimedOut);
                     }
                     drop(self.bell.wait(gate).expect("loom"));
-                    Ok(Parked::TimedOut)
+                    // A slice ends by a death alone: else it was a wake-up.
+                    let ended = is_first_since(self::dead(), std::ptr::from_ref(self).addr());
+                    Ok(if ended { Parked::TimedOut } else { Parked::Woken })
                 }
 
                 /// Wake up to `n` sleepers.

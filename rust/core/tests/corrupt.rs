@@ -233,7 +233,7 @@ fn garbage_in_locks_makes_errors() {
             let soon = || Deadline::after(0.002);
             let _ = lock.lock(me, thread, soon());
             let _ = (lock.owner(), lock.depth(), lock.try_reenter(me, thread), lock.unlock_once(me, thread));
-            let _ = (lock.try_lock_or_recover(me, thread), lock.unlock_any(thread));
+            let _ = (lock.try_lock_or_recover(me, thread), lock.unlock_any());
             let _ = (semaphore.acquire(soon()), semaphore.release(), semaphore.permits());
             let _ = event.wait(event.ticket(), soon());
             event.set();

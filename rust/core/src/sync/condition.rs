@@ -31,7 +31,7 @@ use crate::sync::mutex::Acquired;
 ///     threads.spawn(|| {
 ///         lock.lock(me(), thread_id(), Deadline::Never).expect("free soon");
 ///         assert_eq!(condvar.core().notify(1), 1);
-///         lock.unlock_any(thread_id()).expect("held");
+///         lock.unlock_any().expect("held");
 ///     });
 ///     wait.wait(me(), Deadline::Never)?;
 ///     let _ = wait.take_back(me(), thread_id())?;

@@ -84,21 +84,18 @@ impl LockState {
         kill_point!("lock.held");
     }
 
-    /// Release, whoever holds it, as `thread`.
+    /// Release, whoever holds it.
     ///
     /// # Errors
     /// `Overflow` if nobody does.
     #[inline]
-    pub fn unlock_any(&self, thread: u32) -> Result<()> {
-        // No name may stay: the next holder's process would find it there before it has written its
-        // own.
-        match self.thread.load(Ordering::Relaxed) {
-            0 => (),
-            holder if holder == thread => self.thread.store(0, Ordering::Relaxed),
-            // Another's lock. If that one has just been released and taken anew, the new name
-            // stays.
-            holder => _ = self.thread.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed),
+    pub fn unlock_any(&self) -> Result<()> {
+        if self.mutex.owner().is_none() {
+            return Err(Error::Overflow);
         }
+        // No name may stay: the next holder's process would find it there before it has written its
+        // own. Before the release, for after it the name is the next one's.
+        self.thread.store(0, Ordering::Relaxed);
         self.mutex.unlock_any()
     }
 

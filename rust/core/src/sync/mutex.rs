@@ -332,6 +332,10 @@ impl Wait for LockWait<'_> {
         Some(&SPIN)
     }
 
+    fn takes_for_others(&self) -> bool {
+        true
+    }
+
     fn prepare(&mut self) -> Result<Prepared<Acquired>> {
         let word = self.mutex.word.load(Ordering::Relaxed);
         if self.may_take(word) {

@@ -166,6 +166,10 @@ impl Wait for PermitWait<'_> {
         Some(&SPIN)
     }
 
+    fn takes_for_others(&self) -> bool {
+        true
+    }
+
     fn prepare(&mut self) -> Result<Prepared<()>> {
         let word = self.semaphore.word.load(Ordering::Relaxed);
         if word & MAX > 0 {

@@ -77,6 +77,12 @@ pub trait Wait {
     /// Does it pay to spin? Then by this budget.
     fn spin(&self) -> Option<&'static Spin>;
 
+    /// May it spin after a wake-up before it has registered again? Only if what it takes then says
+    /// by itself that others may sleep still: a waker may have cleared the mark that stood for all.
+    fn takes_for_others(&self) -> bool {
+        false
+    }
+
     /// Register as a waiter, and try once more.
     ///
     /// # Errors
@@ -174,8 +180,14 @@ pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
     {
         return done;
     }
-    let (mut registered, mut looked) = (false, resumed);
+    let (mut registered, mut looked, mut woken) = (false, resumed, false);
     loop {
+        if woken && wait.takes_for_others() {
+            woken = false;
+            if let Some(done) = spin(wait) {
+                return done;
+            }
+        }
         let deadline = wait.deadline(deadline)?;
         let late = deadline.passed();
         if late && !registered {
@@ -203,19 +215,23 @@ pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
                 None => continue,
             }
         }
+        if woken {
+            woken = false;
+            if let Some(done) = spin(wait) {
+                return done;
+            }
+        }
         let parked = wait.park(deadline.or_at(pace.look));
         if !pace.is_over(&parked) {
             match parked {
                 // Somebody has just changed something, and another may have been quicker: as at
                 // first.
-                Ok(Parked::Woken) => match wait.probe(Look::Woken)? {
-                    Found::Ended(done) => return Ok(done),
-                    _ => {
-                        if let Some(done) = spin(wait) {
-                            return done;
-                        }
+                Ok(Parked::Woken) => {
+                    if let Found::Ended(done) = wait.probe(Look::Woken)? {
+                        return Ok(done);
                     }
-                },
+                    woken = true;
+                }
                 Ok(Parked::TimedOut) => (),
                 Err(error) => return pace.come_up(error),
             }

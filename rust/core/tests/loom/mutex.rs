@@ -153,13 +153,13 @@ fn a_lock_that_another_thread_holds_is_not_mine() {
         let shared = Guarded::new(LockState::new());
         let me = owner(1);
         assert_eq!(shared.lock.lock(me, 11, Deadline::Never), Ok(Acquired::Clean));
-        shared.lock.unlock_any(11).unwrap();
+        shared.lock.unlock_any().unwrap();
         let other = {
             let shared = shared.clone();
             thread::spawn(move || {
                 assert_eq!(shared.lock.lock(me, 12, Deadline::Never), Ok(Acquired::Clean));
                 assert!(shared.lock.is_mine(me, 12));
-                shared.lock.unlock_any(12).unwrap();
+                shared.lock.unlock_any().unwrap();
             })
         };
         assert!(!shared.lock.is_mine(me, 11));
@@ -176,7 +176,7 @@ fn a_lock_that_another_has_released_is_nobodys() {
         assert_eq!(shared.lock.lock(me, 11, Deadline::Never), Ok(Acquired::Clean));
         let releaser = {
             let shared = shared.clone();
-            thread::spawn(move || shared.lock.unlock_any(13).unwrap())
+            thread::spawn(move || shared.lock.unlock_any().unwrap())
         };
         let next = {
             let shared = shared.clone();

@@ -26,6 +26,7 @@ use fastmp_core::arena::Block;
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::INLINE;
+use fastmp_core::facade::Parked;
 use fastmp_core::layout::{Backing, Kind};
 use fastmp_core::sync::event::EventState;
 use fastmp_core::sync::lock::LockState;
@@ -218,7 +219,7 @@ fn lock_not_recursive() {
         _ => in_time(lock.lock(me(), thread_id(), soon())).is_some(),
     };
     exclude(2000, enter, |round| {
-        if round % 8 == 0 { lock.unlock_if_mine(me(), thread_id()) } else { lock.unlock_any(thread_id()).unwrap() }
+        if round % 8 == 0 { lock.unlock_if_mine(me(), thread_id()) } else { lock.unlock_any().unwrap() }
     });
 }
 
@@ -329,12 +330,18 @@ fn event_set_and_cleared_at_once() {
 
 /// Wait until `is`, as the module says.
 fn wait_until(waiters: &WaitSet, is: impl Fn() -> bool) {
-    while !is() {
+    if is() {
+        return;
+    }
+    loop {
+        // Also after a wake-up, before the look: its mark stood for all who sleep.
         let ticket = waiters.register();
         if is() {
             return;
         }
-        let _ = waiters.park(ticket, soon().or_at(u64::MAX)).unwrap();
+        // No slice that would hide a lost wake-up.
+        let parked = waiters.park(ticket, soon().or_at(u64::MAX)).unwrap();
+        assert_eq!(parked, Parked::Woken, "a wake-up was lost");
     }
 }
 

@@ -218,7 +218,7 @@ lock_class!(
     false,
     "A lock that one thread of one process holds at a time.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
     |state: &LockState| -> Result<bool> { Ok(state.try_lock_once(me(), thread_id())) },
-    |state: &LockState| state.unlock_any(thread_id())
+    |state: &LockState| state.unlock_any()
 );
 
 lock_class!(
