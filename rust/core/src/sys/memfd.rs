@@ -16,8 +16,12 @@ use crate::sys::miri::{fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftrun
 /// Reservations from here on are compared with what is left, which costs some 30 us.
 const LARGE: u64 = 64 << 20;
 
-/// Bytes reserved by one system call, at first and when signals keep interrupting it.
-const FIRST_STEP: u64 = 64 << 20;
+/// Bytes written by one system call. The kernel locks the whole file meanwhile, against every other that writes, reserves
+/// or gives back.
+const WRITE_STEP: usize = 1 << 20;
+
+/// Bytes reserved by one system call, at first and when signals keep interrupting it. The lock is the same.
+const FIRST_STEP: u64 = 4 << 20;
 const LAST_STEP: u64 = 64 << 10;
 
 /// A segment of `bytes`, zeroed, close-on-exec, its pages reserved, sealed against shrinking and
@@ -124,7 +128,8 @@ fn fill_with_zeros<F: AsFd>(fd: &F, offset: u64, bytes: u64) -> Result<()> {
 pub fn write(fd: impl AsFd, offset: u64, bytes: &[u8]) -> Result<()> {
     let mut done = 0;
     while done < bytes.len() {
-        match pwrite(&fd, &bytes[done..], offset + done as u64) {
+        let end = bytes.len().min(done + WRITE_STEP);
+        match pwrite(&fd, &bytes[done..end], offset + done as u64) {
             Ok(0) => return Err(Error::OutOfMemory),
             Ok(n) => done += n,
             Err(Errno::INTR) => (),

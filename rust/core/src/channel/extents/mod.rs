@@ -65,6 +65,8 @@ pub const CHUNK: u64 = table::NEAR_BYTES;
 const PAGE: u64 = 4096;
 /// The owner of what a ring refers to: no process.
 const IN_RING: u64 = 1;
+/// Bytes that are given back by one system call.
+const PUNCHED: u64 = 16 << 20;
 /// Slots that one sweep looks at.
 const SWEPT: u64 = 1024;
 /// Nanoseconds from one sweep to the next: proving a process dead costs some 10 us.
@@ -185,7 +187,12 @@ impl Extents {
     /// Give the pages of an owned slot back.
     fn give_back(&self, index: u64, slot: &Slot) {
         let (offset, most) = slot.place(index);
-        // Whatever `cap` says: the owner may have died while it wrote.
+        // In steps: the kernel locks the file meanwhile. To the end, whatever `cap` says: the owner may have died
+        // while it wrote.
+        let cap = slot.cap();
+        for at in (0..cap).step_by(PUNCHED as usize) {
+            memfd::punch(self.segment(), offset + at, PUNCHED.min(cap - at));
+        }
         memfd::punch(self.segment(), offset, most);
         kill_point!("extent.punched");
         slot.cap.store(0, Ordering::Release);
