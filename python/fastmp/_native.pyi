@@ -700,6 +700,10 @@ class Connection:
     def _handle(self) -> int | None:
         """`fileno()`; None once it is closed."""
 
+    @_handle.setter
+    def _handle(self, handle: int | None) -> None:
+        """Has a connection over a descriptor forget it; an end of a pipe refuses."""
+
     def _export(self) -> tuple[int, int, int] | None:
         """Descriptors of the segment and of the socket, and flags.
 

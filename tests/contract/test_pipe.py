@@ -624,6 +624,11 @@ def test_connection_over_a_descriptor(module, derived):
             conn.recv()
         with pytest.raises(OSError):
             conn.send(1)
+    conn = made(44977608)
+    with contextlib.suppress(OSError, ValueError):
+        conn.poll()
+    conn._handle = None  # as CPython's own test does, lest it be closed
+    assert conn.closed
     for wrong, error in (((-1,), ValueError), (("3",), (TypeError, AttributeError)), ((3, False, False), ValueError)):
         with pytest.raises(error):
             made(*wrong)

@@ -8,7 +8,7 @@ use fastmp_core::channel::ring::Received;
 use fastmp_core::channel::transport::{FOREIGN, Outgoing};
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
@@ -332,6 +332,15 @@ impl Connection {
     #[getter]
     fn _handle(&self, py: Python<'_>) -> PyResult<Option<RawFd>> {
         if self.closed(py)? { Ok(None) } else { self.fileno(py).map(Some) }
+    }
+
+    /// The stdlib's, over a descriptor of the program's, can be told to forget it by setting None.
+    #[setter(_handle)]
+    fn set_handle(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        match &self.way {
+            Way::Pipe(_) => Err(PyAttributeError::new_err("an end of a pipe has the descriptor that it has")),
+            Way::Stdlib(connection) => connection.setattr(handle.py(), "_handle", handle),
+        }
     }
 
     /// Close this end here; a `recv` that waits on it in another thread raises `EOFError`.
