@@ -7,5 +7,5 @@ from .sharing import SHARING
 
 __all__ = ["CASES", "SHARING", "Case"]
 
-for _module in ["locks", "signals", "values", "creation", "pipes", "queues", "processes", "idle"]:
+for _module in ["locks", "signals", "values", "creation", "pipes", "queues", "shapes", "processes", "idle"]:
     import_module(f"{__name__}.{_module}")  # registers its cases
