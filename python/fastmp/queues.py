@@ -9,6 +9,7 @@ import types
 from multiprocessing import reduction
 
 from . import _native, handles
+from ._native import _take
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ class Queue(_native.Queue):
             ValueError: the queue is closed.
         """
         if block is True and timeout is None:
-            return _native._take @ self
-        return _native._take @ (self, block, timeout)
+            return _take @ self
+        return _take @ (self, block, timeout)
 
     def get_nowait(self) -> Any:
         """Gets an object if there is one, else raises `queue.Empty`."""
-        return _native._take @ (self, False, None)
+        return _take @ (self, False, None)
 
     def __reduce__(self) -> handles.Reduced:
         reduced = handles.reduce_queue(self)

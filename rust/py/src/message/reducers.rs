@@ -26,7 +26,6 @@ pub struct Reducers {
     registered: [Py<PyDict>; 2],
     /// `reduce`. A type that is not found would cost the pickler an exception.
     others: Py<PyAny>,
-    metaclass: Py<PyType>,
 }
 
 impl Reducers {
@@ -37,9 +36,8 @@ impl Reducers {
             let ours = py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?.getattr("_extra_reducers")?;
             let standard = py.import("copyreg")?.getattr("dispatch_table")?;
             let others = pyo3::wrap_pyfunction!(reduce, py)?.into_any().unbind();
-            let metaclass = py.get_type::<PyType>().unbind();
             let registered = [ours.cast_into()?.unbind(), standard.cast_into()?.unbind()];
-            Py::new(py, Reducers { registered, others, metaclass })
+            Py::new(py, Reducers { registered, others })
         })
     }
 }
@@ -53,8 +51,11 @@ impl Reducers {
                 return Ok(reducer);
             }
         }
+        let kind = class.cast::<PyType>()?.as_type_ptr();
+        // SAFETY: attached; both are types. (`issubclass` would ask Python code.)
+        let is_metaclass = unsafe { ffi::PyType_IsSubtype(kind, &raw mut ffi::PyType_Type) != 0 };
         // Classes are pickled by name.
-        if class.cast::<PyType>()?.is_subclass(self.metaclass.bind(py))? {
+        if is_metaclass {
             return Err(PyKeyError::new_err(class.clone().unbind()));
         }
         Ok(self.others.bind(py).clone())
@@ -113,11 +114,12 @@ fn writable<'py>(obj: &Bound<'py, PyAny>, reduced: &Bound<'py, PyTuple>) -> PyRe
 
 /// Is it a read-only `PickleBuffer`, or a container of any?
 fn has_read_only(part: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let class = buffer_class(part.py())?;
     if let Ok(parts) = part.cast_exact::<PyTuple>() {
-        return any_read_only(parts.iter());
+        return Ok(parts.iter_borrowed().any(|part| part.get_type_ptr() == class) && any_read_only(parts.iter())?);
     }
     if let Ok(parts) = part.cast_exact::<PyDict>() {
-        return any_read_only(parts.values().iter());
+        return Ok(parts.iter().any(|(_, part)| part.get_type_ptr() == class) && any_read_only(parts.values().iter())?);
     }
     is_read_only(part)
 }
@@ -131,10 +133,13 @@ fn any_read_only<'py>(parts: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResul
     Ok(false)
 }
 
-fn is_read_only(part: &Bound<'_, PyAny>) -> PyResult<bool> {
+fn buffer_class(py: Python<'_>) -> PyResult<*mut ffi::PyTypeObject> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let class = CLASS.import(part.py(), "pickle", "PickleBuffer")?;
-    if !part.get_type().is(class) {
+    Ok(CLASS.import(py, "pickle", "PickleBuffer")?.as_type_ptr())
+}
+
+fn is_read_only(part: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if part.get_type_ptr() != buffer_class(part.py())? {
         return Ok(false);
     }
     let mut view = ffi::Py_buffer::new();
