@@ -1,4 +1,4 @@
-"""Subclasses of shared objects with arguments and attributes of their own, of each package, importable by children."""
+"""Subclasses of shared objects with state of their own, of each package, for children to import."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Truth values of every kind for booleans, real numbers of every kind for seconds, as the stdlib takes them."""
+"""Any truth value for a boolean, any real number for seconds, as the stdlib takes them."""
 
 import contextlib
 import queue as errors

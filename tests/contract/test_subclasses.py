@@ -1,4 +1,4 @@
-"""Subclasses as programs write them: arguments and attributes of their own, methods overridden, state carried along."""
+"""Subclasses as programs write them: own arguments and attributes, overridden methods, state."""
 
 import threading
 
@@ -42,7 +42,8 @@ def test_locks(mp, classes, crew):
     assert bounded.get_value() == 2
     with pytest.raises(ValueError):
         bounded.release()
-    # What the stdlib's subclasses do not carry along is not carried along here; they work all the same.
+    # What the stdlib's subclasses do not carry along is not carried along here; they work all the
+    # same.
     child = crew.start(named.pass_through, barrier, lock, semaphore)
     barrier.wait()
     child.join()

@@ -494,7 +494,8 @@ fn comes_to_rest(queue: &Queue, case: &str) {
     });
 }
 
-/// A message of which the content does not matter: making one that can be checked takes longer than all the rest.
+/// A message of which the content does not matter: making one that can be checked takes longer than
+/// all the rest.
 fn put_plain(queue: &Queue, len: usize) {
     send(queue, &vec![1; len], &[], soon()).unwrap();
 }

@@ -119,8 +119,8 @@ impl KeptBack {
     pub fn unpickle<'py>(&self, stream: Stream<'py>, attempts: u32) -> PyResult<Bound<'py, PyAny>> {
         let py = stream.bytes.py();
         let Stream { bytes, buffers, fds } = stream;
-        // Descriptors may be gone after an attempt: copies are what it gets. Where there are no numbers
-        // left for copies it gets what came, which was secured, and it is the only attempt.
+        // Descriptors may be gone after an attempt: copies are what it gets. Where there are no
+        // numbers left for copies it gets what came, which was secured, and it is the only attempt.
         let copies: Option<Vec<_>> = fds.iter().map(|fd| fd.try_clone().ok()).collect();
         let (given, fds) = match copies {
             Some(copies) => (copies, Some(fds)),
