@@ -148,3 +148,8 @@ def put_beyond_the_limit(outcome):
     queue.put("after")
     assert [queue.get(), queue.get()] == ["before", "after"]
     outcome.value = 1
+
+
+def put_when_asked(queue, asked, count):
+    for _ in range(count):
+        queue.put(asked.get())

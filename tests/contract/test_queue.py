@@ -5,6 +5,7 @@ import pickle
 import queue as errors
 import threading
 import time
+from multiprocessing.connection import wait
 
 import pytest
 from children import queues
@@ -409,3 +410,15 @@ def test_received_objects_own_their_bytes(make):
         queue.put(b"\xee" * 256_000)
         queue.get()
     assert got == first
+
+
+def test_readiness_means_a_message(mp, crew):
+    """Who was told by `_reader` finds it at once, though the sender is not quite done."""
+    queue, back = mp.Queue(), mp.Queue()
+    queue._reader.fileno()
+    crew.start(queues.put_when_asked, queue, back, 300)
+    for i in range(300):
+        back.put(i)
+        assert wait([queue._reader], 30) == [queue._reader]
+        assert queue.get_nowait() == i
+    crew.join()

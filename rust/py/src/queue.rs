@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, RawFd};
 use std::sync::OnceLock;
 
 use fastmp_core as fcore;
-use fastmp_core::Error;
 use fastmp_core::channel::transport::Outgoing;
+use fastmp_core::{Deadline, Error};
 use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
@@ -18,6 +18,9 @@ use crate::{blocking, handles, message};
 
 /// What `_attach()` is given: descriptors of the segment and of both ends of the socket; maxsize.
 type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
+
+/// Seconds to wait at most for a message that readiness has told of: its sender may be stopped.
+const ANNOUNCED: f64 = 0.1;
 
 /// A queue of objects that many processes put into and get from.
 ///
@@ -184,7 +187,14 @@ impl Queue {
         message::with_inbox(|inbox| {
             let mut fds = Vec::new();
             let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
-                Some(Err(Error::Empty)) if !block => Some(Err(Error::Empty)),
+                // Who was told by the descriptor finds the message, though its sender is not quite done.
+                Some(Err(Error::Empty)) if !block => match queue.attached(py, |queue| queue.is_announced()) {
+                    Some(true) => {
+                        let deadline = Deadline::after(ANNOUNCED);
+                        queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
+                    }
+                    _ => Some(Err(Error::Empty)),
+                },
                 Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
                     let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
                     queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
@@ -203,6 +204,13 @@ impl Queue {
     pub fn wait(&self, deadline: Deadline) -> Result<()> {
         let attempt = || if self.ring().is_empty() { Err(Error::Empty) } else { Ok(()) };
         self.getters().wait(deadline, attempt, || self.ring().looks_ready())
+    }
+
+    /// Whether a message is being put just now that the descriptor of [`watch`](Self::watch) may
+    /// have told of already.
+    pub fn is_announced(&self) -> bool {
+        let is_putting = || matches!(self.ring().put_guard(Patience::Sleep(Deadline::PASSED)), Err(Error::TimedOut));
+        self.ring().state().watched.load(Ordering::SeqCst) != 0 && (!self.ring().is_empty() || is_putting())
     }
 
     /// A descriptor that is readable while a message is there, from now on.
