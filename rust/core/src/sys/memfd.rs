@@ -16,11 +16,12 @@ use crate::sys::miri::{fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftrun
 /// Reservations from here on are compared with what is left, which costs some 30 us.
 const LARGE: u64 = 64 << 20;
 
-/// Bytes written by one system call. The kernel locks the whole file meanwhile, against every other that writes, reserves
-/// or gives back.
+/// Bytes written by one system call. The kernel locks the whole file meanwhile, against every other
+/// that writes, reserves or gives back.
 const WRITE_STEP: usize = 1 << 20;
 
-/// Bytes reserved by one system call, at first and when signals keep interrupting it. The lock is the same.
+/// Bytes reserved by one system call, at first and when signals keep interrupting it. The lock is
+/// the same.
 const FIRST_STEP: u64 = 4 << 20;
 const LAST_STEP: u64 = 64 << 10;
 

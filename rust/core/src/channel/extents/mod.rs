@@ -187,8 +187,8 @@ impl Extents {
     /// Give the pages of an owned slot back.
     fn give_back(&self, index: u64, slot: &Slot) {
         let (offset, most) = slot.place(index);
-        // In steps: the kernel locks the file meanwhile. To the end, whatever `cap` says: the owner may have died
-        // while it wrote.
+        // In steps: the kernel locks the file meanwhile. To the end, whatever `cap` says: the owner
+        // may have died while it wrote.
         let cap = slot.cap();
         for at in (0..cap).step_by(PUNCHED as usize) {
             memfd::punch(self.segment(), offset + at, PUNCHED.min(cap - at));
