@@ -58,14 +58,14 @@ test-tsan: have-rust
 		TSAN_OPTIONS="halt_on_error=1 exitcode=66 $(TSAN_OPTIONS)" \
 		cargo test -Zbuild-std --target $(TSAN_TARGET) -p fastmp-core --test threads -- $(ARGS)
 
-# What Miri cannot do (processes, leases, sockets with descriptors) is left out by the tests, and sys's own by name; what
-# the kernel does with memory stands in rust/core/src/sys/miri.rs. Pointers pass through integers in rustix's futex.
+# What Miri cannot do (processes, leases, sockets with descriptors) is left out by the tests; what the kernel does with
+# memory stands in rust/core/src/sys/miri.rs. Pointers pass through integers in rustix's futex.
 MIRI ?= +nightly
 test-miri: have-rust
 	@cargo $(MIRI) miri --version >/dev/null 2>&1 || { \
 		echo "no Miri here: rustup component add --toolchain nightly miri rust-src" >&2; exit 1; }
 	MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance $(MIRIFLAGS)" CARGO_TARGET_DIR=target/miri \
-		CARGO_PROFILE_TEST_OPT_LEVEL=0 cargo $(MIRI) miri test -p fastmp-core --lib --test threads -- --skip sys:: $(ARGS)
+		CARGO_PROFILE_TEST_OPT_LEVEL=0 cargo $(MIRI) miri test -p fastmp-core --test threads -- $(ARGS)
 
 # From elsewhere, so that nothing but the installed wheel can be what is imported.
 test-python: $(VENV)/.installed $(VENV)/.group-test
