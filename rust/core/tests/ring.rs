@@ -252,10 +252,10 @@ fn a_queue_that_is_never_empty_never_runs_out_of_offsets() {
         (0..40).for_each(|_| model.get());
     };
     (0..60).for_each(|_| model.put(INLINE));
-    (0..10).for_each(|_| round(&mut model));
-    let before = positions();
+    // 3 GB pass through a few places of 1 MiB, whichever of them are in use; those begin at 128 MiB.
     (0..200).for_each(|_| round(&mut model));
-    assert_eq!(positions(), before, "the file has grown");
+    let end = positions();
+    assert!(end <= 512 << 20, "the file has come to {end}");
     model.run(&[]);
 }
 
