@@ -60,15 +60,18 @@ class BaseContext(multiprocessing.context.BaseContext):
 
     def Lock(self) -> synchronize.Lock:
         """Returns a non-recursive lock."""
-        return synchronize.Lock(ctx=self.get_context())
+        self.get_context()  # settles the start method, as in the stdlib
+        return synchronize.Lock()
 
     def RLock(self) -> synchronize.RLock:
         """Returns a recursive lock."""
-        return synchronize.RLock(ctx=self.get_context())
+        self.get_context()  # settles the start method, as in the stdlib
+        return synchronize.RLock()
 
     def Condition(self, lock: synchronize.Lock | synchronize.RLock | None = None) -> synchronize.Condition:
         """Returns a condition over `lock`, by default over a recursive lock of its own."""
-        return synchronize.Condition(lock, ctx=self.get_context())
+        self.get_context()  # settles the start method, as in the stdlib
+        return synchronize.Condition(lock)
 
     def Semaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.Semaphore:
         """Returns a semaphore with `value` permits.
@@ -86,7 +89,8 @@ class BaseContext(multiprocessing.context.BaseContext):
 
     def Event(self) -> synchronize.Event:
         """Returns an event, not set."""
-        return synchronize.Event(ctx=self.get_context())
+        self.get_context()  # settles the start method, as in the stdlib
+        return synchronize.Event()
 
     def Barrier(
         self, parties: int, action: Callable[[], Any] | None = None, timeout: float | None = None
@@ -195,7 +199,12 @@ class DefaultContext(BaseContext):
         Raises:
             ValueError: there is no such start method.
         """
-        return start_method.default_context() if method is None else start_method.named_context(method)
+        if method is None:
+            try:
+                return start_method.contexts[start_method.settle()]
+            except KeyError:  # the stdlib's has been set to what is none of ours
+                return start_method.default_context()
+        return start_method.named_context(method)
 
     def set_start_method(self, method: str | None, force: bool = False) -> None:
         """Chooses the start method; with force=True also anew, None leaving it open again.
