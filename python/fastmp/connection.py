@@ -29,7 +29,7 @@ def _shown_class(cls: type) -> type:
     """
     from multiprocessing import connection
 
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    names: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     names["__new__"] = lambda shown, *args, **kwargs: cls(*args, **kwargs)
     return type(cls.__name__, (cls, connection.Connection), names)
 
