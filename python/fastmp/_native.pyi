@@ -719,7 +719,7 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     With duplex=False the first only receives, the second only sends.
     """
 
-# `_take @ queue` is `queue.get()`, and `_take @ (queue, block, timeout)` that with arguments.
+# `_take[queue]` is `queue.get()`, and `_take[queue, block, timeout]` that with arguments.
 _take: Any
 
 def _in_channel() -> bool:

@@ -22,6 +22,7 @@ SEM_VALUE_MAX = 2**31 - 1  # as the stdlib's queues say that they are unbounded
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
 
+@_native._own_descriptors
 class Queue(_native.Queue):
     """A first-in first-out queue that any number of processes put to and get from.
 
@@ -50,12 +51,12 @@ class Queue(_native.Queue):
             ValueError: the queue is closed.
         """
         if block is True and timeout is None:
-            return _take @ self
-        return _take @ (self, block, timeout)
+            return _take[self]
+        return _take[self, block, timeout]
 
     def get_nowait(self) -> Any:
         """Gets an object if there is one, else raises `queue.Empty`."""
-        return _take @ (self, False, None)
+        return _take[self, False, None]
 
     def __reduce__(self) -> handles.Reduced:
         reduced = handles.reduce_queue(self)

@@ -57,7 +57,8 @@ mod _native {
         crate::capi::fast_methods::install::<Semaphore>(py)?;
         crate::capi::fast_methods::install::<BoundedSemaphore>(py)?;
         crate::sharedctypes::guarded::install(&py.get_type::<Guarded>())?;
-        module.add("_take", crate::queue::Take)?;
+        crate::queue::install(&py.get_type::<Queue>())?;
+        module.add("_take", crate::queue::take(py)?)?;
         module.add("GuardedValue", crate::sharedctypes::value::class(py)?)?;
         module.add("GuardedArray", crate::sharedctypes::array::class(py)?)
     }

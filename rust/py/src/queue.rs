@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyRuntimeError, PyVal
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::capi::call::{self, Answer, Args, Convention, Method};
 use crate::closing::Closing;
 use crate::errors::{os_error_saying, raise};
 use crate::handles::Descriptor;
@@ -130,7 +131,7 @@ impl Queue {
 
     /// Put `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full`
     /// at once.
-    #[pyo3(signature = (obj, block = true, timeout = None))]
+    #[pyo3(name = "_put", signature = (obj, block = true, timeout = None))]
     fn put(
         slf: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
@@ -279,20 +280,61 @@ impl Queue {
     }
 }
 
-/// `_take @ queue` is `queue.get()`, and `_take @ (queue, block, timeout)` that with arguments.
+/// `_take[queue]` is `queue.get()`, and `_take[queue, block, timeout]` that with arguments.
 ///
 /// After a call into C the interpreter looks for signals at once, while the result has reached
 /// nobody: what a handler raises there loses it. After an operator it does not.
-#[pyclass(frozen, module = "fastmp._native")]
+#[pyclass(frozen, subclass, module = "fastmp._native")]
 pub struct Take;
 
 #[pymethods]
 impl Take {
-    fn __matmul__<'py>(&self, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        if let Ok(queue) = other.cast::<Queue>() {
-            return Queue::get(queue, true, None);
-        }
-        let (queue, block, timeout) = other.extract::<(Bound<'_, Queue>, Bound<'_, PyAny>, Option<f64>)>()?;
-        Queue::get(&queue, blocking::truth(&block)?, timeout)
+    #[new]
+    fn new() -> Take {
+        Take
     }
+}
+
+/// What `_take[...]` does.
+struct TakeOne;
+
+impl Method for TakeOne {
+    type Of = Take;
+    #[inline(always)]
+    fn call<'py>(_slf: Borrowed<'_, 'py, Take>, args: Args<'_, 'py>) -> Answer<'py> {
+        let Some(key) = args.get(0) else { return Ok(Err(PyAssertionError::new_err("a key"))?) };
+        if let Ok(queue) = key.cast::<Queue>() {
+            return Ok(Queue::get(&queue, true, None)?);
+        }
+        let (queue, block, timeout) = key.extract::<(Bound<'_, Queue>, Bound<'_, PyAny>, Option<f64>)>()?;
+        Ok(Queue::get(&queue, blocking::truth(&block)?, timeout)?)
+    }
+}
+
+/// The one object of its kind.
+pub fn take(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    call::bare_instance::<Take>(&call::subclass(py, c"fastmp._native.Take", call::by_key::<TakeOne>())?)
+}
+
+/// `put`: of an object alone here, with other arguments by `_put`.
+struct Put;
+
+impl Method for Put {
+    type Of = Queue;
+    #[inline(always)]
+    fn call<'py>(slf: Borrowed<'_, 'py, Queue>, args: Args<'_, 'py>) -> Answer<'py> {
+        match (args.len(), args.names(), args.get(0)) {
+            (1, None, Some(obj)) => {
+                Queue::put(&slf, &obj, true, None)?;
+                Ok(slf.py().None().into_bound(slf.py()))
+            }
+            _ => call::call_python(slf.as_any(), "_put", args),
+        }
+    }
+}
+
+/// Give the class, `Queue` or a subclass, its own `put`.
+pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
+    let doc = c"put($self, obj, block=True, timeout=None)\n--\n\nPut `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full` at once.";
+    class.setattr("put", call::method::<Put>(class, c"put", Convention::Named, doc)?)
 }

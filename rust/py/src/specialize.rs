@@ -4,6 +4,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::queue::{self, Queue};
 use crate::sharedctypes::guarded::Guarded;
 use crate::synchronize::lock::{Lock, RLock};
 use crate::synchronize::semaphore::{BoundedSemaphore, Semaphore};
@@ -29,6 +30,8 @@ pub fn own_descriptors<'py>(cls: Bound<'py, PyType>) -> PyResult<Bound<'py, PyTy
         fast_methods::install_in::<Semaphore>(&cls)?;
     } else if cls.is_subclass_of::<BoundedSemaphore>()? {
         fast_methods::install_in::<BoundedSemaphore>(&cls)?;
+    } else if cls.is_subclass_of::<Queue>()? {
+        queue::install(&cls)?;
     } else {
         return Err(PyTypeError::new_err("a class without bare methods"));
     }

@@ -293,6 +293,13 @@ impl<T> Slots<T> {
     }
 }
 
+/// The slot for items by key, and no other: `object[key]` is a call of `M`, after which the
+/// interpreter does not look for signals.
+pub fn by_key<M: Method>() -> Slots<M::Of> {
+    let slots = vec![ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: one::<M> as *mut c_void }];
+    Slots { slots, of: std::marker::PhantomData }
+}
+
 /// The slots for items and for the buffer.
 pub fn container<C: Container>() -> Slots<C::Of> {
     let slots = [

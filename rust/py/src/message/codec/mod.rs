@@ -115,6 +115,10 @@ pub enum Encoded {
 
 /// Append `obj` to `out`, which is empty.
 pub fn encode(obj: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
+    // SAFETY: `obj` is alive, and the interpreter is attached as its lifetime shows.
+    if unsafe { write::scalar(&mut Sink::new(out), obj.as_ptr()) } {
+        return Encoded::Plain;
+    }
     let mut kept = KEPT.take().unwrap_or_default();
     if kept.refusals.expected(obj) {
         KEPT.set(Some(kept));

@@ -42,6 +42,59 @@ pub struct Writer<'a> {
 /// None: refused.
 pub type Written = Option<()>;
 
+/// Write a value that needs no memo: a number or a singleton. False: it is none.
+///
+/// # Safety
+/// `obj` is alive for the call, and the interpreter attached.
+#[inline]
+pub unsafe fn scalar(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
+    // SAFETY: the caller's; each function is used on an object of exactly the type that it is for.
+    unsafe {
+        let class = ffi::Py_TYPE(obj);
+        if class == &raw mut ffi::PyLong_Type {
+            return integer(out, obj).is_some();
+        } else if class == &raw mut ffi::PyFloat_Type {
+            let [a, b, c, d, e, f, g, h] = ffi::PyFloat_AsDouble(obj).to_le_bytes();
+            out.put([FLOAT, a, b, c, d, e, f, g, h]);
+        } else if obj == ffi::Py_None() {
+            out.put([NONE]);
+        } else if class == &raw mut ffi::PyBool_Type {
+            out.put([if obj == ffi::Py_True() { TRUE } else { FALSE }]);
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+/// None: too large.
+///
+/// # Safety
+/// As for `scalar`; it is an int.
+unsafe fn integer(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> Written {
+    let mut overflow = 0;
+    // SAFETY: the caller's.
+    let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(obj, &mut overflow) };
+    if overflow != 0 {
+        return None;
+    }
+    if (0..i64::from(SHORT_STR)).contains(&value) {
+        out.put([value as u8]);
+    } else if let Ok(value) = i8::try_from(value) {
+        out.put([INT1, value as u8]);
+    } else if let Ok(value) = i16::try_from(value) {
+        let [a, b] = value.to_le_bytes();
+        out.put([INT2, a, b]);
+    } else if let Ok(value) = i32::try_from(value) {
+        let [a, b, c, d] = value.to_le_bytes();
+        out.put([INT4, a, b, c, d]);
+    } else {
+        let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+        out.put([INT8, a, b, c, d, e, f, g, h]);
+    }
+    Some(())
+}
+
 impl Writer<'_> {
     #[inline]
     fn sized(&mut self, tag: u8, len: usize) -> Written {
@@ -111,7 +164,7 @@ impl Writer<'_> {
             if class == &raw mut ffi::PyUnicode_Type {
                 self.string(obj, ffi::Py_REFCNT(obj) != 1)
             } else if class == &raw mut ffi::PyLong_Type {
-                self.integer(obj)
+                integer(&mut self.out, obj)
             } else if class == &raw mut ffi::PyFloat_Type {
                 let [a, b, c, d, e, f, g, h] = ffi::PyFloat_AsDouble(obj).to_le_bytes();
                 self.out.put([FLOAT, a, b, c, d, e, f, g, h]);
@@ -126,32 +179,6 @@ impl Writer<'_> {
                 self.container(obj, class, depth)
             }
         }
-    }
-
-    /// # Safety
-    /// As for `value`.
-    unsafe fn integer(&mut self, obj: *mut ffi::PyObject) -> Written {
-        let mut overflow = 0;
-        // SAFETY: the caller's.
-        let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(obj, &mut overflow) };
-        if overflow != 0 {
-            return None;
-        }
-        if (0..i64::from(SHORT_STR)).contains(&value) {
-            self.out.put([value as u8]);
-        } else if let Ok(value) = i8::try_from(value) {
-            self.out.put([INT1, value as u8]);
-        } else if let Ok(value) = i16::try_from(value) {
-            let [a, b] = value.to_le_bytes();
-            self.out.put([INT2, a, b]);
-        } else if let Ok(value) = i32::try_from(value) {
-            let [a, b, c, d] = value.to_le_bytes();
-            self.out.put([INT4, a, b, c, d]);
-        } else {
-            let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-            self.out.put([INT8, a, b, c, d, e, f, g, h]);
-        }
-        Some(())
     }
 
     /// A string; `maybe_again`: it may be elsewhere in the message.
