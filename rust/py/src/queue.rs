@@ -94,7 +94,7 @@ impl Queue {
                 fcore::channel::queue::Queue::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?);
             let _ = queue.set(Closing::new(core.map_err(raise)?));
         }
-        Ok(Self { queue, last: OnceLock::new(), kept: KeptBack::default() })
+        Ok(Self { queue, last: OnceLock::new(), kept: KeptBack::uninterrupted() })
     }
 
     #[pyo3(signature = (maxsize = 0, *, ctx = None))]

@@ -5,8 +5,8 @@
 //! process's alone, and an exception would lose it. So what has not reached its receiver is kept
 //! back and given to the next one, before all that is still in the channel:
 //!
-//! - A signal that has come by the time that the object is complete is seen to at once. If its
-//!   handler raises, the object is kept.
+//! - A signal that has come by the time that the object is complete is seen to at once, where the
+//!   interpreter would look for it right after the call. If its handler raises, the object is kept.
 //! - Unpickling may run Python code, and so handlers. If what one of them raises ends it, the
 //!   message is kept as it came. It is a handler's if the traceback goes through one, or if it is a
 //!   `KeyboardInterrupt`: that is raised by C code, which leaves no trace. Nobody else's is kept
@@ -50,12 +50,19 @@ struct Messages {
 /// One channel's. See the module.
 #[derive(Default)]
 pub struct KeptBack {
+    /// Does the interpreter not look for signals on the object's way to its receiver?
+    is_uninterrupted: bool,
     /// How many there are, or were in the parent.
     count: AtomicUsize,
     messages: Mutex<Messages>,
 }
 
 impl KeptBack {
+    /// Of a channel whose objects are taken by an operator (see `Take`).
+    pub fn uninterrupted() -> KeptBack {
+        KeptBack { is_uninterrupted: true, ..KeptBack::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Messages> {
         let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
         if messages.generation != fork::generation() {
@@ -106,6 +113,9 @@ impl KeptBack {
     /// Give `object` to whoever asked for it, if no handler raises first.
     #[inline]
     pub fn hand_over<'py>(&self, object: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        if self.is_uninterrupted {
+            return Ok(object);
+        }
         match object.py().check_signals() {
             Ok(()) => Ok(object),
             Err(e) => {

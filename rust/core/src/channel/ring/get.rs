@@ -24,6 +24,7 @@ impl<'a> GetGuard<'a> {
     ///
     /// # Errors
     /// `Empty`; `Corrupted`; what `accept` gives.
+    #[inline]
     pub fn get(
         &self,
         scratch: &mut Vec<u8>,
@@ -80,6 +81,7 @@ impl<'a> GetGuard<'a> {
         Ok(Some(record.fds_id.wrapping_add(u64::from(record.meta.fds == 0))))
     }
 
+    #[inline]
     fn next(&self) -> Result<Option<Record<'_>>> {
         let ring = self.ring;
         let state = &*ring.state;

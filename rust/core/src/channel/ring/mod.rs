@@ -13,6 +13,8 @@
 //! messages. As a record takes up to 31 bytes more than its payload, a base full of tiny ones
 //! doubles further, up to 4 MiB.
 //!
+//! Such a ring widens only while it may hold less: a small one stays in the processor's cache.
+//!
 //! A circle that is wrapped (its tail below its head) widens as well. The tail then jumps over the
 //! upper part, where the oldest messages are, into the new room: a *detour*. While it lasts, that
 //! is until the reader has followed it too, the tail may not go back to the start, for it would run
@@ -76,6 +78,12 @@ pub const BASE_OF_TINY: u64 = 4 << 20;
 const TINY: u64 = 12_000;
 /// Messages in extents that may be unread at a time, where that is bounded.
 pub const LARGE_UNREAD: usize = 4;
+/// Bytes of payload that may be unread at least before a ring that does not overflow is full.
+const LEAST_UNREAD: u64 = 64 << 10;
+/// And so many messages, if the base can become large enough.
+const MANY: u64 = 128;
+/// In `detour`: there is a number.
+const DETOUR: u32 = 1 << 31;
 /// The largest payload that is copied under the lock; what is larger goes into an extent before.
 pub const INLINE: usize = 64 << 10;
 
@@ -113,7 +121,9 @@ overlay! {
         /// The numbers of the last messages in extents, where those are bounded; at first no
         /// number.
         large: [AtomicU32; LARGE_UNREAD],
-        _reserved2: [AtomicU64; 6],
+        /// Bytes that the tail skipped at the base's end when it last went back to the start.
+        skipped: AtomicU64,
+        _reserved2: [AtomicU64; 5],
 
         get_lock: Mutex,
         head: AtomicU64,
@@ -326,9 +336,34 @@ impl Ring {
         let (tail, head) = (self.tail(), self.head());
         let cap = self.state.base_cap.load(Ordering::Relaxed).min(self.config.base_most);
         let used = tail.at().wrapping_sub(head.at()).wrapping_add(if tail.at() < head.at() { cap } else { 0 });
-        // A small base still grows when it is full, so that it is not what the writer waits for.
+        // A small base may still grow when it is full, so that it is not what the writer waits for.
         // Extents are counted by messages: one may be what a writer waits with, or waits behind.
-        (cap < BASE_MOST || used <= cap / 2) && self.large_unread(tail, head) <= LARGE_UNREAD / 2
+        let grows = cap < BASE_MOST && !self.holds_enough(tail, head, cap);
+        (grows || used <= cap / 2) && self.large_unread(tail, head) <= LARGE_UNREAD / 2
+    }
+
+    /// Are so many messages unread, with so much payload, however the records lie, that a base of
+    /// `cap` bytes need not widen for them?
+    fn holds_enough(&self, tail: Cursor, head: Cursor, cap: u64) -> bool {
+        let (at, start, count) = (tail.at(), head.at(), tail.since(head));
+        if !self.in_base(at) || !self.in_base(start) || count < MANY || self.is_on_detour(head) {
+            return false;
+        }
+        let skipped = self.state.skipped.load(Ordering::Relaxed);
+        let used = if at >= start { at - start } else { (at + cap).saturating_sub(start).saturating_sub(skipped) };
+        // A record takes up to 31 bytes more than its payload.
+        used.saturating_sub(31 * count) >= LEAST_UNREAD
+    }
+
+    /// Has the reader still to follow the last detour? See the module.
+    fn is_on_detour(&self, head: Cursor) -> bool {
+        let number = match self.state.detour.load(Ordering::Relaxed) {
+            0 => return false,
+            marked => u64::from(marked & !DETOUR),
+        };
+        // The message that jumped comes after this many.
+        let left = number.wrapping_sub(head.count()) & COUNT_MASK;
+        left != 0 && left <= COUNT_MASK / 2
     }
 
     /// Messages in extents between `head` and `tail`, where they are bounded. A sender that died

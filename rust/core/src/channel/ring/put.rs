@@ -1,15 +1,12 @@
 //! The writers' side of a ring: where a record goes, and its commit.
 
-use super::{BASE_FIRST, BASE_MOST, COUNT_MASK, COUNT_MOST, Cursor, LARGE_UNREAD, MessageMeta, Payload, Ring, TINY};
+use super::{BASE_FIRST, BASE_MOST, COUNT_MOST, Cursor, DETOUR, LARGE_UNREAD, MessageMeta, Payload, Ring, TINY};
 use crate::channel::extents::{CHUNK, OwnedExtent};
 use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, LINK, UNIT, header, record_bytes};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
 use crate::sys::memfd;
-
-/// In `detour`: there is a number.
-const DETOUR: u32 = 1 << 31;
 
 /// The put lock, held.
 #[derive(Debug)]
@@ -94,6 +91,10 @@ impl<'a> PutGuard<'a> {
         if place.at != tail.at() {
             let (mapping, offset, _) = ring.locate(tail.at())?;
             mapping.write(offset, &header(LINK, MessageMeta::default(), 0, place.at))?;
+            // Before the commit: who dies in between leaves too much, and the base wider.
+            let cap = state.base_cap.load(Ordering::Relaxed);
+            let skipped = (ring.config.base + cap).saturating_sub(tail.at());
+            state.skipped.store(skipped, Ordering::Relaxed);
         }
         let new = Cursor::new(tail.count() + 1, (place.at + record_bytes(bytes.len())) / UNIT);
         let message = match payload.take() {
@@ -192,18 +193,11 @@ impl<'a> PutGuard<'a> {
         }
     }
 
-    /// Has the reader still to follow the last detour? See the module.
+    /// Has the reader still to follow the last detour?
     fn is_on_detour(&self, head: Cursor) -> bool {
-        let detour = &self.ring.state.detour;
-        let number = match detour.load(Ordering::Relaxed) {
-            0 => return false,
-            marked => u64::from(marked & !DETOUR),
-        };
-        // The message that jumped comes after this many.
-        let left = number.wrapping_sub(head.count()) & COUNT_MASK;
-        let is_on = left != 0 && left <= COUNT_MASK / 2;
+        let is_on = self.ring.is_on_detour(head);
         if !is_on {
-            detour.store(0, Ordering::Relaxed);
+            self.ring.state.detour.store(0, Ordering::Relaxed);
         }
         is_on
     }
@@ -216,6 +210,9 @@ impl<'a> PutGuard<'a> {
             return Ok(None);
         }
         let cap = state.base_cap.load(Ordering::Relaxed).clamp(BASE_FIRST, ring.config.base_most);
+        if !ring.config.overflows && ring.holds_enough(tail, head, cap) {
+            return Ok(None);
+        }
         let most = if tail.since(head) > TINY { ring.config.base_most } else { BASE_MOST };
         let is_wrapped = ring.in_base(head.at()) && head.at() > at;
         let start = if is_wrapped { base + cap } else { at };

@@ -19,7 +19,13 @@ pub struct Reader<'py, 'a> {
     rest: &'a [u8],
     /// Of the shared ones that are still to come.
     numbers: &'a [[u8; 4]],
-    /// Those that are here, by number.
+    /// What few messages need, and is dropped by those alone.
+    met: Option<Box<Met<'py>>>,
+}
+
+#[derive(Default)]
+struct Met<'py> {
+    /// The shared ones that are here, by number.
     shared: Vec<Option<Bound<'py, PyAny>>>,
     /// The dicts that records are like.
     records: [Option<Bound<'py, PyAny>>; RECORDS],
@@ -29,7 +35,7 @@ pub struct Reader<'py, 'a> {
 impl<'py, 'a> Reader<'py, 'a> {
     /// Of these bytes.
     pub fn new(py: Python<'py>, bytes: &'a [u8]) -> Self {
-        Reader { py, rest: bytes, numbers: &[], shared: Vec::new(), records: [const { None }; RECORDS] }
+        Reader { py, rest: bytes, numbers: &[], met: None }
     }
 
     /// Has it read everything?
@@ -44,7 +50,7 @@ impl<'py, 'a> Reader<'py, 'a> {
         let (rest, numbers) = rest.split_at_checked(rest.len().checked_sub(count.checked_mul(4)?)?)?;
         self.rest = rest;
         self.numbers = numbers.as_chunks().0;
-        self.shared.resize(count, None);
+        self.met.get_or_insert_default().shared.resize(count, None);
         Some(())
     }
 
@@ -92,13 +98,13 @@ impl<'py, 'a> Reader<'py, 'a> {
         let (number, numbers) = self.numbers.split_first()?;
         self.numbers = numbers;
         let number = u32::from_le_bytes(*number) as usize;
-        (number < self.shared.len()).then_some(Some(number))
+        (number < self.met.as_ref()?.shared.len()).then_some(Some(number))
     }
 
     #[inline]
     fn keep(&mut self, number: Option<usize>, value: &Bound<'py, PyAny>) {
-        if let Some(number) = number {
-            self.shared[number] = Some(value.clone());
+        if let (Some(number), Some(met)) = (number, &mut self.met) {
+            met.shared[number] = Some(value.clone());
         }
     }
 
@@ -121,7 +127,7 @@ impl<'py, 'a> Reader<'py, 'a> {
             SHORT_STR..STR => self.string(usize::from(tag) & SHORT_STR_MOST, tag & SHORT_SHARED != 0),
             REF1 | REF4 => {
                 let number = self.len(tag & LONG)?;
-                self.shared.get(number)?.clone()
+                self.met.as_ref()?.shared.get(number)?.clone()
             }
             NONE => Some(py.None().into_bound(py)),
             TRUE | FALSE => Some(pyo3::types::PyBool::new(py, tag == TRUE).to_owned().into_any()),
@@ -146,9 +152,24 @@ impl<'py, 'a> Reader<'py, 'a> {
                 // SAFETY: attached.
                 self.owned(unsafe { ffi::PyFloat_FromDouble(value) })
             }
+            TUPLE if depth <= DEEPEST => self.tuple(tag, depth),
             STR..NONE if depth <= DEEPEST => self.sized(tag, depth),
             _ => None,
         }
+    }
+
+    #[inline]
+    fn tuple(&mut self, tag: u8, depth: u32) -> Option<Bound<'py, PyAny>> {
+        let n = self.items(tag, 1)?;
+        // SAFETY: attached; each item is set once, with a new reference that it takes over. Until
+        // all are set no Python code can find it but through the collector's own interfaces.
+        let tuple = self.owned(unsafe { ffi::PyTuple_New(n as isize) })?;
+        for i in 0..n {
+            let item = self.value(depth + 1)?;
+            // SAFETY: as above.
+            unsafe { ffi::PyTuple_SetItem(tuple.as_ptr(), i as isize, item.into_ptr()) };
+        }
+        Some(tuple)
     }
 
     /// What has a length.
@@ -179,14 +200,8 @@ impl<'py, 'a> Reader<'py, 'a> {
                 Some(value)
             }
             TUPLE => {
-                let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
-                // SAFETY: as above.
-                let tuple = self.owned(unsafe { ffi::PyTuple_New(n as isize) })?;
-                for i in 0..n {
-                    let item = self.value(depth + 1)?;
-                    // SAFETY: as above.
-                    unsafe { ffi::PyTuple_SetItem(tuple.as_ptr(), i as isize, item.into_ptr()) };
-                }
+                let number = self.number(shared)?;
+                let tuple = self.tuple(tag, depth)?;
                 self.keep(number, &tuple);
                 Some(tuple)
             }
@@ -217,13 +232,13 @@ impl<'py, 'a> Reader<'py, 'a> {
                     }
                 }
                 if FIELDS.contains(&n) && texts == n {
-                    self.records[n % RECORDS] = Some(dict.clone());
+                    self.met.get_or_insert_default().records[n % RECORDS] = Some(dict.clone());
                 }
                 Some(dict)
             }
             RECORD => {
                 let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
-                let like = self.records[n % RECORDS].as_ref()?;
+                let like = self.met.as_ref()?.records[n % RECORDS].as_ref()?;
                 // SAFETY: as above; it is a dict.
                 let dict = self.owned(unsafe { ffi::PyDict_Copy(like.as_ptr()) })?;
                 // SAFETY: as above.
