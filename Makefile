@@ -102,6 +102,7 @@ lint: $(VENV)/.installed $(VENV)/.group-lint
 		else echo "note: no rustfmt here, Rust's format is not checked"; fi
 	@if cargo clippy --version >/dev/null 2>&1; then set -x; cargo clippy --workspace --all-targets -- -D warnings; \
 		else echo "note: no clippy here, Rust is not linted"; fi
+	# As PyO3 would find a free-threaded interpreter: what is compiled for one alone is checked without one.
 	PYO3_CONFIG_FILE=$(CURDIR)/.ci/free-threaded.txt CARGO_TARGET_DIR=target/free-threaded \
 		cargo check --quiet --package fastmp-py
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
