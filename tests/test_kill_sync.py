@@ -117,6 +117,21 @@ def test_a_party_killed_in_its_action_breaks_the_barrier(mp, crew):
     assert barrier.broken
 
 
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
+def test_handlers_that_wait_put_off_no_look_at_the_holder(mp, crew, kind):
+    """Each handler's own wait begins and ends between two tries of the wait that it interrupts."""
+    lock = mp.Semaphore(1, recover=True) if kind == "Semaphore" else getattr(mp, kind)()
+    held, waiting = mp.RawValue("b"), mp.RawValue("b")
+    holder = crew.start(victims.hold_for_ever, lock, held)
+    wait_until(lambda: held.value)
+    heir = crew.start(victims.take_while_handlers_wait, lock, mp.Event(), waiting)
+    wait_until(lambda: waiting.value)
+    # Left a zombie, which the heir cannot wait for itself.
+    os.kill(holder.pid, signal.SIGKILL)
+    heir.join(50)
+    assert heir.exitcode == 0
+
+
 @pytest.mark.parametrize("kind", ["Semaphore", "BoundedSemaphore"])
 class TestRecover:
     def test_permits_of_a_killed_holder_come_back(self, mp, crew, kind):
@@ -151,6 +166,17 @@ class TestRecover:
         heir.join()
         print(f"recovered after {(taken.value - died) * 1e3:.1f} ms")
         assert taken.value >= died
+
+    def test_one_who_polls_gets_it(self, mp, crew, kind):
+        """Also if each of its waits is over before it would look at a zombie that is not its own."""
+        semaphore, held, waiting = getattr(mp, kind)(1, recover=True), mp.RawValue("b"), mp.RawValue("b")
+        holder = crew.start(conditions.hold_permits, semaphore, 1, held)
+        wait_until(lambda: held.value)
+        heir = crew.start(victims.take_by_polls, semaphore, waiting)
+        wait_until(lambda: waiting.value)
+        os.kill(holder.pid, signal.SIGKILL)
+        heir.join()
+        assert heir.exitcode == 0
 
     def test_a_warning_as_an_error_gives_the_permit_back(self, mp, crew, kind):
         semaphore, held = getattr(mp, kind)(1, recover=True), mp.RawValue("b")

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import queue as errors
+import signal
 import threading
 import time
 import warnings
@@ -119,6 +120,21 @@ def take_with_time(lock, waiting, taken):
     assert lock.acquire()
     taken.value = time.monotonic()
     lock.release()
+
+
+def take_by_polls(lock, waiting):
+    warnings.simplefilter("ignore")
+    waiting.value = 1
+    wait_until(lambda: lock.acquire(timeout=0.02), "what a dead process held")
+
+
+def take_while_handlers_wait(lock, event, waiting):
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, lambda number, frame: event.wait(0.001))
+    signal.setitimer(signal.ITIMER_REAL, 0.03, 0.03)
+    waiting.value = 1
+    assert lock.acquire()
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def churn(lock, state, me, turns):

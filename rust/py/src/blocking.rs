@@ -1,5 +1,6 @@
 //! The one loop of every wait: detach from the interpreter, park, run signal handlers, go on.
 
+use fastmp_core::sync::waiting::in_between;
 use fastmp_core::{Deadline, Error, Result};
 use pyo3::prelude::*;
 
@@ -8,7 +9,7 @@ use pyo3::prelude::*;
 pub fn wait<T: Send>(py: Python<'_>, mut attempt: impl FnMut() -> Result<T> + Send) -> PyResult<Result<T>> {
     loop {
         match py.detach(&mut attempt) {
-            Err(Error::Interrupted) => py.check_signals()?,
+            Err(Error::Interrupted) => in_between(|| py.check_signals())?,
             done => return Ok(done),
         }
     }

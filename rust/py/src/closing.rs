@@ -15,6 +15,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastmp_core::channel::{pipe, queue};
+use fastmp_core::sync::waiting::in_between;
 use fastmp_core::sys::fork;
 use fastmp_core::{Error, Result};
 use pyo3::prelude::*;
@@ -137,7 +138,7 @@ impl<T: Channel> Closing<T> {
     ) -> PyResult<Option<Result<R>>> {
         loop {
             match py.detach(|| self.with(&mut attempt)) {
-                Some(Err(Error::Interrupted)) => py.check_signals()?,
+                Some(Err(Error::Interrupted)) => in_between(|| py.check_signals())?,
                 done => return Ok(done),
             }
         }

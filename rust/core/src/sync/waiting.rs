@@ -159,6 +159,20 @@ impl Pace {
     }
 }
 
+/// Run `handlers`, which may wait for other things, between a wait that came up and the call that
+/// goes on: they neither use up nor change what is kept for it. If they fail nothing goes on, and
+/// nothing is kept.
+///
+/// # Errors
+/// Those of `handlers`.
+pub fn in_between<T, E>(handlers: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+    let kept = CAME_UP.take();
+    let _ = facade::resumed();
+    let done = handlers()?;
+    CAME_UP.set(kept);
+    Ok(done)
+}
+
 fn spin<W: Wait>(wait: &mut W) -> Option<Result<W::Output>> {
     wait.spin()?.until(|| wait.glance().transpose())
 }
