@@ -42,6 +42,7 @@ __all__ = [
     "_in_channel",
     "_own_descriptors",
     "_received_fd",
+    "_take",
 ]
 
 class OwnerDiedWarning(RuntimeWarning):
