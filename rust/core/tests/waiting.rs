@@ -8,10 +8,12 @@ mod common;
 
 use std::time::Duration;
 
+use common::channel::send;
 use common::conditions::with_slice;
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::arena::Block;
-use fastmp_core::fault::{Action, arm_in_turn};
+use fastmp_core::channel::queue::Queue;
+use fastmp_core::fault::{Action, arm, arm_in_turn};
 use fastmp_core::layout::{Kind, Object, WithSlice};
 use fastmp_core::sync::mutex::Mutex;
 use fastmp_core::sync::robust_semaphore::{Permit, RobustSemaphore, RobustSemaphoreState};
@@ -86,4 +88,39 @@ fn a_wait_that_is_woken_in_vain_comes_up_for_signals() {
         || robust().release(me()).unwrap(),
         || robust().try_acquire(me()),
     );
+}
+
+extern "C" fn nothing(_: i32) {}
+
+/// A signal every 30 ms, for as long as this process lives.
+fn interrupt_often() {
+    // SAFETY: the handler does nothing; both calls copy what they are given.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
+        let often = libc::timeval { tv_sec: 0, tv_usec: 30_000 };
+        let timer = libc::itimerval { it_interval: often, it_value: often };
+        libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
+    }
+}
+
+#[test]
+fn signals_put_off_no_look_at_the_holder_of_a_lock_inside_another_wait() {
+    let queue = Queue::create(0).unwrap();
+    let holder = Child::fork(|| {
+        arm("ring.put.before_commit", 1, Action::Stop);
+        let _ = send(&queue, b"1", &[], Deadline::Never);
+    });
+    until("it holds the put lock", || common::state(holder.pid()) == Some('T'));
+    let mut putter = Child::fork(|| {
+        interrupt_often();
+        let end = Deadline::after(10.0);
+        while send(&queue, b"2", &[], end) == Err(Error::Interrupted) {}
+        assert!(!end.passed(), "not before it had to give up");
+    });
+    until("it waits", || putter.is_parked());
+    // Nobody reaps it: only a thorough look sees that it is dead.
+    holder.signal(libc::SIGKILL);
+    assert_eq!(putter.wait(), OK);
 }

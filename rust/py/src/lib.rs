@@ -52,6 +52,7 @@ mod _native {
             return Err(pyo3::exceptions::PyImportError::new_err(text));
         }
         fastmp_core::facade::return_for_signals();
+        fastmp_core::objects::prepare();
         crate::capi::fast_methods::install::<Lock>(py)?;
         crate::capi::fast_methods::install::<RLock>(py)?;
         crate::capi::fast_methods::install::<Semaphore>(py)?;

@@ -81,6 +81,12 @@ use crate::sys::memfd;
 /// The smallest block, a cache line: locks of different objects never share one.
 const SMALLEST: usize = 64;
 
+/// Make now what a process makes once: the identity, the allocator, the handlers around a fork. A
+/// fork by another thread in the middle of that would leave the child waiting for it to be done.
+pub fn prepare() {
+    drop(allocator());
+}
+
 /// Look now for blocks that can be used again, as `alloc` does by itself when it pays: for tests.
 #[cfg(feature = "kill-points")]
 pub fn sweep() {

@@ -26,6 +26,7 @@ use crate::sync::probe::{is_due, may_probe, turn};
 use crate::sync::spin::Spin;
 use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
 use crate::sync::waitset::WaitSet;
+use crate::sys::fork::Local;
 
 /// The most permits that are kept by name: what is looked through at each call.
 pub const MAX: usize = 1 << 12;
@@ -68,6 +69,14 @@ overlay! {
     pub struct Permit(AtomicU64);
 }
 
+/// Held by the thread of this process that takes a permit, or has to know of all.
+static TAKING: Local<()> = Local::new(());
+
+fn alone<T>(f: impl FnOnce() -> T) -> T {
+    // A model's threads are processes of their own.
+    if cfg!(loom) { f() } else { TAKING.with(|()| f()) }
+}
+
 impl Permit {
     /// Free.
     #[allow(clippy::new_without_default)]
@@ -77,7 +86,14 @@ impl Permit {
 
     fn take(&self, from: u64, me: Owner) -> bool {
         // Acquire: pairs with the release of the last holder.
-        self.0.compare_exchange(from, me.word(), Ordering::Acquire, Ordering::Relaxed).is_ok()
+        let take = || self.0.compare_exchange(from, me.word(), Ordering::Acquire, Ordering::Relaxed).is_ok();
+        alone(take)
+    }
+
+    /// Free it, if it is this process's.
+    fn give(&self, me: Owner) -> bool {
+        // Release: pairs with the acquire of whoever takes it.
+        self.holder() == Some(me) && self.0.compare_exchange(me.word(), 0, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     fn holder(&self) -> Option<Owner> {
@@ -220,11 +236,11 @@ impl<'a> RobustSemaphore<'a> {
     /// `NotOwner` if it holds none.
     pub fn release(&self, me: Owner) -> Result<()> {
         let hint = self.state.hint.load(Ordering::Relaxed) as usize;
-        let mut mine = self.from(hint).filter(|(_, permit)| permit.holder() == Some(me));
-        // Release: pairs with the acquire of whoever takes it.
-        let given =
-            |permit: &Permit| permit.0.compare_exchange(me.word(), 0, Ordering::Release, Ordering::Relaxed).is_ok();
-        let Some((at, _)) = mine.find(|(_, permit)| given(permit)) else { return Err(Error::NotOwner) };
+        let give = || self.from(hint).find(|(_, permit)| permit.give(me));
+        // All threads have one name. While this one looked another may have given back what it was
+        // coming to, and have taken what it had passed. While nobody takes, what is this process's
+        // to the end is so all the time.
+        let Some((at, _)) = give().or_else(|| alone(give)) else { return Err(Error::NotOwner) };
         if at != hint {
             self.state.hint.store(at as u32, Ordering::Relaxed);
         }

@@ -130,8 +130,49 @@ struct Pace {
     dying: u8,
 }
 
+/// Waits that one may be inside of: a channel's, and that for its lock.
+const LEVELS: usize = 2;
+
 thread_local! {
-    static CAME_UP: Cell<Option<Pace>> = const { Cell::new(None) };
+    /// By level: a wait inside another one keeps its own.
+    static CAME_UP: Cell<[Option<Pace>; LEVELS]> = const { Cell::new([None; LEVELS]) };
+    /// Waits that this thread is inside of.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// One wait's place among those that it is inside of.
+struct Level(usize);
+
+impl Level {
+    fn enter() -> Level {
+        let level = DEPTH.get();
+        DEPTH.set(level + 1);
+        Level(level)
+    }
+
+    /// What was kept for the call that goes on.
+    fn take(&self) -> Option<Pace> {
+        let mut all = CAME_UP.get();
+        let kept = all.get_mut(self.0).and_then(Option::take);
+        CAME_UP.set(all);
+        kept
+    }
+
+    /// Keep it; None: the wait is over, and so is what was inside it.
+    fn keep(&self, pace: Option<Pace>) {
+        let mut all = CAME_UP.get();
+        match pace {
+            Some(_) => all.iter_mut().skip(self.0).take(1).for_each(|kept| *kept = pace),
+            None => all.iter_mut().skip(self.0).for_each(|kept| *kept = None),
+        }
+        CAME_UP.set(all);
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        DEPTH.set(self.0);
+    }
 }
 
 impl Pace {
@@ -149,14 +190,6 @@ impl Pace {
         let slice = if dying && self.dying <= DYING_MOST { facade::DYING } else { facade::SLICE };
         self.look = facade::now() + slice.as_nanos() as u64;
     }
-
-    /// Keep it for the call that goes on.
-    fn come_up<T>(self, error: Error) -> Result<T> {
-        if error == Error::Interrupted {
-            CAME_UP.set(Some(self));
-        }
-        Err(error)
-    }
 }
 
 /// Run `handlers`, which may wait for other things, between a wait that came up and the call that
@@ -166,7 +199,7 @@ impl Pace {
 /// # Errors
 /// Those of `handlers`.
 pub fn in_between<T, E>(handlers: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
-    let kept = CAME_UP.take();
+    let kept = CAME_UP.replace([None; LEVELS]);
     let _ = facade::resumed();
     let done = handlers()?;
     CAME_UP.set(kept);
@@ -183,10 +216,17 @@ fn spin<W: Wait>(wait: &mut W) -> Option<Result<W::Output>> {
 /// `TimedOut`; `Interrupted` by a signal, or to look for one: run handlers, and call it again with
 /// a wait like this one; what the wait itself ends with.
 pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
-    let kept = CAME_UP.take();
+    let level = Level::enter();
+    let kept = level.take();
     // A wait that goes on has nothing to spin for. Both are asked: either may have come up.
     let resumed = facade::resumed() | kept.is_some();
     let mut pace = kept.unwrap_or_else(Pace::begin);
+    let done = go_on(wait, deadline, resumed, &mut pace);
+    level.keep(matches!(done, Err(Error::Interrupted)).then_some(pace));
+    done
+}
+
+fn go_on<W: Wait>(wait: &mut W, deadline: Deadline, resumed: bool, pace: &mut Pace) -> Result<W::Output> {
     let mut comes_up = facade::now() + facade::SLICE.as_nanos() as u64;
     if !resumed
         && deadline != Deadline::PASSED
@@ -194,7 +234,7 @@ pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
     {
         return done;
     }
-    let (mut registered, mut looked, mut woken) = (false, resumed, false);
+    let (mut registered, mut looked, mut woken, mut due) = (false, resumed, false, false);
     loop {
         if woken && wait.takes_for_others() {
             woken = false;
@@ -235,6 +275,10 @@ pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
                 return done;
             }
         }
+        // Registered, so that no wake-up is used up by one who comes up.
+        if std::mem::take(&mut due) {
+            facade::end_slice()?;
+        }
         let parked = wait.park(deadline.or_at(pace.look));
         if !pace.is_over(&parked) {
             match parked {
@@ -247,7 +291,7 @@ pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
                     woken = true;
                 }
                 Ok(Parked::TimedOut) => (),
-                Err(error) => return pace.come_up(error),
+                Err(error) => return Err(error),
             }
             continue;
         }
@@ -258,13 +302,11 @@ pub fn wait<W: Wait>(wait: &mut W, deadline: Deadline) -> Result<W::Output> {
             Found::Changed => continue,
             Found::Dying | Found::Nothing => (),
         }
-        if let Err(error) = parked {
-            return pace.come_up(error);
-        }
+        parked?;
         // Not at the end of a short slice, and not if there is time for one more try only.
         if facade::now() >= comes_up && !deadline.passed() {
             comes_up = facade::now() + facade::SLICE.as_nanos() as u64;
-            facade::end_slice().or_else(|error| pace.come_up(error))?;
+            due = true;
         }
     }
 }

@@ -155,11 +155,7 @@ fn one_permit_by_name() {
     assert_eq!((permits.free(), permits.release(me())), (1, Err(Error::NotOwner)));
 }
 
-// Miri finds a release that is refused although this thread has a permit: another thread of the
-// process gave that one back, and left one that the search had passed by already. To be mended in
-// `RobustSemaphore::release`.
 #[test]
-#[cfg_attr(miri, ignore = "release() can miss a permit while another thread of the process releases")]
 fn several_permits_by_name() {
     let _turn = common::turn();
     let (state, row) = permits(3);
