@@ -30,10 +30,11 @@ CORE = """
 
 BINDINGS = """
     lib -> specialize queue connection
-    specialize -> sharedctypes
+    specialize -> sharedctypes queue
     sharedctypes -> synchronize
     synchronize -> capi handles
     queue connection -> handles closing
+    queue -> capi
     handles -> message
     message -> descriptor blocking
     capi -> blocking

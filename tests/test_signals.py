@@ -109,7 +109,7 @@ def test_what_a_handler_raises_loses_no_message(mp, crew, kind):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert got == list(range(count))
-    assert interrupts > 10  # how many there are is the machine's business
+    assert interrupts > 0  # how many there are depends on how often it has to wait
     crew.join()
 
 

@@ -27,7 +27,7 @@ use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 
 use crate::arena::Block;
-pub use crate::arena::{Handle, Incoming};
+pub use crate::arena::{Handle, Incoming, prepare};
 use crate::cells::Cells;
 use crate::error::{Error, Result};
 use crate::layout::{Backing, Kind, Object, WithSlice};

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::layout::{self, Header, Kind};
 use crate::sys::fork::{self, AtFork, Registration};
 use crate::sys::hold_token::{HoldToken, HoldWatch};
-use crate::sys::liveness;
+use crate::sys::owner;
 
 /// Blocks are powers of two from 64 bytes to 32 KiB; what is larger has a segment of its own.
 const CLASSES: usize = 10;
@@ -100,11 +100,18 @@ pub(super) struct Allocator {
 
 static ALLOCATOR: LazyLock<Mutex<Allocator>> = LazyLock::new(Default::default);
 
-pub(super) fn allocator() -> MutexGuard<'static, Allocator> {
-    static FORKS: Registration = Registration::new();
+static FORKS: Registration = Registration::new();
+
+/// See [`prepare`](super::prepare).
+pub(super) fn prepare() {
     // After the identity, on which this builds.
-    liveness::me();
+    owner::watch_forks();
     FORKS.ensure::<Forking>();
+    LazyLock::force(&ALLOCATOR);
+}
+
+pub(super) fn allocator() -> MutexGuard<'static, Allocator> {
+    prepare();
     // A panic in between would leave the allocator as it was or a block short: still good.
     ALLOCATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

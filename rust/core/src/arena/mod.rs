@@ -81,10 +81,11 @@ use crate::sys::memfd;
 /// The smallest block, a cache line: locks of different objects never share one.
 const SMALLEST: usize = 64;
 
-/// Make now what a process makes once: the identity, the allocator, the handlers around a fork. A
-/// fork by another thread in the middle of that would leave the child waiting for it to be done.
+/// Make now what a process makes once and forked children inherit: the allocator, and the handlers
+/// around a fork. A fork by another thread in the middle of that would leave the child waiting for
+/// it to be done. No descriptor is opened.
 pub fn prepare() {
-    drop(allocator());
+    allocator::prepare();
 }
 
 /// Look now for blocks that can be used again, as `alloc` does by itself when it pays: for tests.

@@ -223,9 +223,14 @@ pub fn me() -> Owner {
     }
 }
 
+/// Have a forked child forget its parent's identity, from now on.
+pub fn watch_forks() {
+    FORKS.ensure::<Identity>();
+}
+
 #[cold]
 fn identify() -> Owner {
-    FORKS.ensure::<Identity>();
+    watch_forks();
     let pid = getpid().as_raw_nonzero().get() as u32;
     // Miri knows neither.
     let seen = if cfg!(miri) { None } else { by_proc(pid).or_else(|| by_pidfd(pid)) };
