@@ -27,7 +27,8 @@ SID = ["python3.14", "python3.15"]  # what Debian sid has
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent
 KEPT = Path(os.environ.get("FASTMP_PYTHONS", "/var/tmp/fastmp-pythons"))
-# Every test, each random one for less long: the whole run is for how versions differ. What is set already stays.
+# Every test, each random one for less long: the whole run is for how versions differ. What is set
+# already stays.
 STRESS = {
     "FASTMP_TEST_KILLS": "100",
     "FASTMP_TEST_CYCLES": "1000",

@@ -252,7 +252,8 @@ fn a_queue_that_is_never_empty_never_runs_out_of_offsets() {
         (0..40).for_each(|_| model.get());
     };
     (0..60).for_each(|_| model.put(INLINE));
-    // 3 GB pass through a few places of 1 MiB, whichever of them are in use; those begin at 128 MiB.
+    // 3 GB pass through a few places of 1 MiB, whichever of them are in use; those begin at
+    // 128 MiB.
     (0..200).for_each(|_| round(&mut model));
     let end = positions();
     assert!(end <= 512 << 20, "the file has come to {end}");

@@ -188,7 +188,8 @@ impl Queue {
         message::with_inbox(|inbox| {
             let mut fds = Vec::new();
             let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
-                // Who was told by the descriptor finds the message, though its sender is not quite done.
+                // Who was told by the descriptor finds the message, though its sender is not quite
+                // done.
                 Some(Err(Error::Empty)) if !block => match queue.attached(py, |queue| queue.is_announced()) {
                     Some(true) => {
                         let deadline = Deadline::after(ANNOUNCED);
