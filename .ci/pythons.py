@@ -1,6 +1,6 @@
 """Run the Python tests against one wheel on every CPython that is here or can be made; print one table.
 
-    python pythons.py [--junit REPORT.xml] [--only 3.12,3.14] WHEEL
+    python pythons.py [--junit REPORT.xml] [--only 3.12,3.14] [--brief] WHEEL
 
 An interpreter comes from pyenv, from PATH or, where there is none, out of a Debian root (see debian-root). One that
 cannot be had is named with the reason, and fails nothing. `--junit` names the report of a run that has been already,
@@ -144,7 +144,7 @@ class Result:
         self.seconds = seconds or sum(float(each.get("time", 0)) for each in suite.iter("testsuite"))
 
 
-def test(version, wheel, log):
+def test(version, wheel, log, files):
     """Runs the tests on one version.
 
     Raises:
@@ -157,7 +157,8 @@ def test(version, wheel, log):
         python = install(interpreter, wheel)
         environment = {**STRESS, **os.environ}
         started = time.monotonic()
-        command = [python, "-m", "pytest", f"{interpreter.repo}/tests", "-p", "no:cacheprovider", "-q"]
+        command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
+        command += [f"{interpreter.repo}/tests/{file}" for file in files]
         command += [f"--junit-xml={interpreter.path('report.xml')}", "--color=no"]
         with contextlib.suppress(subprocess.TimeoutExpired):
             interpreter.run(*command, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=LIMIT)
@@ -194,6 +195,7 @@ def main():
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--junit", type=Path, help="report of the run on this interpreter")
     parser.add_argument("--only", default=",".join(VERSIONS), help="versions, by default all")
+    parser.add_argument("--brief", action="store_true", help="only the tests of what differs between versions")
     parser.add_argument("--jobs", type=int, default=2, help="interpreters at a time")
     options = parser.parse_args()
     results, missing, broken = [], {}, False
@@ -206,7 +208,7 @@ def main():
     def run(version):
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             try:
-                outcome = test(version, options.wheel.resolve(), log)
+                outcome = test(version, options.wheel.resolve(), log, BRIEF if options.brief else [""])
             except (Unavailable, RuntimeError) as reason:
                 outcome = reason
             log.seek(0)
