@@ -35,6 +35,21 @@ STRESS = {
     "FASTMP_TEST_SOAK": "3",
     "FASTMP_EXAMPLE_KILLS": "1",
 }
+# What differs from one version to the next: all that meets the interpreter's own ways. The rest is
+# the core's affair, and takes three times as long.
+BRIEF = [
+    "contract/test_arguments.py",
+    "contract/test_context.py",
+    "contract/test_errno.py",
+    "contract/test_messages.py",
+    "contract/test_process.py",
+    "contract/test_stdlibs.py",
+    "contract/test_subclasses.py",
+    "test_codec.py",
+    "test_exports.py",
+    "test_handles.py",
+    "test_signals.py",
+]
 LIMIT = 1800  # seconds for one interpreter's tests: a watchdog
 
 
