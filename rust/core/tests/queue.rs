@@ -546,6 +546,32 @@ fn the_largest_are_kept_whatever_was_kept_before() {
     assert!(resident(&queue.handles()[0]) <= 34 << 20);
 }
 
+/// Mappings of queues' extents in this process.
+fn extents_mapped() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let is_extent = |line: &&str| {
+        let offset = line.split_ascii_whitespace().nth(2).and_then(|at| u64::from_str_radix(at, 16).ok());
+        line.contains("memfd:fastmp-queue") && offset.is_some_and(|offset| offset >= 128 << 20)
+    };
+    maps.lines().filter(is_extent).count()
+}
+
+#[test]
+fn an_extent_that_is_used_again_is_mapped_whatever_its_length() {
+    let _turn = common::turn();
+    // Also where the file ends with the message: in the middle of a page.
+    for len in [65_537, 69_632, 70_000, 1 << 20, (1 << 20) + 1, 3_000_001] {
+        let queue = Queue::create(0).unwrap();
+        put(&queue, 1, 0, len);
+        assert_eq!((got(&queue), extents_mapped()), ((1, 0), 0), "{len}: what is used once is not mapped");
+        for number in 1..4 {
+            put(&queue, 1, number, len);
+            assert_eq!(got(&queue), (1, number));
+        }
+        assert_eq!(extents_mapped(), 1, "{len}");
+    }
+}
+
 #[test]
 fn a_large_message_that_is_being_made_stalls_nobody() {
     let _turn = common::turn();

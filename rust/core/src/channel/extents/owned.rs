@@ -115,7 +115,10 @@ impl OwnedExtent {
         memfd::write(self.extents.segment(), self.offset + at, bytes)?;
         kill_point!("extent.filled");
         if at <= cap && end > cap {
-            slot.cap.store(end.next_multiple_of(PAGE), Ordering::Release);
+            let cap = end.next_multiple_of(PAGE);
+            // The file ends with the bytes, and what is to be mapped has to be inside: whole pages.
+            memfd::extend_to(self.extents.segment(), self.offset + cap)?;
+            slot.cap.store(cap, Ordering::Release);
         }
         Ok(())
     }
