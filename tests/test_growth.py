@@ -1,6 +1,9 @@
 """An unbounded queue grows as long as nobody reads, and gives the memory back when somebody has."""
 
+import contextlib
 import threading
+import time
+from queue import Empty
 
 import pytest
 from children import queues, usage
@@ -8,6 +11,17 @@ from children.common import wait_until
 
 pytestmark = pytest.mark.fastmp_only("the stdlib buffers in its own process")
 MIB = 1 << 20
+
+
+def left_at_rest(queue, before):
+    """Shared bytes that are left when the queue has not been used for a second, and somebody waits.
+
+    A channel at rest keeps 8 MiB, and the ring's first MiB.
+    """
+    time.sleep(1.2)
+    with contextlib.suppress(Empty):
+        queue.get(timeout=0.5)
+    return usage.shared_bytes() - before
 
 
 @pytest.mark.method("fork")
@@ -23,9 +37,9 @@ def test_many_puts_without_a_reader(mp):
     for i in range(count):
         assert queue.get() == (i, "x" * 100)
     assert queue.empty()
-    left = usage.shared_bytes() - before
+    left = left_at_rest(queue, before)
     print(f"peak {peak / MIB:.1f} MiB, left {left / MIB:.1f} MiB")
-    assert left < peak / 4
+    assert left < min(peak, 10 * MIB)
 
 
 def test_a_child_puts_without_a_reader(mp, crew):
@@ -36,9 +50,9 @@ def test_a_child_puts_without_a_reader(mp, crew):
     peak = usage.shared_bytes() - before
     assert peak > count * size
     queues.take_pattern(queue, count, size)
-    left = usage.shared_bytes() - before
+    left = left_at_rest(queue, before)
     print(f"peak {peak / MIB:.1f} MiB, left {left / MIB:.1f} MiB")
-    assert left < peak / 4
+    assert left < min(peak, 10 * MIB)
 
 
 @pytest.mark.method("fork")
