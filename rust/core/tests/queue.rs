@@ -343,6 +343,39 @@ fn random_kills_lose_at_most_what_is_in_dying_hands() {
 }
 
 #[test]
+fn a_chunk_where_a_message_ended_inside_its_last_page() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    put(&queue, 1, 0, (1 << 20) - 100);
+    assert_eq!(got(&queue), (1, 0));
+    (1..400).for_each(|number| put(&queue, 1, number, 8000));
+    (1..400).for_each(|number| assert_eq!(got(&queue), (1, number)));
+}
+
+#[test]
+fn what_is_refused_midway_leaves_no_pages() {
+    let _turn = common::turn();
+    let mut child = Child::fork(|| {
+        let queue = Queue::create(0).unwrap();
+        // SAFETY: no handler is involved.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+        for _ in 0..3 {
+            let hold = queue.extent(30 << 20).unwrap();
+            // A part of it can be had, and no more.
+            let limit = libc::rlimit { rlim_cur: hold.offset() + (16 << 20), rlim_max: libc::RLIM_INFINITY };
+            // SAFETY: reads a local.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+            hold.write(0, &[1; 24]).unwrap();
+            assert_eq!(hold.write(64, &vec![1; 29 << 20]), Err(Error::OutOfMemory));
+            drop(hold);
+            let left = resident(&queue.handles()[0]);
+            assert!(left < 1 << 20, "{left} bytes");
+        }
+    });
+    assert_eq!(child.wait(), OK);
+}
+
+#[test]
 fn the_dead_leak_no_extents() {
     let _turn = common::turn();
     let queue = Queue::create(0).unwrap();

@@ -112,15 +112,22 @@ impl OwnedExtent {
         {
             return mapping.write(at as usize, bytes);
         }
-        memfd::write(self.extents.segment(), self.offset + at, bytes)?;
-        kill_point!("extent.filled");
-        if at <= cap && end > cap {
-            let cap = end.next_multiple_of(PAGE);
-            // The file ends with the bytes, and what is to be mapped has to be inside: whole pages.
-            memfd::extend_to(self.extents.segment(), self.offset + cap)?;
-            slot.cap.store(cap, Ordering::Release);
+        let segment = self.extents.segment();
+        let filled = memfd::write(segment, self.offset + at, bytes).and_then(|()| {
+            kill_point!("extent.filled");
+            if at <= cap && end > cap {
+                let cap = end.next_multiple_of(PAGE);
+                // The file ends with the bytes, and what is to be mapped has to be inside: whole pages.
+                memfd::extend_to(segment, self.offset + cap)?;
+                slot.cap.store(cap, Ordering::Release);
+            }
+            Ok(())
+        });
+        if filled.is_err() && end > cap {
+            // Nobody would know of pages beyond `cap`, and they may be all that the system has.
+            memfd::punch(segment, self.offset + cap, end - cap);
         }
-        Ok(())
+        filled
     }
 
     /// Copy bytes out from `at` on.
