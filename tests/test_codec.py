@@ -289,3 +289,17 @@ def test_a_changed_byte_is_an_error_or_another_value(item, where, byte):
         data = bytearray(right.recv_bytes())
         data[where % len(data)] = byte
         expect_survival(left, right, data)
+
+
+@pytest.mark.parametrize("inside", [lambda: ([], list.append), lambda: ({}, lambda held, item: held.update(me=item))])
+@pytest.mark.parametrize("wrap", [lambda item: item, lambda item: [item, item], lambda item: (item,)])
+def test_a_tuple_inside_itself_is_one(through, inside, wrap):
+    held, add = inside()
+    item = (held, 1)
+    add(held, item)
+    got, expected = through(wrap(item)), pickle.loads(pickle.dumps(wrap(item)))
+    for value in (got, expected):
+        while not isinstance(value, tuple) or len(value) == 1:
+            value = value[0]
+        back = value[0]["me"] if isinstance(value[0], dict) else value[0][0]
+        assert back is value

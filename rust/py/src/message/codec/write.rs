@@ -247,9 +247,10 @@ impl Writer<'_> {
                 for i in 0..n {
                     self.value(ffi::PyTuple_GetItem(obj, i), depth + 1)?;
                 }
-                // The empty one is the only one, and the outermost one was the last to be complete.
-                if maybe_again && n > 0 && depth > 0 {
-                    self.memo.note(obj as usize, at);
+                // The empty one is the only one. One that was met inside itself, by way of a list or
+                // dict, is there twice by now: pickle makes one of it.
+                if maybe_again && n > 0 && self.memo.meet(obj as usize, at) != Met::First {
+                    return None;
                 }
                 Some(())
             } else if class == &raw mut ffi::PyBytes_Type {
