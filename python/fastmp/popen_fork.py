@@ -1,6 +1,9 @@
 """Start a process by forking this one."""
 
+from __future__ import annotations
+
 import atexit
+import contextlib
 import os
 import sys
 from multiprocessing import popen_fork, util
@@ -8,12 +11,33 @@ from multiprocessing.process import BaseProcess
 
 from . import lifelines
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
 __all__ = ["Popen"]
 
 
 def _close_ends(sentinel: int, lifeline: int) -> None:
     os.close(sentinel)
     lifelines.close(lifeline)
+
+
+@contextlib.contextmanager
+def _shared_tracker() -> Iterator[None]:
+    """Lets a child that is forked meanwhile have this process's resource tracker, if there is one:
+    from 3.14 on it would start its own, and unlink the named shared memory that it has used."""
+    module: Any = sys.modules.get("multiprocessing.resource_tracker")
+    intent = getattr(module, "_fork_intent", None)  # of this thread
+    if intent is None:
+        yield
+        return
+    intent.preserve_fd = True
+    try:
+        yield
+    finally:
+        intent.preserve_fd = False
 
 
 class Popen(popen_fork.Popen):
@@ -44,7 +68,8 @@ class Popen(popen_fork.Popen):
         parent = os.getpid()
         pid = None
         try:
-            pid = os.fork()
+            with _shared_tracker():
+                pid = os.fork()
             if pid == 0:
                 os.close(self.sentinel)
                 _run(process_obj, parent_sentinel)

@@ -33,12 +33,13 @@ def _command_line(**fds: int) -> list[str]:
     return [spawn.get_executable(), *flags, "-c", program, "--multiprocessing-fork"]
 
 
-def _tracker() -> dict[str, int]:
-    """The program's resource tracker, if it has one: a child with its own would, when it ends,
-    unlink the named shared memory of others that it has used."""
-    module: Any = sys.modules.get("multiprocessing.resource_tracker")
-    fd = module and module._resource_tracker._fd
-    return {} if fd is None else {"tracker": fd}
+def _tracker() -> int:
+    """Leads to the program's resource tracker, which is started if it has none. A child with one of
+    its own would, when it ends, unlink the named shared memory that it has made or used."""
+    from multiprocessing import resource_tracker  # not for those who only fork
+
+    fd: int = resource_tracker.getfd()  # type: ignore[assignment]
+    return fd
 
 
 class Popen(popen_fork.Popen):
@@ -79,8 +80,7 @@ class Popen(popen_fork.Popen):
             context.set_spawning_popen(outer)
 
     def _start(self, process_obj: BaseProcess, parent_sentinel: int, lifeline: int) -> int:
-        fds = {"data": self._data, "parent_sentinel": parent_sentinel, "lifeline": lifeline}
-        fds.update(_tracker())
+        fds = {"data": self._data, "parent_sentinel": parent_sentinel, "lifeline": lifeline, "tracker": _tracker()}
         passed = sorted(self._fds.union(fds.values()))
         executable = os.fsencode(spawn.get_executable())
         return util.spawnv_passfds(executable, _command_line(**fds), passed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.process import current_process
 
 from . import lifelines
@@ -24,24 +24,21 @@ def freeze_support() -> None:
         spawn_main(**{name: int(fd) for name, fd in pairs})
 
 
-def spawn_main(data: int, parent_sentinel: int, lifeline: int, tracker: int | None = None) -> NoReturn:
+def spawn_main(data: int, parent_sentinel: int, lifeline: int, tracker: int) -> NoReturn:
     """Runs the process that the parent described, and exits.
 
     Args:
         data: a file with preparation data, the start method among them, then the process object.
         parent_sentinel: becomes readable when the parent ends.
         lifeline: open as long as this process lives.
-        tracker: leads to the program's resource tracker, if it has one.
+        tracker: leads to the program's resource tracker.
     """
     assert spawn.is_forking(sys.argv), "Not forking"
     os.set_inheritable(parent_sentinel, False)
     os.set_inheritable(lifeline, False)
     lifelines.keep(lifeline)
-    if tracker is not None:
-        from multiprocessing import resource_tracker
-
-        os.set_inheritable(tracker, False)
-        resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
+    os.set_inheritable(tracker, False)
+    resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
     process = current_process()
     with open(data, "rb") as file:
         # Starting a process would be a mistake: the main module is being imported.

@@ -109,3 +109,38 @@ def test_named_shared_memory_outlives_a_child_that_used_it(mp, module, tmp_path)
     command = [sys.executable, str(script), module, mp.get_start_method()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 2 3 0\n", "")
+
+
+MADE_BY_A_CHILD = """
+import importlib, sys
+
+def make(conn):
+    from multiprocessing import shared_memory
+    block = shared_memory.SharedMemory(create=True, size=10)
+    block.buf[0] = 7
+    conn.send(block.name)
+    block.close()
+
+if __name__ == "__main__":
+    mp = importlib.import_module(sys.argv[1]).get_context(sys.argv[2])
+    mine, yours = mp.Pipe()
+    child = mp.Process(target=make, args=(yours,))
+    child.start()
+    name = mine.recv()
+    child.join()
+    from multiprocessing import shared_memory
+    block = shared_memory.SharedMemory(name=name)
+    print(block.buf[0])
+    block.close()
+    block.unlink()
+"""
+
+
+@pytest.mark.method("spawn", "forkserver")
+def test_named_shared_memory_outlives_the_child_that_made_it(mp, module, tmp_path):
+    """Also where its parent has used none before. A forked child has a tracker of its own then."""
+    script = tmp_path / "program.py"
+    script.write_text(MADE_BY_A_CHILD)
+    command = [sys.executable, str(script), module, mp.get_start_method()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "7\n", "")

@@ -64,9 +64,10 @@ def test_queue(mp, classes, crew):
     queue = classes["Queue"](mp, "jobs", 2)
     mine, yours = mp.Pipe()
     queue.put("question")
-    crew.start(named.answer, queue, yours)
+    child = crew.start(named.answer, queue, yours)
     assert mine.recv() == ("question", "jobs")
     assert queue.get() == "answer"
+    child.join()  # it counts once it has put
     assert queue.count.value == 2
     queue.put(1)
     queue.put(2, timeout=10)

@@ -75,6 +75,7 @@ use crate::sys::fork;
 use crate::sys::hold_token::HoldToken;
 #[cfg(doc)]
 use crate::sys::hold_token::HoldWatch;
+use crate::sys::liveness;
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 
@@ -210,6 +211,8 @@ impl Block {
     /// # Errors
     /// As for [`attach`](Self::attach).
     pub fn attach_by(segment: &Incoming, token: Option<&Incoming>, offset: usize, kind: Kind) -> Result<Block> {
+        // By the first use descriptors may have run out, or `/proc` be out of reach.
+        liveness::me();
         let segment = segment.segment()?;
         let token = match token {
             Some(token) => token.token(&segment)?,
