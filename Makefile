@@ -23,7 +23,7 @@ help:
 	@echo "make test    all tests: Rust, loom models, Python against the installed wheel"
 	@echo "make test-tsan  the core's threads under the thread sanitizer (needs rustup's rust-src)"
 	@echo "make test-miri  the core's threads under Miri (needs a nightly Rust with miri and rust-src)"
-	@echo "make test-pythons  the wheel's tests on every CPython that is here or can be made (ONLY=3.12,3.14 BRIEF=1)"
+	@echo "make test-pythons  the wheel's tests on every CPython that is here or can be made (ONLY=3.12,3.14)"
 	@echo "make test-benches  each bench once, quickly, as a test"
 	@echo "make soak    every primitive in eight processes that die at random, for ten minutes (SECONDS=60)"
 	@echo "make bench   fastmp against multiprocessing, one table (ARGS='--quick --only queue')"
@@ -78,9 +78,9 @@ test-miri-queues: have-rust
 test-python: $(VENV)/.installed $(VENV)/.group-test
 	cd $(VENV) && $(PY) -m pytest $(CURDIR)/tests $(ARGS)
 
-# One wheel for all of them; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`, which is then not run again.
+# One wheel for all of them; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`, which may run beside it.
 test-pythons: $(VENV)/.installed
-	$(PY) $(CURDIR)/.ci/pythons.py $(if $(ONLY),--only $(ONLY)) $(if $(BRIEF),--brief) $(if $(REPORT),--junit $(REPORT)) $(WHEELS)/*.whl
+	$(PY) $(CURDIR)/.ci/pythons.py $(if $(ONLY),--only $(ONLY)) $(if $(REPORT),--junit $(REPORT)) $(WHEELS)/*.whl
 
 test-benches: $(VENV)/.installed $(VENV)/.group-bench
 	cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py --quick --rounds 1 $(ARGS)

@@ -68,6 +68,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(LIMIT, method="signal"))
 
 
+def pytest_collection_finish():
+    # Tests collect garbage again and again: not all that pytest has made every time.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def mp(request):
     """The context under test: `multiprocessing` or `fastmp`, with fork or spawn."""

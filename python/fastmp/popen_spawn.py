@@ -11,7 +11,7 @@ from . import handles, popen_fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO
+    from typing import BinaryIO
 
 __all__ = ["Popen"]
 

@@ -76,12 +76,12 @@ class Seen:
 def look_at(pid):
     """A process by its number, or None when there is none."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", "rb", 0) as file:
             text = file.read()
     except OSError:
         return None
-    state, parent = text.rpartition(")")[2].split()[:2]
-    return Seen(int(pid), state, int(parent))
+    state, parent = text.rpartition(b")")[2].split()[:2]
+    return Seen(int(pid), state.decode(), int(parent))
 
 
 def process_table():
