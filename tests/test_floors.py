@@ -34,7 +34,7 @@ BINDINGS = """
     sharedctypes -> synchronize
     synchronize -> capi handles
     queue connection -> handles closing
-    queue -> capi
+    queue connection -> capi
     handles -> message
     message -> descriptor blocking
     capi -> blocking
@@ -325,6 +325,7 @@ UNSAFE = {
         *("capi/bound_method", "capi/call", "closing", "descriptor", "message/channel_fds", "message/codec/*"),
         *(
             "message/framing",
+            "message/interrupted",
             "message/pickler",
             "message/reducers",
             "sharedctypes/array",

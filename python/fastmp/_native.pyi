@@ -13,11 +13,12 @@ What is annotated `bool` may be anything: what counts is whether it is true.
 """
 
 from collections.abc import Callable
-from typing import Any, Self, SupportsIndex, TypeVar, final
+from typing import Any, Protocol, Self, SupportsIndex, TypeVar, final, type_check_only
 
 from typing_extensions import Buffer
 
 _Class = TypeVar("_Class", bound=type)
+_T_co = TypeVar("_T_co", covariant=True)
 
 __all__ = [
     "Barrier",
@@ -39,10 +40,13 @@ __all__ = [
     "Semaphore",
     "Token",
     "_channel_fd",
+    "_get",
     "_in_channel",
     "_own_descriptors",
     "_received_fd",
-    "_take",
+    "_recv",
+    "_recv_bytes",
+    "_recv_bytes_into",
 ]
 
 class OwnerDiedWarning(RuntimeWarning):
@@ -527,17 +531,6 @@ class Queue:
     def put_nowait(self, obj: Any) -> None:
         """`put(obj, block=False)`."""
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Removes the oldest message and returns its object.
-
-        Raises:
-            queue.Empty: there was none in time.
-            ValueError: the queue is closed here.
-        """
-
-    def get_nowait(self) -> Any:
-        """`get(block=False)`."""
-
     def qsize(self) -> int:
         """The number of messages at this instant; once it is closed here, as they were then."""
 
@@ -720,8 +713,16 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     With duplex=False the first only receives, the second only sends.
     """
 
-# `_take[queue]` is `queue.get()`, and `_take[queue, block, timeout]` that with arguments.
-_take: Any
+# Calls as operators: `_get[queue]`, or `_get[queue, block, timeout]`; `_recv[connection]`;
+# `_recv_bytes[connection]`, or with `, maxlength`; `_recv_bytes_into[connection, buf, offset]`.
+@type_check_only
+class _Operator(Protocol[_T_co]):
+    def __getitem__(self, key: Any, /) -> _T_co: ...
+
+_get: _Operator[Any]
+_recv: _Operator[Any]
+_recv_bytes: _Operator[bytes]
+_recv_bytes_into: _Operator[int]
 
 def _in_channel() -> bool:
     """Whether this thread is pickling a message for a channel of ours."""

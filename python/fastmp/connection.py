@@ -6,10 +6,11 @@ import functools
 from multiprocessing.reduction import ForkingPickler
 
 from . import handles
-from ._native import Connection, Pipe
+from ._native import Connection, Pipe, _recv, _recv_bytes, _recv_bytes_into
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.connection import Client, Listener, wait
     from typing import Any
 
@@ -18,6 +19,57 @@ __all__ = ["Client", "Connection", "Listener", "Pipe", "wait"]
 # What serialises by the stdlib's pickler (its queues, pools and managers) may send a connection on;
 # plain pickle not.
 ForkingPickler.register(Connection, handles.reduce_connection_anywhere)
+
+
+def _method(function: Callable[..., Any]) -> None:
+    """Gives `Connection` a method in Python, whose docstring is here.
+
+    What receives is an operator: after a call into C the interpreter looks for signals, and a handler
+    that raises would lose the message that was taken out.
+    """
+    function.__qualname__ = f"Connection.{function.__name__}"
+    setattr(Connection, function.__name__, function)
+
+
+@_method
+def recv(self: Connection) -> Any:
+    """Receives an object.
+
+    Raises:
+        EOFError: nobody has the other end any more, and nothing is left.
+        OSError: this end is closed or only writes.
+    """
+    return _recv[self]
+
+
+@_method
+def recv_bytes(self: Connection, maxlength: int | None = None) -> bytes:
+    """Receives a message.
+
+    Raises:
+        ValueError: maxlength is negative.
+        EOFError: nobody has the other end any more, and nothing is left.
+        OSError: the message is longer than maxlength, or this end is closed or only writes.
+    """
+    if maxlength is None:
+        return _recv_bytes[self]
+    return _recv_bytes[self, maxlength]
+
+
+@_method
+def recv_bytes_into(self: Connection, buf: Any, offset: int = 0) -> int:
+    """Receives a message into a buffer, from byte `offset` on; returns its length in bytes.
+
+    Raises:
+        BufferTooShort: it does not fit; its first argument is the message.
+        ValueError: offset does not lie within the buffer.
+        EOFError: nobody has the other end any more, and nothing is left.
+        OSError: this end is closed or only writes.
+    """
+    return _recv_bytes_into[self, buf, offset]
+
+
+del recv, recv_bytes, recv_bytes_into
 
 
 @functools.cache

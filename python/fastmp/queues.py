@@ -9,7 +9,7 @@ import types
 from multiprocessing import reduction
 
 from . import _native, handles
-from ._native import _take
+from ._native import _get
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Queue(_native.Queue):
     def __setstate__(self, state: tuple[()]) -> None:
         """Does nothing; a subclass's own takes off first what it has added."""
 
-    # An operator instead of a call: see `_take`. A signal loses no message that was taken out.
+    # By an operator: after a call the interpreter looks for signals, and a handler that raises would
+    # lose the message that was taken out.
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Gets an object; waits for one for `timeout` seconds at most if `block`.
 
@@ -51,12 +52,12 @@ class Queue(_native.Queue):
             ValueError: the queue is closed.
         """
         if block is True and timeout is None:
-            return _take[self]
-        return _take[self, block, timeout]
+            return _get[self]
+        return _get[self, block, timeout]
 
     def get_nowait(self) -> Any:
         """Gets an object if there is one, else raises `queue.Empty`."""
-        return _take[self, False, None]
+        return _get[self, False, None]
 
     def __reduce__(self) -> handles.Reduced:
         reduced = handles.reduce_queue(self)

@@ -1,6 +1,7 @@
 """Waits that signals come to."""
 
 import importlib
+import os
 import pickle
 import queue as errors
 import signal
@@ -21,20 +22,38 @@ class Slow:
         self.number = number + sum(0 for _ in range(50))
 
 
-class Interrupting:
-    """Unpickling it is interrupted the first time in a process."""
+class Interrupted:
+    """Each time that it is unpickled there is a signal meanwhile, so many times in all."""
 
-    done = False
+    numbers: list[int] = []  # of the signals that are still to come
+    begun = 0
+
+    def __init__(self, name):
+        self.name = name
 
     def __reduce__(self):
-        return _interrupt, ()
+        return _interrupted, (self.name,)
 
 
-def _interrupt():
-    if not Interrupting.done:
-        Interrupting.done = True
-        raise KeyboardInterrupt
-    return Interrupting()
+def _interrupted(name):
+    Interrupted.begun += 1
+    if Interrupted.numbers:
+        os.kill(os.getpid(), Interrupted.numbers.pop(0))
+        for _ in range(1000):  # the handler runs in here
+            pass
+    return Interrupted(name)
+
+
+class Refusing:
+    """Raises what Ctrl-C would whenever it is unpickled."""
+
+    def __reduce__(self):
+        return _refuse, ()
+
+
+def _refuse():
+    Interrupted.begun += 1
+    raise KeyboardInterrupt
 
 
 # How many messages, and how one with a number is made.
@@ -57,9 +76,19 @@ def put_numbered(queue, kind):
         queue.put(make(number))
 
 
-def count_and_get(queue, outcome):
-    outcome[0] = queue.qsize()
-    outcome[1] = queue.get() == "next"
+def send_numbered(conn, kind):
+    count, make = NUMBERED[kind]
+    for number in range(count):
+        conn.send(make(number))
+
+
+def send_numbered_bytes(conn, size, count):
+    for number in range(count):
+        conn.send_bytes(number.to_bytes(size, "little"))
+
+
+def get_one(queue, outcome):
+    outcome.value = queue.get() == "next"
 
 
 OPERATIONS = [

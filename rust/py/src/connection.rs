@@ -8,10 +8,12 @@ use fastmp_core::channel::ring::Received;
 use fastmp_core::channel::transport::{FOREIGN, Outgoing};
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
+use crate::capi::call::{Answer, Args, Method};
+use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error, os_error_saying, raise, raise_receiving};
 use crate::handles::Descriptor;
@@ -28,8 +30,6 @@ pub struct Connection {
     /// Cleared when a message was refused for its size, as in the stdlib.
     readable: AtomicBool,
     writable: bool,
-    /// What `recv` took out and did not return.
-    kept: message::KeptBack,
 }
 
 enum Way {
@@ -62,12 +62,7 @@ fn closed() -> PyErr {
 impl Connection {
     fn over(end: End) -> Self {
         let Flags { readable, writable, .. } = end.flags();
-        Self {
-            way: Way::Pipe(Closing::new(end)),
-            readable: AtomicBool::new(readable),
-            writable,
-            kept: message::KeptBack::default(),
-        }
+        Self { way: Way::Pipe(Closing::new(end)), readable: AtomicBool::new(readable), writable }
     }
 
     /// The pipe's end, if it may receive.
@@ -138,6 +133,61 @@ impl Connection {
             make(received.ok_or_else(closed)?.map_err(raise_receiving)?, inbox, fds)
         })
     }
+
+    /// Receive an object.
+    fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Way::Stdlib(connection) = &self.way {
+            return connection.bind(py).call_method0("recv");
+        }
+        self.receive(py, |received, inbox, fds| message::decode(py, received, inbox, fds))
+    }
+
+    /// Receive the bytes of one message, of at most `maxlength`.
+    fn recv_bytes<'py>(&self, py: Python<'py>, maxlength: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+        if let Way::Stdlib(connection) = &self.way {
+            return Ok(connection.bind(py).call_method1("recv_bytes", (maxlength,))?.cast_into::<PyBytes>()?);
+        }
+        if maxlength.is_some_and(|n| n < 0) {
+            return Err(PyValueError::new_err("negative maxlength"));
+        }
+        let bytes = self.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
+        if maxlength.is_some_and(|n| bytes.as_bytes().len() > n as usize) {
+            // As the stdlib's: this direction is of no more use.
+            if self.writable {
+                self.readable.store(false, Ordering::Relaxed);
+            } else {
+                self.close(py)?;
+            }
+            return Err(os_error_saying(libc::EMSGSIZE, "bad message length"));
+        }
+        Ok(bytes)
+    }
+
+    /// Receive the bytes of one message into a writable buffer at `offset`; returns their number.
+    fn recv_bytes_into(&self, py: Python<'_>, buf: &Bound<'_, PyAny>, offset: isize) -> PyResult<usize> {
+        if let Way::Stdlib(connection) = &self.way {
+            return connection.bind(py).call_method1("recv_bytes_into", (buf, offset))?.extract();
+        }
+        if self.receiver()?.is_closed() {
+            return Err(closed());
+        }
+        let target = byte_buffer(buf)?;
+        if target.readonly() {
+            return Err(pyo3::exceptions::PyBufferError::new_err("Underlying buffer is not writable"));
+        }
+        let offset = usize::try_from(offset).map_err(|_| PyValueError::new_err("negative offset"))?;
+        if offset > target.len_bytes() {
+            return Err(PyValueError::new_err("offset too large"));
+        }
+        let bytes = self.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
+        let data = bytes.as_bytes();
+        if data.len() > target.len_bytes() - offset {
+            let class = py.import("multiprocessing.context")?.getattr("BufferTooShort")?;
+            return Err(PyErr::from_value(class.call1((bytes,))?));
+        }
+        message::fill(&target, offset, data);
+        Ok(data.len())
+    }
 }
 
 #[pymethods]
@@ -165,12 +215,7 @@ impl Connection {
         let (readable, writable) = (truth(readable)?, truth(writable)?);
         let class = py.import("multiprocessing.connection")?.getattr("Connection")?;
         let connection = class.call1((handle, readable, writable))?;
-        Ok(Self {
-            way: Way::Stdlib(connection.unbind()),
-            readable: AtomicBool::new(readable),
-            writable,
-            kept: message::KeptBack::default(),
-        })
+        Ok(Self { way: Way::Stdlib(connection.unbind()), readable: AtomicBool::new(readable), writable })
     }
 
     #[classmethod]
@@ -210,19 +255,6 @@ impl Connection {
         Self::transmit(obj.py(), end, &message::encode(obj)?)
     }
 
-    /// Receive an object.
-    fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        if let Way::Stdlib(connection) = &self.way {
-            return connection.bind(py).call_method0("recv");
-        }
-        if !self.receiver()?.is_closed()
-            && let Some(object) = self.kept.take(py)
-        {
-            return object;
-        }
-        self.receive(py, |received, inbox, fds| message::decode(py, received, inbox, fds, &self.kept))
-    }
-
     /// Send `size` bytes (default: all) of a bytes-like object, from `offset` on.
     #[pyo3(signature = (buf, offset = 0, size = None))]
     fn send_bytes(&self, buf: &Bound<'_, PyAny>, offset: isize, size: Option<isize>) -> PyResult<()> {
@@ -249,64 +281,12 @@ impl Connection {
         Self::transmit(buf.py(), end, &message::raw(buffer, offset, size))
     }
 
-    /// Receive the bytes of one message, of at most `maxlength`.
-    #[pyo3(signature = (maxlength = None))]
-    fn recv_bytes<'py>(&self, py: Python<'py>, maxlength: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
-        if let Way::Stdlib(connection) = &self.way {
-            return Ok(connection.bind(py).call_method1("recv_bytes", (maxlength,))?.cast_into::<PyBytes>()?);
-        }
-        if maxlength.is_some_and(|n| n < 0) {
-            return Err(PyValueError::new_err("negative maxlength"));
-        }
-        let bytes = self.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
-        if maxlength.is_some_and(|n| bytes.as_bytes().len() > n as usize) {
-            // As the stdlib's: this direction is of no more use.
-            if self.writable {
-                self.readable.store(false, Ordering::Relaxed);
-            } else {
-                self.close(py)?;
-            }
-            return Err(os_error_saying(libc::EMSGSIZE, "bad message length"));
-        }
-        Ok(bytes)
-    }
-
-    /// Receive the bytes of one message into a writable buffer at `offset`; returns their number.
-    #[pyo3(signature = (buf, offset = 0))]
-    fn recv_bytes_into(&self, py: Python<'_>, buf: &Bound<'_, PyAny>, offset: isize) -> PyResult<usize> {
-        if let Way::Stdlib(connection) = &self.way {
-            return connection.bind(py).call_method1("recv_bytes_into", (buf, offset))?.extract();
-        }
-        if self.receiver()?.is_closed() {
-            return Err(closed());
-        }
-        let target = byte_buffer(buf)?;
-        if target.readonly() {
-            return Err(pyo3::exceptions::PyBufferError::new_err("Underlying buffer is not writable"));
-        }
-        let offset = usize::try_from(offset).map_err(|_| PyValueError::new_err("negative offset"))?;
-        if offset > target.len_bytes() {
-            return Err(PyValueError::new_err("offset too large"));
-        }
-        let bytes = self.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
-        let data = bytes.as_bytes();
-        if data.len() > target.len_bytes() - offset {
-            let class = py.import("multiprocessing.context")?.getattr("BufferTooShort")?;
-            return Err(PyErr::from_value(class.call1((bytes,))?));
-        }
-        message::fill(&target, offset, data);
-        Ok(data.len())
-    }
-
     /// Is there a message, or will there be within `timeout` seconds (None: ever)? Also true at the
     /// end of the stream.
     #[pyo3(signature = (timeout = Some(0.0)))]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         if let Way::Stdlib(connection) = &self.way {
             return connection.bind(py).call_method1("poll", (timeout,))?.is_truthy();
-        }
-        if !self.receiver()?.is_closed() && self.kept.len() > 0 {
-            return Ok(true);
         }
         let deadline = blocking::deadline(timeout);
         match self.receiver()?.wait(py, |end| end.wait(deadline))?.ok_or_else(closed)? {
@@ -401,6 +381,48 @@ impl Connection {
             return Ok(class.into_any());
         }
         py.import("fastmp.connection")?.call_method1("_shown_class", (class,))
+    }
+}
+
+/// `_recv[connection]`.
+pub struct Recv;
+
+impl Method for Recv {
+    type Of = Operator;
+    #[inline(always)]
+    fn call<'py>(slf: Borrowed<'_, 'py, Operator>, args: Args<'_, 'py>) -> Answer<'py> {
+        let Some(key) = args.get(0) else { return Ok(Err(PyAssertionError::new_err("a key"))?) };
+        let connection = key.cast::<Connection>().map_err(PyErr::from)?;
+        Ok(connection.get().recv(slf.py())?)
+    }
+}
+
+/// `_recv_bytes[connection]`, or `_recv_bytes[connection, maxlength]`.
+pub struct RecvBytes;
+
+impl Method for RecvBytes {
+    type Of = Operator;
+    #[inline(always)]
+    fn call<'py>(slf: Borrowed<'_, 'py, Operator>, args: Args<'_, 'py>) -> Answer<'py> {
+        let Some(key) = args.get(0) else { return Ok(Err(PyAssertionError::new_err("a key"))?) };
+        if let Ok(connection) = key.cast::<Connection>() {
+            return Ok(connection.get().recv_bytes(slf.py(), None)?.into_any());
+        }
+        let (connection, maxlength) = key.extract::<(Bound<'_, Connection>, Option<isize>)>()?;
+        Ok(connection.get().recv_bytes(slf.py(), maxlength)?.into_any())
+    }
+}
+
+/// `_recv_bytes_into[connection, buf, offset]`.
+pub struct RecvBytesInto;
+
+impl Method for RecvBytesInto {
+    type Of = Operator;
+    fn call<'py>(slf: Borrowed<'_, 'py, Operator>, args: Args<'_, 'py>) -> Answer<'py> {
+        let Some(key) = args.get(0) else { return Ok(Err(PyAssertionError::new_err("a key"))?) };
+        let (connection, buf, offset) = key.extract::<(Bound<'_, Connection>, Bound<'_, PyAny>, isize)>()?;
+        let len = connection.get().recv_bytes_into(slf.py(), &buf, offset)?;
+        Ok(len.into_pyobject(slf.py()).map_err(PyErr::from)?.into_any())
     }
 }
 

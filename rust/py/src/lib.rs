@@ -46,6 +46,10 @@ mod _native {
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         use pyo3::types::PyModuleMethods;
+
+        use crate::capi::operator;
+        use crate::connection::{Recv, RecvBytes, RecvBytesInto};
+
         let py = module.py();
         if let Some(missing) = fastmp_core::sys::missing() {
             let text = format!("fastmp needs {missing}, which this system does not have or does not allow");
@@ -59,7 +63,10 @@ mod _native {
         crate::capi::fast_methods::install::<BoundedSemaphore>(py)?;
         crate::sharedctypes::guarded::install(&py.get_type::<Guarded>())?;
         crate::queue::install(&py.get_type::<Queue>())?;
-        module.add("_take", crate::queue::take(py)?)?;
+        module.add("_get", operator::new::<crate::queue::Get>(py, c"fastmp._native.Get")?)?;
+        module.add("_recv", operator::new::<Recv>(py, c"fastmp._native.Recv")?)?;
+        module.add("_recv_bytes", operator::new::<RecvBytes>(py, c"fastmp._native.RecvBytes")?)?;
+        module.add("_recv_bytes_into", operator::new::<RecvBytesInto>(py, c"fastmp._native.RecvBytesInto")?)?;
         module.add("GuardedValue", crate::sharedctypes::value::class(py)?)?;
         module.add("GuardedArray", crate::sharedctypes::array::class(py)?)
     }

@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::capi::call::{self, Answer, Args, Convention, Method};
+use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error_saying, raise};
 use crate::handles::Descriptor;
-use crate::message::KeptBack;
 use crate::{blocking, handles, message};
 
 /// What `_attach()` is given: descriptors of the segment and of both ends of the socket; maxsize.
@@ -33,8 +33,6 @@ pub struct Queue {
     queue: OnceLock<Closing<fcore::channel::queue::Queue>>,
     /// What `close` saw.
     last: OnceLock<Last>,
-    /// What was taken out and has not reached its receiver.
-    kept: KeptBack,
 }
 
 /// A queue at an instant.
@@ -69,6 +67,32 @@ impl Queue {
         Ok(self.made()?.attached(py, Last::of).unwrap_or_else(last))
     }
 
+    /// Get an object; wait for one for `timeout` seconds at most if `block`, else raise
+    /// `queue.Empty` at once.
+    fn get<'py>(slf: &Bound<'py, Self>, block: bool, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, queue) = (slf.py(), Self::open(slf)?);
+        message::with_inbox(|inbox| {
+            let mut fds = Vec::new();
+            let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
+                // Who was told by the descriptor finds the message, though its sender is not quite
+                // done.
+                Some(Err(Error::Empty)) if !block => match queue.attached(py, |queue| queue.is_announced()) {
+                    Some(true) => {
+                        let deadline = Deadline::after(ANNOUNCED);
+                        queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
+                    }
+                    _ => Some(Err(Error::Empty)),
+                },
+                Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
+                    let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
+                    queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
+                }
+                done => done,
+            };
+            message::decode(py, received.ok_or_else(|| Self::closed(slf))?.map_err(raise)?, inbox, fds)
+        })
+    }
+
     fn closed(slf: &Bound<'_, Self>) -> PyErr {
         match slf.repr() {
             Ok(name) => PyValueError::new_err(format!("Queue {name} is closed")),
@@ -94,7 +118,7 @@ impl Queue {
                 fcore::channel::queue::Queue::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?);
             let _ = queue.set(Closing::new(core.map_err(raise)?));
         }
-        Ok(Self { queue, last: OnceLock::new(), kept: KeptBack::uninterrupted() })
+        Ok(Self { queue, last: OnceLock::new() })
     }
 
     #[pyo3(signature = (maxsize = 0, *, ctx = None))]
@@ -173,55 +197,16 @@ impl Queue {
         Self::put(slf, obj, false, None)
     }
 
-    /// Get an object; wait for one for `timeout` seconds at most if `block`, else raise
-    /// `queue.Empty` at once.
-    #[pyo3(signature = (block = true, timeout = None))]
-    fn get<'py>(
-        slf: &Bound<'py, Self>,
-        #[pyo3(from_py_with = blocking::truth)] block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (py, queue, kept) = (slf.py(), Self::open(slf)?, &slf.get().kept);
-        if let Some(object) = kept.take(py) {
-            return object;
-        }
-        message::with_inbox(|inbox| {
-            let mut fds = Vec::new();
-            let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
-                // Who was told by the descriptor finds the message, though its sender is not quite
-                // done.
-                Some(Err(Error::Empty)) if !block => match queue.attached(py, |queue| queue.is_announced()) {
-                    Some(true) => {
-                        let deadline = Deadline::after(ANNOUNCED);
-                        queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
-                    }
-                    _ => Some(Err(Error::Empty)),
-                },
-                Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
-                    let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-                    queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
-                }
-                done => done,
-            };
-            message::decode(py, received.ok_or_else(|| Self::closed(slf))?.map_err(raise)?, inbox, fds, kept)
-        })
-    }
-
-    /// Get an object if there is one, else raise `queue.Empty`.
-    fn get_nowait<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        Self::get(slf, false, None)
-    }
-
     /// Objects in the queue, at an instant during the call; once it is closed here, when that was.
     fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
-        let len = self.made()?.attached(py, |queue| queue.ring().len() + self.kept.len() as u64);
+        let len = self.made()?.attached(py, |queue| queue.ring().len());
         len.map_or_else(|| Ok(self.now(py)?.len), Ok)
     }
 
     /// Was it empty, at an instant during the call? As the stdlib's, a queue that was used cannot
     /// tell when it is closed.
     fn empty(&self, py: Python<'_>) -> PyResult<bool> {
-        match self.made()?.attached(py, |queue| queue.ring().is_empty() && self.kept.len() == 0) {
+        match self.made()?.attached(py, |queue| queue.ring().is_empty()) {
             Some(empty) => Ok(empty),
             None if self.now(py)?.used => Err(os_error_saying(libc::EBADF, "handle is closed")),
             None => Ok(true),
@@ -258,9 +243,6 @@ impl Queue {
     #[pyo3(signature = (timeout = Some(0.0)))]
     fn _poll(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
         let (queue, deadline) = (Self::open(slf)?, blocking::deadline(timeout));
-        if slf.get().kept.len() > 0 {
-            return Ok(true);
-        }
         match queue.wait(slf.py(), |queue| queue.wait(deadline))? {
             Some(Ok(())) => Ok(true),
             Some(Err(Error::Empty)) => Ok(false),
@@ -281,28 +263,13 @@ impl Queue {
     }
 }
 
-/// `_take[queue]` is `queue.get()`, and `_take[queue, block, timeout]` that with arguments.
-///
-/// After a call into C the interpreter looks for signals at once, while the result has reached
-/// nobody: what a handler raises there loses it. After an operator it does not.
-#[pyclass(frozen, subclass, module = "fastmp._native")]
-pub struct Take;
+/// `_get[queue]` is `queue.get()`, and `_get[queue, block, timeout]` that with arguments.
+pub struct Get;
 
-#[pymethods]
-impl Take {
-    #[new]
-    fn new() -> Take {
-        Take
-    }
-}
-
-/// What `_take[...]` does.
-struct TakeOne;
-
-impl Method for TakeOne {
-    type Of = Take;
+impl Method for Get {
+    type Of = Operator;
     #[inline(always)]
-    fn call<'py>(_slf: Borrowed<'_, 'py, Take>, args: Args<'_, 'py>) -> Answer<'py> {
+    fn call<'py>(_slf: Borrowed<'_, 'py, Operator>, args: Args<'_, 'py>) -> Answer<'py> {
         let Some(key) = args.get(0) else { return Ok(Err(PyAssertionError::new_err("a key"))?) };
         if let Ok(queue) = key.cast::<Queue>() {
             return Ok(Queue::get(&queue, true, None)?);
@@ -310,11 +277,6 @@ impl Method for TakeOne {
         let (queue, block, timeout) = key.extract::<(Bound<'_, Queue>, Bound<'_, PyAny>, Option<f64>)>()?;
         Ok(Queue::get(&queue, blocking::truth(&block)?, timeout)?)
     }
-}
-
-/// The one object of its kind.
-pub fn take(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    call::bare_instance::<Take>(&call::subclass(py, c"fastmp._native.Take", call::by_key::<TakeOne>())?)
 }
 
 /// `put`: of an object alone here, with other arguments by `_put`.

@@ -3,3 +3,4 @@
 pub mod bound_method;
 pub mod call;
 pub mod fast_methods;
+pub mod operator;

@@ -7,7 +7,7 @@
 pub mod channel_fds;
 mod codec;
 mod framing;
-mod kept_back;
+mod interrupted;
 mod pickler;
 mod reducers;
 
@@ -15,13 +15,11 @@ use std::os::fd::OwnedFd;
 
 use fastmp_core::channel::ring::Received;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::errors::garbage;
-use kept_back::Stream;
 
 pub use framing::{Encoded, fill, raw, with_inbox};
-pub use kept_back::KeptBack;
 
 /// `obj` as a message.
 pub fn encode(obj: &Bound<'_, PyAny>) -> PyResult<Encoded> {
@@ -45,35 +43,32 @@ pub fn encode(obj: &Bound<'_, PyAny>) -> PyResult<Encoded> {
     Ok(encoded)
 }
 
-/// The object that a message holds. If a signal handler's exception ends this, `kept` has the
-/// message.
+/// The object that a message holds.
 pub fn decode<'py>(
     py: Python<'py>,
     received: Received,
     inbox: &[u8],
     fds: Vec<OwnedFd>,
-    kept: &KeptBack,
 ) -> PyResult<Bound<'py, PyAny>> {
     let format = received.meta.format;
     if received.extent.is_none() && format == framing::VALUE {
-        return kept.hand_over(codec::decode(py, inbox, false)?);
+        return codec::decode(py, inbox, false);
     }
     let source = framing::source(&received, inbox);
     let len = source.len();
     match format {
         framing::VALUE | framing::SHARED_VALUE => {
             let with_shared = format == framing::SHARED_VALUE;
-            let object = match &source {
+            match &source {
                 framing::Source::Inbox(bytes) => codec::decode(py, bytes, with_shared),
                 framing::Source::Extent(..) => {
                     let bytes = source.bytes(py, 0, len)?;
                     framing::give_back(py, received);
                     codec::decode(py, bytes.as_bytes(), with_shared)
                 }
-            };
-            kept.hand_over(object?)
+            }
         }
-        framing::BYTES => kept.hand_over(source.bytes(py, 0, len)?.into_any()),
+        framing::BYTES => Ok(source.bytes(py, 0, len)?.into_any()),
         framing::PICKLE | framing::RAW | framing::OUT_OF_BAND => {
             let (bytes, buffers) = if format == framing::OUT_OF_BAND {
                 let (bytes, buffers) = source.out_of_band(py)?;
@@ -83,10 +78,31 @@ pub fn decode<'py>(
             };
             // The extent is free for the next message before any Python code runs.
             framing::give_back(py, received);
-            kept.unpickle(Stream { bytes, buffers, fds }, 0)
+            unpickle(py, &bytes, buffers.as_deref(), fds)
         }
         _ => Err(garbage()),
     }
+}
+
+/// The object in a pickle stream, whatever signal handlers raise meanwhile.
+fn unpickle<'py>(
+    py: Python<'py>,
+    stream: &Bound<'py, PyBytes>,
+    buffers: Option<&[Bound<'py, PyByteArray>]>,
+    mut fds: Vec<OwnedFd>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut is_over = false;
+    interrupted::uninterrupted(py, || {
+        if is_over {
+            return None;
+        }
+        // An attempt may take descriptors with it: copies are what it gets. Where there are no numbers
+        // left for copies it gets what came, which was secured, and it is the last.
+        let copies: Option<Vec<_>> = fds.iter().map(|fd| fd.try_clone().ok()).collect();
+        is_over = copies.is_none();
+        let given = copies.unwrap_or_else(|| std::mem::take(&mut fds));
+        Some(pickler::unpickle(stream, buffers, given))
+    })
 }
 
 /// A message as `recv_bytes` gives it: what `send_bytes` sent, or an object's pickle.
@@ -100,6 +116,7 @@ pub fn decode_bytes<'py>(
         let source = framing::source(&received, inbox);
         return source.bytes(py, 0, source.len());
     }
-    let object = decode(py, received, inbox, fds, &KeptBack::default())?;
-    Ok(py.import("pickle")?.call_method1("dumps", (object,))?.cast_into::<PyBytes>()?)
+    let object = decode(py, received, inbox, fds)?;
+    let pickled = |py: Python<'py>| Ok(py.import("pickle")?.call_method1("dumps", (&object,))?.cast_into()?);
+    interrupted::uninterrupted(py, || Some(pickled(py)))
 }

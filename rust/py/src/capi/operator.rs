@@ -1,0 +1,29 @@
+//! Calls in the form of operators.
+//!
+//! After a call into C the interpreter looks for signals at once, while the result has reached
+//! nobody: what a handler raises there loses it. After an operator it does not, nor where a function
+//! in Python returns. So what takes a message out of a channel is a function in Python round
+//! `operator[key]`.
+
+use std::ffi::CStr;
+
+use pyo3::prelude::*;
+
+use super::call::{self, Method};
+
+/// An object of which `object[key]` is a call.
+#[pyclass(frozen, subclass, module = "fastmp._native")]
+pub struct Operator;
+
+#[pymethods]
+impl Operator {
+    #[new]
+    fn new() -> Operator {
+        Operator
+    }
+}
+
+/// The operator of which `[key]` is a call of `M`, with the key for its one argument.
+pub fn new<'py, M: Method<Of = Operator>>(py: Python<'py>, class: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
+    call::bare_instance::<Operator>(&call::subclass(py, class, call::by_key::<M>())?)
+}
