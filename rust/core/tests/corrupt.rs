@@ -96,7 +96,9 @@ fn scribble(fd: BorrowedFd<'_>, dice: &mut Dice, times: u64) {
     for _ in 0..times {
         let (from, to) = match dice.below(8) {
             0..4 => (64, 64 + 2 * 256),
-            4 | 5 => (4096, 4096 + 320 + 8 * 64),
+            // The extents' words and some of what is kept; some of that, and slots.
+            4 => (4096, 4096 + 128),
+            5 => (4096 + 288 * 8, 4096 + 64 + 288 * 8 + 8 * 64),
             6 => (8192, 8192 + 4096),
             _ => (64, size),
         };

@@ -606,6 +606,25 @@ fn an_extent_that_is_used_again_is_mapped_whatever_its_length() {
 }
 
 #[test]
+fn hundreds_of_unread_messages_find_their_pages_again() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    let round = || {
+        (0..200).for_each(|_| put_plain(&queue, 70_000));
+        (0..200).for_each(|_| get_plain(&queue, 70_000));
+        resident(&queue.handles()[0])
+    };
+    let kept = round();
+    assert!(kept >= 200 * 70_000, "{kept} bytes kept");
+    for number in 0..3 {
+        assert!(round() <= kept + (1 << 20), "round {number}");
+    }
+    // All are mapped by then, and few mappings serve them.
+    let mapped = extents_mapped();
+    assert!((1..20).contains(&mapped), "{mapped} mappings");
+}
+
+#[test]
 fn a_large_message_that_is_being_made_stalls_nobody() {
     let _turn = common::turn();
     for point in ["extent.claimed", "extent.filled"] {

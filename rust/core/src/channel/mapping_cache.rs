@@ -1,5 +1,8 @@
 //! Mappings of a channel's extents in this process, kept for a while: an extent that is used again
 //! needs no new page faults.
+//!
+//! Near places lie side by side, and are mapped many at a time, in *windows*. However many are in
+//! use in turn, none is ever mapped anew. Far places are mapped one by one.
 
 use std::sync::Arc;
 
@@ -9,43 +12,61 @@ use crate::sys::fork::Local;
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 
-/// As many as a few readers and writers use at a time.
-const KEPT: usize = 16;
-/// Bytes from which on a mapping pays.
-const WORTH: usize = 64 << 10;
+/// Mappings of far places that are kept: more than a channel keeps of the smallest of them.
+const KEPT: usize = 40;
+/// How often the same pages are copied by a system call before they are mapped. The page faults of
+/// a new mapping cost what it saves in some three uses.
+const COPIED: u32 = 2;
+/// Bytes of a window. It takes address space but no memory, unless a program has all that it maps
+/// locked in memory. Miri's stand-in for a mapping takes memory.
+const WINDOW: u64 = if cfg!(miri) { 1 << 20 } else { 16 << 20 };
 
-/// The most recently used mappings, newest last.
+/// See the module.
 #[derive(Debug, Default)]
 pub struct MappingCache {
+    /// The most recently used mappings of far places, newest last.
     recent: Local<Vec<(u64, Arc<Mapping>)>>,
-    /// Ranges that were asked for and not mapped, newest last.
-    seen: Local<Vec<(u64, usize)>>,
+    /// The windows, by number.
+    windows: Local<Vec<Option<Arc<Mapping>>>>,
+    /// By slot: the life of its pages in which this process used it last, and how often.
+    used: Local<Vec<(u32, u32)>>,
 }
 
 impl MappingCache {
-    /// As [`get`](Self::get), but only if it is mapped already, or is asked for again: what is used
-    /// once is copied faster by a system call than it is mapped, and less than `WORTH` always is.
-    /// `used`: how many of its bytes are to be copied.
-    pub fn get_if_worth(&self, segment: &Segment, offset: u64, bytes: usize, used: usize) -> Option<Arc<Mapping>> {
-        if let Some(mapping) = self.known(offset, bytes) {
-            return Some(mapping);
+    /// This process uses slot `index` in this life of its pages once more: does a mapping pay?
+    pub fn is_worth(&self, index: u64, life: u32) -> bool {
+        let index = index as usize;
+        self.used.with(|used| {
+            if used.len() <= index {
+                used.resize(index + 1, (0, 0));
+            }
+            let (last, times) = used[index];
+            let times = if last == life { times } else { 0 };
+            used[index] = (life, times.saturating_add(1));
+            times >= COPIED
+        })
+    }
+
+    /// What the near place at `offset` is part of, mapped; and the offset of its first byte.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; `Os`.
+    pub fn window(&self, segment: &Segment, offset: u64) -> Result<(Arc<Mapping>, u64)> {
+        let number = (offset / WINDOW) as usize;
+        let start = number as u64 * WINDOW;
+        if let Some(mapping) = self.windows.with(|windows| windows.get(number).cloned().flatten()) {
+            return Ok((mapping, start));
         }
-        let again = bytes >= WORTH
-            && used >= bytes / 8
-            && self.seen.with(|seen| match seen.iter().position(|range| *range == (offset, bytes)) {
-                Some(at) => {
-                    seen.remove(at);
-                    true
-                }
-                None => {
-                    if seen.len() >= KEPT {
-                        seen.remove(0);
-                    }
-                    seen.push((offset, bytes));
-                    false
-                }
-            });
-        if again { self.get(segment, offset, bytes).ok() } else { None }
+        // What is mapped has to be inside of the segment, wherever the last message ends.
+        memfd::extend_to(segment, start + WINDOW)?;
+        let mapping = Arc::new(Mapping::new(segment, start, WINDOW as usize)?);
+        let first = self.windows.with(|windows| {
+            if windows.len() <= number {
+                windows.resize(number + 1, None);
+            }
+            windows[number].get_or_insert_with(|| mapping.clone()).clone()
+        });
+        Ok((first, start))
     }
 
     fn known(&self, offset: u64, bytes: usize) -> Option<Arc<Mapping>> {

@@ -27,8 +27,9 @@ use crate::facade::Ordering;
 use crate::kill_point;
 use crate::sys::fork::Local;
 
-/// Free extents that are kept, at most.
-pub const KEPT: usize = 32;
+/// Free extents that are kept, at most: some 20 MB of the smallest, which have more than 64 KiB
+/// each. To look all cells through takes less time than to make one page.
+pub const KEPT: usize = 288;
 /// Bytes that a channel keeps, and all channels of a process together.
 const LEAST_KEPT: u64 = 32 << 20;
 const MOST_KEPT: u64 = 256 << 20;
@@ -50,7 +51,7 @@ struct Cell(u64);
 
 impl Cell {
     fn new(index: u64, far: bool, cap: u64) -> Cell {
-        let when = (now() / TICK) & TICKS;
+        let when = tick();
         Cell(1 | u64::from(far) << 1 | (index & SLOT_BITS) << 2 | ((cap / PAGE) & PAGES_BITS) << 22 | when << 40)
     }
     fn index(self) -> u64 {
@@ -62,9 +63,14 @@ impl Cell {
     fn cap(self) -> u64 {
         (self.0 >> 22 & PAGES_BITS) * PAGE
     }
-    fn age(self) -> u64 {
-        (now() / TICK).wrapping_sub(self.0 >> 40) & TICKS
+    /// Ticks since it was freed, at `tick`.
+    fn age(self, tick: u64) -> u64 {
+        tick.wrapping_sub(self.0 >> 40) & TICKS
     }
+}
+
+fn tick() -> u64 {
+    (now() / TICK) & TICKS
 }
 
 impl Extents {
@@ -85,13 +91,13 @@ impl Extents {
     /// Own a kept extent that suits `need` bytes. Its pages may be fewer: the rest is made as it is
     /// filled.
     pub(super) fn take_kept(self: &Arc<Self>, need: u64) -> Option<OwnedExtent> {
-        let far = need > CHUNK;
+        let (far, tick) = (need > CHUNK, tick());
         for _ in 0..KEPT {
             // The smallest that is large enough, but not far too large; else the largest of those
             // that are not.
             let rank = |cell: Cell| match cell.cap() {
                 cap if cap >= need => {
-                    (cap / 4 <= need.max(CHUNK)).then_some((1, u64::MAX - cap, u64::MAX - cell.age()))
+                    (cap / 4 <= need.max(CHUNK)).then_some((1, u64::MAX - cap, u64::MAX - cell.age(tick)))
                 }
                 cap => (!far || cap >= need / 2).then_some((0, cap, 0)),
             };
@@ -163,7 +169,8 @@ impl Extents {
     }
 
     fn oldest(&self) -> Option<(usize, Cell)> {
-        self.cells().max_by_key(|(_, cell)| cell.age())
+        let tick = tick();
+        self.cells().max_by_key(|(_, cell)| cell.age(tick))
     }
 
     /// Give back what the dead held, and what was not used for a while, but for a little. Cheap
@@ -171,7 +178,7 @@ impl Extents {
     pub fn tend(self: &Arc<Self>) {
         self.sweep_now_and_then();
         while self.kept_bytes() > AT_REST
-            && let Some((at, oldest)) = self.oldest().filter(|(_, oldest)| oldest.age() > REST)
+            && let Some((at, oldest)) = self.oldest().filter(|(_, oldest)| oldest.age(tick()) > REST)
         {
             self.evict(at, oldest);
         }
@@ -192,9 +199,10 @@ impl Extents {
         all.iter().for_each(Extents::tend);
         let others = all.iter().filter(|channel| !Arc::ptr_eq(channel, self));
         let mut total = self.kept_bytes() + others.clone().map(|channel| channel.kept_bytes()).sum::<u64>();
+        let tick = tick();
         while total > MOST_KEPT {
             let oldest = others.clone().filter_map(|channel| Some((channel, channel.oldest()?)));
-            let Some((channel, (at, cell))) = oldest.max_by_key(|(_, (_, cell))| cell.age()) else { return };
+            let Some((channel, (at, cell))) = oldest.max_by_key(|(_, (_, cell))| cell.age(tick)) else { return };
             channel.evict(at, cell);
             total = total.saturating_sub(cell.cap().max(1));
         }

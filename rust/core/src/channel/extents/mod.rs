@@ -96,14 +96,13 @@ impl Extents {
         self.state().backing()
     }
 
-    /// The chunk of which byte `at` of the segment is part, mapped; and the offset of its first
-    /// byte.
+    /// A mapping that has the whole chunk of which byte `at` of the segment is part; and the offset
+    /// of the mapping's first byte.
     ///
     /// # Errors
     /// `Corrupted` if there is none; `OutOfMemory`.
     pub fn map_chunk(&self, at: u64) -> Result<(Arc<Mapping>, u64)> {
-        let offset = table::near(self.chunk_at(at)?);
-        Ok((self.maps.get(self.segment(), offset, CHUNK as usize)?, offset))
+        self.maps.window(self.segment(), table::near(self.chunk_at(at)?))
     }
 
     /// The slot of the chunk of which byte `at` of the segment is part.
@@ -189,6 +188,7 @@ impl Extents {
         let (offset, most) = slot.place(index);
         // In steps: the kernel locks the file meanwhile. To the end, whatever `cap` says: the owner
         // may have died while it wrote.
+        slot.life.fetch_add(1, Ordering::Relaxed);
         let cap = slot.cap();
         for at in (0..cap).step_by(PUNCHED as usize) {
             memfd::punch(self.segment(), offset + at, PUNCHED.min(cap - at));

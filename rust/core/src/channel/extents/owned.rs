@@ -1,8 +1,9 @@
 //! An extent in this process's hands.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::{Extents, IN_RING, PAGE, table::SlotRef};
+use super::table::{self, Slot, SlotRef};
+use super::{Extents, IN_RING, PAGE};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -19,13 +20,22 @@ pub struct OwnedExtent {
     /// Bytes that it is meant for.
     need: u64,
     generation: u64,
+    /// Has this process used these pages often enough to map them? Found out by the first copy.
+    worth: OnceLock<bool>,
 }
 
 impl OwnedExtent {
     /// What owns slot `index`, for `need` bytes.
     pub(super) fn new(extents: &Arc<Extents>, index: u64, need: u64) -> OwnedExtent {
         let offset = extents.table.slot(index).map_or(0, |slot| slot.place(index).0);
-        OwnedExtent { extents: extents.clone(), index, offset, need, generation: fork::generation() }
+        OwnedExtent {
+            extents: extents.clone(),
+            index,
+            offset,
+            need,
+            generation: fork::generation(),
+            worth: OnceLock::new(),
+        }
     }
 
     /// The same, where its slot now says that it is.
@@ -46,6 +56,10 @@ impl OwnedExtent {
     /// Where it is in the segment, in bytes.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    fn is_near(&self) -> bool {
+        self.offset == table::near(self.index)
     }
 
     /// Bytes that have pages.
@@ -91,9 +105,19 @@ impl OwnedExtent {
         Ok(())
     }
 
-    /// Its memory, if it is mapped, or is used again and again and so worth mapping.
-    fn mapped(&self, cap: u64, used: usize) -> Option<Arc<Mapping>> {
-        self.extents.maps.get_if_worth(self.extents.segment(), self.offset, usize::try_from(cap).ok()?, used)
+    /// A mapping of its memory, and where in there it starts, if this process uses these very pages
+    /// again and again: what is used once or twice is copied faster by a system call.
+    fn mapped(&self, slot: &Slot, cap: u64) -> Option<(Arc<Mapping>, usize)> {
+        let (maps, segment) = (&self.extents.maps, self.extents.segment());
+        let life = slot.life.load(Ordering::Relaxed);
+        if !*self.worth.get_or_init(|| maps.is_worth(self.index, life)) {
+            return None;
+        }
+        if self.is_near() {
+            let (mapping, start) = maps.window(segment, self.offset).ok()?;
+            return Some((mapping, (self.offset - start) as usize));
+        }
+        Some((maps.get(segment, self.offset, usize::try_from(cap).ok()?).ok()?, 0))
     }
 
     /// Fill the bytes from `at` on. What had no pages gets them, in the same system call: that is
@@ -108,17 +132,20 @@ impl OwnedExtent {
         let end = at.checked_add(bytes.len() as u64).filter(|&end| end <= slot.place(self.index).1);
         let end = end.ok_or(Error::Corrupted("more than an extent can hold"))?;
         if end <= cap
-            && let Some(mapping) = self.mapped(cap, bytes.len())
+            && let Some((mapping, start)) = self.mapped(&slot, cap)
         {
-            return mapping.write(at as usize, bytes);
+            return mapping.write(start + at as usize, bytes);
         }
         let segment = self.extents.segment();
         let filled = memfd::write(segment, self.offset + at, bytes).and_then(|()| {
             kill_point!("extent.filled");
             if at <= cap && end > cap {
                 let cap = end.next_multiple_of(PAGE);
-                // The file ends with the bytes, and what is to be mapped has to be inside: whole pages.
-                memfd::extend_to(segment, self.offset + cap)?;
+                // The file may end with the bytes, and what is to be mapped has to be inside: whole
+                // pages. A window sees to it by itself.
+                if !self.is_near() {
+                    memfd::extend_to(segment, self.offset + cap)?;
+                }
                 slot.cap.store(cap, Ordering::Release);
             }
             Ok(())
@@ -135,12 +162,13 @@ impl OwnedExtent {
     /// # Errors
     /// `Corrupted` if they are not inside.
     pub fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
-        let cap = self.cap()?;
+        let slot = self.slot()?;
+        let cap = slot.cap();
         if at.checked_add(to.len() as u64).is_none_or(|end| end > cap) {
             return Err(Error::Corrupted("more than an extent holds"));
         }
-        match self.mapped(cap, to.len()) {
-            Some(mapping) => mapping.read(at as usize, to),
+        match self.mapped(&slot, cap) {
+            Some((mapping, start)) => mapping.read(start + at as usize, to),
             None => memfd::read(self.extents.segment(), self.offset + at, to),
         }
     }

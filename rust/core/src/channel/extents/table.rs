@@ -30,7 +30,7 @@ use crate::sys::memfd;
 use super::kept::KEPT;
 
 /// Slots beside the channel's words.
-const FIRST: u64 = 56;
+const FIRST: u64 = 24;
 /// Slots in a page.
 const PAGEFUL: u64 = 64;
 /// Pages of the table that are mapped at a time.
@@ -64,7 +64,8 @@ overlay! {
         pub(super) get_ring: AtomicU32,
         /// Not 0: the pages are in the far place.
         pub(super) far: AtomicU32,
-        _reserved: AtomicU32,
+        /// How often its pages have been given back, as a hint: who has used these very ones?
+        pub(super) life: AtomicU32,
         /// The last byte of a page's last slot is written to make the page.
         _reserved2: [AtomicU64; 2],
     }

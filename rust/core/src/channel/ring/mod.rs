@@ -387,8 +387,8 @@ impl Ring {
         if !self.config.overflows {
             return Err(Error::Corrupted("a position outside its ring"));
         }
-        let (chunk, start) = self.extents.map_chunk(at)?;
-        Ok((Where::Chunk(chunk), (at - start) as usize, start + CHUNK - at))
+        let (mapping, start) = self.extents.map_chunk(at)?;
+        Ok((Where::Chunk(mapping), (at - start) as usize, CHUNK - at % CHUNK))
     }
 }
 
