@@ -1,6 +1,8 @@
 """An unbounded queue grows as long as nobody reads, and gives the memory back when somebody has."""
 
 import contextlib
+import subprocess
+import sys
 import threading
 import time
 from queue import Empty
@@ -111,3 +113,33 @@ def test_memory_refused_is_an_error_and_no_more(mp, crew):
     crew.run(queues.put_beyond_the_limit, outcome)
     wait_until(lambda: outcome.value)
     assert outcome.value == 1
+
+
+# Of a program's own: this one's heap has been through much.
+NEW_PAGES = """
+import resource
+import fastmp
+
+def pass_on(count):
+    for _ in range(count):
+        queue.put(message)
+        held.append(queue.get())
+        del held[: -keep or None]
+
+for size in (70_000, 100_000, 131_000, 150_000):
+    for keep in (0, 1, 3):
+        queue, message, held = fastmp.Queue(), b"x" * size, []
+        pass_on(20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        pass_on(100)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        print(size, keep, faults)
+        assert faults < 100
+"""
+
+
+@pytest.mark.method("fork")
+def test_messages_above_64_kib_take_no_new_pages(mp, tmp_path):
+    """Neither in shared memory nor on the receiver's heap, however many it holds at a time."""
+    found = subprocess.run([sys.executable, "-c", NEW_PAGES], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr

@@ -165,14 +165,10 @@ impl Queue {
         let (py, queue) = (slf.py(), Self::open(slf)?);
         // Found out before anything is pickled or copied, as in the stdlib.
         let at_once = !block || timeout.is_some_and(|timeout| timeout <= 0.0);
-        if at_once && queue.attached(py, |queue| queue.ring().is_full()) == Some(true) {
+        if at_once && queue.attached(py, |queue| queue.would_be_full()) == Some(true) {
             return Err(raise(Error::Full));
         }
         let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-        // Before anything is made of the object for nothing.
-        if deadline.passed() && queue.attached(py, |queue| queue.would_be_full()) == Some(true) {
-            return Err(raise(Error::Full));
-        }
         let encoded = message::encode(obj)?;
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_payload(

@@ -4,7 +4,9 @@
 
 use std::cell::Cell;
 use std::ffi::c_char;
+use std::hint::black_box;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core as fcore;
 use fastmp_core::channel::extents::OwnedExtent;
@@ -37,6 +39,8 @@ const ALIGN: usize = 64;
 const KEPT: usize = 1 << 20;
 /// Copies from this on are done detached, and onto huge pages where the system has them.
 const DETACHED: usize = 1 << 20;
+/// What the heap is taught to keep for one message.
+const TAUGHT: usize = 2 << 20;
 
 /// A message's bytes before they are sent: `scratch`, then `parts`.
 pub struct Encoded {
@@ -173,6 +177,8 @@ impl Encoded {
             }
             return send(&mut Some(Payload::Inline(&whole)));
         }
+        // Whoever sends makes its messages, and drops them.
+        teach_heap();
         let hold = blocking::wait(py, || extent(len as u64))?.map_err(raise)?;
         for (at, bytes) in pieces {
             let copy = || hold.write(at as u64, bytes);
@@ -282,6 +288,19 @@ impl Source<'_> {
     }
 }
 
+/// Have glibc's heap keep what large messages use. It gives free memory at its end back as soon as
+/// that is twice what was the largest block of its own so far, at first 128 KiB: with messages of
+/// more than 64 KiB that is with every other one, and new pages cost more than all the rest. To
+/// free one larger block teaches it better, as a program's own large objects do. The block is never
+/// touched. Who has set the limits by hand is left alone, and other allocators do not care.
+fn teach_heap() {
+    static TAUGHT_ALREADY: AtomicBool = AtomicBool::new(false);
+    if !TAUGHT_ALREADY.load(Ordering::Relaxed) {
+        TAUGHT_ALREADY.store(true, Ordering::Relaxed);
+        drop(black_box(Vec::<u8>::with_capacity(TAUGHT)));
+    }
+}
+
 /// Copy `data` into a writable buffer at `offset`, where the caller has seen that it fits.
 pub fn fill(target: &PyBuffer<u8>, offset: usize, data: &[u8]) {
     assert!(offset + data.len() <= target.len_bytes() && !target.readonly());
@@ -306,7 +325,10 @@ fn on_huge_pages(to: &mut [u8]) {
 /// The bytes of a message that came into `inbox`, or by an extent.
 pub(super) fn source<'a>(received: &'a Received, inbox: &'a [u8]) -> Source<'a> {
     match &received.extent {
-        Some((hold, len)) => Source::Extent(hold, *len),
+        Some((hold, len)) => {
+            teach_heap();
+            Source::Extent(hold, *len)
+        }
         None => Source::Inbox(inbox),
     }
 }
