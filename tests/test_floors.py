@@ -68,7 +68,7 @@ ROOMS = {
     "sync": """
         condition -> condvar lock
         lock barrier robust_semaphore -> mutex
-        condvar robust_semaphore -> waitset
+        turns condvar robust_semaphore -> waitset
         mutex event semaphore waitset condvar -> waiting probe
         waiting -> spin
     """,

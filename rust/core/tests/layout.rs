@@ -19,6 +19,7 @@ use fastmp_core::sync::event::EventState;
 use fastmp_core::sync::lock::LockState;
 use fastmp_core::sync::mutex::Mutex;
 use fastmp_core::sync::semaphore::Semaphore;
+use fastmp_core::sync::turns::FairWaitSet;
 use fastmp_core::sync::waitset::WaitSet;
 use fastmp_core::sys::liveness::me;
 use fastmp_core::sys::mapping::Mapping;
@@ -37,6 +38,7 @@ fn sizes_and_alignments_are_promises() {
     is::<Semaphore>(8, 4);
     is::<EventState>(4, 4);
     is::<WaitSet>(4, 4);
+    is::<FairWaitSet>(8, 4);
     is::<RingState>(256, 64);
     is::<ExtentState>(64 + 60 * 64, 64);
 }

@@ -625,6 +625,57 @@ fn hundreds_of_unread_messages_find_their_pages_again() {
 }
 
 #[test]
+fn who_is_quicker_again_and_again_waits_for_who_is_not() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    // It dies with its turn reserved, so that there is time to look.
+    let mut waiter = Child::doomed("turns.reserved", 1, || while recv(&queue, soon()).is_ok() {});
+    waiter.until_parked();
+    let state = queue.ring().state();
+    until("a waiter loses patience", || {
+        put(&queue, 1, 0, SMALL);
+        let _ = recv(&queue, Deadline::PASSED);
+        state.not_empty.is_reserved()
+    });
+    assert_eq!(waiter.wait(), KILLED);
+    put(&queue, 1, 1, SMALL);
+    // Who may wait is to wait, who may not takes no notice.
+    assert_eq!(queue.try_get(&mut Vec::new(), &mut Vec::new()).unwrap_err(), Error::WouldBlock);
+    while recv(&queue, Deadline::PASSED).is_ok() {}
+    assert!(state.not_empty.is_reserved());
+    // And who waits in vain does not wait for long; then it is over.
+    put(&queue, 1, 2, SMALL);
+    let start = Instant::now();
+    assert_eq!(got(&queue), (1, 2));
+    assert!(start.elapsed() >= Duration::from_micros(200), "{:?}", start.elapsed());
+    assert!(!state.not_empty.is_reserved());
+    put(&queue, 1, 3, SMALL);
+    queue.try_get(&mut Vec::new(), &mut Vec::new()).unwrap();
+}
+
+#[test]
+fn so_does_who_puts() {
+    let _turn = common::turn();
+    let queue = Queue::create(1).unwrap();
+    put(&queue, 1, 0, SMALL);
+    let mut waiter =
+        Child::doomed("turns.reserved", 1, || while send(&queue, &message(2, 0, SMALL), &[], soon()).is_ok() {});
+    waiter.until_parked();
+    let state = queue.ring().state();
+    until("a waiter loses patience", || {
+        let _ = recv(&queue, Deadline::PASSED);
+        let _ = send(&queue, &message(1, 0, SMALL), &[], Deadline::PASSED);
+        state.not_full.is_reserved()
+    });
+    assert_eq!(waiter.wait(), KILLED);
+    while recv(&queue, Deadline::PASSED).is_ok() {}
+    assert!(state.not_full.is_reserved());
+    put(&queue, 1, 1, SMALL);
+    assert!(!state.not_full.is_reserved());
+    assert_eq!(got(&queue), (1, 1));
+}
+
+#[test]
 fn a_large_message_that_is_being_made_stalls_nobody() {
     let _turn = common::turn();
     for point in ["extent.claimed", "extent.filled"] {

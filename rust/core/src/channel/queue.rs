@@ -126,9 +126,13 @@ impl Queue {
     /// Put without sleeping.
     ///
     /// # Errors
-    /// `Full`; `WouldBlock` if another is putting just now; those of [`put`](Self::put).
+    /// `Full`; `WouldBlock` if another is putting just now, or is to be first; those of
+    /// [`put`](Self::put).
     #[inline]
     pub fn try_put(&self, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
+        if self.ring().state().not_full.is_reserved() {
+            return Err(Error::WouldBlock);
+        }
         self.put_once(outgoing, Patience::Spin)
     }
 
@@ -167,9 +171,13 @@ impl Queue {
     /// gets the descriptors that came along.
     ///
     /// # Errors
-    /// `Empty`; `WouldBlock` if another is getting just now; those of [`get`](Self::get).
+    /// `Empty`; `WouldBlock` if another is getting just now, or is to be first; those of
+    /// [`get`](Self::get).
     #[inline]
     pub fn try_get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Received> {
+        if self.ring().state().not_empty.is_reserved() {
+            return Err(Error::WouldBlock);
+        }
         self.get_once(scratch, fds, Patience::Spin)
     }
 

@@ -8,12 +8,12 @@ use crate::error::{Error, Result};
 use crate::facade::Parked;
 use crate::kill_point;
 use crate::sync::spin::Spin;
+use crate::sync::turns::{FairWaitSet, Turn};
 use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
-use crate::sync::waitset::WaitSet;
 
 /// Where one side of a channel waits.
 pub(super) struct WaitPlace<'a> {
-    pub waiters: &'a WaitSet,
+    pub waiters: &'a FairWaitSet,
     pub spin: &'static Spin,
     /// What an attempt gives when it would have to wait: `Full` or `Empty`.
     pub none: Error,
@@ -34,9 +34,10 @@ impl WaitPlace<'_> {
         attempt: impl FnMut() -> Result<T>,
         more: impl Fn() -> bool,
     ) -> Result<T> {
-        let mut wait = ChannelWait { place: self, attempt, more, ticket: None };
+        let mut wait = ChannelWait { place: self, attempt, more, turn: Turn::new(self.waiters), deadline };
         let done = waiting::wait(&mut wait, deadline);
-        if wait.ticket.is_some() && (wait.more)() {
+        wait.turn.end(done.is_ok());
+        if wait.turn.is_registered() && (wait.more)() {
             self.waiters.notify();
         }
         // A lock's own deadline is this one.
@@ -48,13 +49,17 @@ struct ChannelWait<'a, A, M> {
     place: &'a WaitPlace<'a>,
     attempt: A,
     more: M,
-    ticket: Option<u32>,
+    turn: Turn<'a>,
+    deadline: Deadline,
 }
 
 impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M> {
     type Output = T;
 
     fn attempt(&mut self) -> Result<Option<T>> {
+        if self.turn.is_held_up(self.deadline) {
+            return Ok(None);
+        }
         match (self.attempt)() {
             Err(e) if e == self.place.none || e == Error::WouldBlock => Ok(None),
             done => done.map(Some),
@@ -70,16 +75,16 @@ impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M>
     }
 
     fn prepare(&mut self) -> Result<Prepared<T>> {
-        self.ticket = Some(self.place.waiters.register());
-        Ok(self.attempt()?.map_or(Prepared::Registered, Prepared::Ready))
+        self.turn.register();
+        if let Some(done) = self.attempt()? {
+            return Ok(Prepared::Ready(done));
+        }
+        self.turn.lost();
+        Ok(Prepared::Registered)
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {
-        let ticket = match self.ticket {
-            Some(ticket) => ticket,
-            None => self.place.waiters.register(),
-        };
-        let parked = self.place.waiters.park(ticket, until);
+        let parked = self.turn.park(until);
         kill_point!("channel.woken");
         parked
     }

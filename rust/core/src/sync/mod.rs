@@ -10,5 +10,6 @@ pub mod probe;
 pub mod robust_semaphore;
 pub mod semaphore;
 pub mod spin;
+pub mod turns;
 pub mod waiting;
 pub mod waitset;

@@ -58,7 +58,7 @@ use crate::facade::{AtomicU32, AtomicU64, Ordering};
 use crate::layout::{self, Backing};
 use crate::overlay;
 use crate::sync::mutex::{Acquired, Mutex};
-use crate::sync::waitset::WaitSet;
+use crate::sync::turns::FairWaitSet;
 use crate::sys::mapping::Mapping;
 use crate::sys::{liveness, memfd};
 
@@ -99,15 +99,15 @@ overlay! {
     #[derive(Debug)]
     pub struct RingState {
         /// Those who wait for a message.
-        pub not_empty: WaitSet,
+        pub not_empty: FairWaitSet,
         /// Those who wait for room.
-        pub not_full: WaitSet,
+        pub not_full: FairWaitSet,
         /// Does anybody watch the descriptor? Then it is cleared as soon as the ring is empty.
         pub watched: AtomicU32,
         /// How often a copy of the reading end was closed.
         pub reader_closings: AtomicU32,
         maxsize: AtomicU64,
-        _reserved: [AtomicU64; 5],
+        _reserved: [AtomicU64; 4],
 
         put_lock: Mutex,
         tail: AtomicU64,
