@@ -35,7 +35,7 @@ BINDINGS = """
     synchronize -> capi handles
     queue connection -> handles closing
     queue connection -> capi
-    handles -> message
+    handles -> message capi
     message -> descriptor blocking
     capi -> blocking
     descriptor blocking -> errors
@@ -322,7 +322,8 @@ def test_what_sees_a_fork_knows_no_one() -> None:
 UNSAFE = {
     "core": {"facade", "layout", "overlays", "sys/*"},
     "py": {
-        *("capi/bound_method", "capi/call", "closing", "descriptor", "message/channel_fds", "message/codec/*"),
+        *("capi/bound_method", "capi/call", "capi/construct"),
+        *("closing", "descriptor", "message/channel_fds", "message/codec/*"),
         *(
             "message/framing",
             "message/interrupted",

@@ -82,9 +82,7 @@ class Descriptor:
 class Lock:
     """A lock that is not recursive, and that any process or thread may release."""
 
-    def __new__(
-        cls, *_args: Any, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None, **_kwargs: Any
-    ) -> Self: ...
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def __init__(self, *, ctx: object = None) -> None: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock; returns False if it was not to be had in time.
@@ -138,9 +136,7 @@ class RLock:
     Only the owner may release it.
     """
 
-    def __new__(
-        cls, *_args: Any, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None, **_kwargs: Any
-    ) -> Self: ...
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def __init__(self, *, ctx: object = None) -> None: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes the lock, once more if this thread has it; returns False if not in time.
@@ -190,13 +186,7 @@ class RLock:
 class Semaphore:
     """A count of permits."""
 
-    def __new__(
-        cls,
-        *_args: Any,
-        ctx: object = None,
-        _handle: tuple[Descriptor, Descriptor, int, bool] | None = None,
-        **_kwargs: Any,
-    ) -> Self: ...
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def __init__(self, value: int = 1, *, recover: bool = False, ctx: object = None) -> None: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time.
@@ -244,13 +234,7 @@ class Semaphore:
 class BoundedSemaphore:
     """A count of permits that never exceeds what it was at first."""
 
-    def __new__(
-        cls,
-        *_args: Any,
-        ctx: object = None,
-        _handle: tuple[Descriptor, Descriptor, int, bool] | None = None,
-        **_kwargs: Any,
-    ) -> Self: ...
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def __init__(self, value: int = 1, *, recover: bool = False, ctx: object = None) -> None: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Takes a permit; returns False if none was to be had in time.
@@ -298,9 +282,7 @@ class BoundedSemaphore:
 class Event:
     """A flag to wait for."""
 
-    def __new__(
-        cls, *_args: Any, ctx: object = None, _handle: tuple[Descriptor, Descriptor, int] | None = None, **_kwargs: Any
-    ) -> Self: ...
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def __init__(self, *, ctx: object = None) -> None: ...
     def is_set(self) -> bool:
         """Whether the flag is set."""

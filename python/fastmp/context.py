@@ -78,14 +78,19 @@ class BaseContext(multiprocessing.context.BaseContext):
 
         With recover=True those of dead processes come back.
         """
-        return synchronize.Semaphore(value, recover=recover, ctx=self.get_context())
+        self.get_context()  # settles the start method, as in the stdlib
+        # An argument by name costs as much as the rest.
+        return synchronize.Semaphore(value, recover=recover) if recover else synchronize.Semaphore(value)
 
     def BoundedSemaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.BoundedSemaphore:
         """Returns a semaphore with `value` permits, which never has more.
 
         `recover` as for Semaphore.
         """
-        return synchronize.BoundedSemaphore(value, recover=recover, ctx=self.get_context())
+        self.get_context()  # settles the start method, as in the stdlib
+        if recover:
+            return synchronize.BoundedSemaphore(value, recover=recover)
+        return synchronize.BoundedSemaphore(value)
 
     def Event(self) -> synchronize.Event:
         """Returns an event, not set."""
@@ -96,7 +101,8 @@ class BaseContext(multiprocessing.context.BaseContext):
         self, parties: int, action: Callable[[], Any] | None = None, timeout: float | None = None
     ) -> synchronize.Barrier:
         """Returns a barrier of `parties`; `timeout` (seconds) is that of waits that name none."""
-        return synchronize.Barrier(parties, action, timeout, ctx=self.get_context())
+        self.get_context()  # settles the start method, as in the stdlib
+        return synchronize.Barrier(parties, action, timeout)
 
     def Queue(self, maxsize: int = 0) -> queues.Queue:
         """Returns a queue that holds at most `maxsize` items, if that is positive."""
@@ -199,12 +205,13 @@ class DefaultContext(BaseContext):
         Raises:
             ValueError: there is no such start method.
         """
-        if method is None:
-            try:
-                return start_method.contexts[start_method.settle()]
-            except KeyError:  # the stdlib's has been set to what is none of ours
-                return start_method.default_context()
-        return start_method.named_context(method)
+        if method is not None:
+            return start_method.named_context(method)
+        # Asked for each object that is made: two calls into the stdlib would take as long as that.
+        try:
+            return _twins[_stdlibs._actual_context]
+        except KeyError:  # still open, or set to what is none of ours
+            return start_method.default_context()
 
     def set_start_method(self, method: str | None, force: bool = False) -> None:
         """Chooses the start method; with force=True also anew, None leaving it open again.
@@ -234,6 +241,10 @@ class DefaultContext(BaseContext):
 
 start_method.contexts.update(fork=ForkContext(), spawn=SpawnContext(), forkserver=ForkServerContext())
 _default_context = DefaultContext()
+
+# What keeps the program's choice (see `start_method`), and ours for each of its contexts.
+_stdlibs: Any = multiprocessing.context._default_context
+_twins = {multiprocessing.get_context(name): context for name, context in start_method.contexts.items()}
 
 
 def __getattr__(name: str) -> Any:

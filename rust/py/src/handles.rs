@@ -7,6 +7,7 @@ use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
+use crate::capi::call::bare_instance;
 pub use crate::descriptor::Descriptor;
 use crate::errors::raise;
 use crate::message::channel_fds::{self, Token};
@@ -45,5 +46,5 @@ pub fn attached<'py, T: PyTypeInfo>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let kwargs = PyDict::new(cls.py());
     kwargs.set_item("_handle", handle)?;
-    T::type_object(cls.py()).call_method("__new__", (cls,), Some(&kwargs))
+    bare_instance::<T>(cls, Some(&kwargs))
 }

@@ -47,6 +47,8 @@ mod _native {
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         use pyo3::types::PyModuleMethods;
 
+        use crate::capi::construct::class;
+
         use crate::capi::operator;
         use crate::connection::{Recv, RecvBytes, RecvBytesInto};
 
@@ -67,6 +69,11 @@ mod _native {
         module.add("_recv", operator::new::<Recv>(py, c"fastmp._native.Recv")?)?;
         module.add("_recv_bytes", operator::new::<RecvBytes>(py, c"fastmp._native.RecvBytes")?)?;
         module.add("_recv_bytes_into", operator::new::<RecvBytesInto>(py, c"fastmp._native.RecvBytesInto")?)?;
+        module.add("Lock", class::<Lock>(py, c"fastmp._native.Lock")?)?;
+        module.add("RLock", class::<RLock>(py, c"fastmp._native.RLock")?)?;
+        module.add("Semaphore", class::<Semaphore>(py, c"fastmp._native.Semaphore")?)?;
+        module.add("BoundedSemaphore", class::<BoundedSemaphore>(py, c"fastmp._native.BoundedSemaphore")?)?;
+        module.add("Event", class::<Event>(py, c"fastmp._native.Event")?)?;
         module.add("GuardedValue", crate::sharedctypes::value::class(py)?)?;
         module.add("GuardedArray", crate::sharedctypes::array::class(py)?)
     }

@@ -98,20 +98,22 @@ pub(super) struct Allocator {
     inherited: HashMap<u64, Arc<HoldToken>>,
 }
 
-static ALLOCATOR: LazyLock<Mutex<Allocator>> = LazyLock::new(Default::default);
+// A fork by another thread meanwhile waits, in `Forking::before`, until it is made.
+static ALLOCATOR: LazyLock<Mutex<Allocator>> = LazyLock::new(|| {
+    // After the identity, on which this builds.
+    owner::watch_forks();
+    FORKS.ensure::<Forking>();
+    Default::default()
+});
 
 static FORKS: Registration = Registration::new();
 
 /// See [`prepare`](super::prepare).
 pub(super) fn prepare() {
-    // After the identity, on which this builds.
-    owner::watch_forks();
-    FORKS.ensure::<Forking>();
     LazyLock::force(&ALLOCATOR);
 }
 
 pub(super) fn allocator() -> MutexGuard<'static, Allocator> {
-    prepare();
     // A panic in between would leave the allocator as it was or a block short: still good.
     ALLOCATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

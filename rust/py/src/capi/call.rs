@@ -289,20 +289,25 @@ pub struct Slots<T> {
 impl<T> Slots<T> {
     /// None: all is inherited.
     pub fn none() -> Self {
-        Slots { slots: Vec::new(), of: std::marker::PhantomData }
+        Self::of([])
+    }
+
+    /// These, each with a function that takes an instance of `T` or a class derived from it.
+    pub(super) fn of<const N: usize>(slots: [(c_int, *mut c_void); N]) -> Self {
+        let slots = slots.into_iter().map(|(slot, pfunc)| ffi::PyType_Slot { slot, pfunc }).collect();
+        Slots { slots, of: std::marker::PhantomData }
     }
 }
 
 /// The slot for items by key, and no other: `object[key]` is a call of `M`, after which the
 /// interpreter does not look for signals.
 pub fn by_key<M: Method>() -> Slots<M::Of> {
-    let slots = vec![ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: one::<M> as *mut c_void }];
-    Slots { slots, of: std::marker::PhantomData }
+    Slots::of([(ffi::Py_mp_subscript, one::<M> as *mut c_void)])
 }
 
 /// The slots for items and for the buffer.
 pub fn container<C: Container>() -> Slots<C::Of> {
-    let slots = [
+    Slots::of([
         (ffi::Py_mp_length, length::<C> as *mut c_void),
         (ffi::Py_mp_subscript, subscript::<C> as *mut c_void),
         (ffi::Py_mp_ass_subscript, set_subscript::<C> as *mut c_void),
@@ -310,9 +315,7 @@ pub fn container<C: Container>() -> Slots<C::Of> {
         (ffi::Py_sq_item, item::<C> as *mut c_void),
         (ffi::Py_sq_ass_item, set_item::<C> as *mut c_void),
         (ffi::Py_bf_getbuffer, buffer::<C> as *mut c_void),
-    ];
-    let slots = slots.into_iter().map(|(slot, pfunc)| ffi::PyType_Slot { slot, pfunc }).collect();
-    Slots { slots, of: std::marker::PhantomData }
+    ])
 }
 
 /// A subclass of `T` with these slots and no other state, to be subclassed in its turn.
@@ -340,17 +343,34 @@ pub fn subclass<'py, T: PyTypeInfo>(
     Ok(class.cast_into()?)
 }
 
-/// An instance of `class`, a subclass of `T`, for which `__init__` is not called.
-pub fn bare_instance<'py, T: PyTypeInfo>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+/// The function in a slot of `T`, as the type that functions in such a slot have.
+///
+/// # Safety
+/// PyO3 fills the slot, and `F` is that type.
+#[inline(always)]
+pub(super) unsafe fn slot<T: PyTypeInfo, F: Copy>(py: Python<'_>, slot: c_int) -> F {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    // SAFETY: the caller's.
+    unsafe {
+        let function = ffi::PyType_GetSlot(T::type_object_raw(py), slot);
+        std::mem::transmute_copy::<*mut c_void, F>(&function)
+    }
+}
+
+/// An instance of `class`, a subclass of `T`, for which `__init__` is not called, by the `__new__`
+/// of `T` with these arguments.
+pub fn bare_instance<'py, T: PyTypeInfo>(
+    class: &Bound<'py, PyType>,
+    named: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
     check::<T>(class)?;
     let py = class.py();
-    let none = PyTuple::empty(py);
+    let (none, named) = (PyTuple::empty(py), named.map_or(ptr::null_mut(), |named| named.as_ptr()));
     // SAFETY: a class that can be called has the slot, which takes a class derived from its own, a
     // tuple, and a dict or null.
     unsafe {
-        let slot = ffi::PyType_GetSlot(T::type_object_raw(py), ffi::Py_tp_new);
-        let new = std::mem::transmute::<*mut c_void, ffi::newfunc>(slot);
-        Bound::from_owned_ptr_or_err(py, new(class.as_type_ptr(), none.as_ptr(), ptr::null_mut()))
+        let new: ffi::newfunc = slot::<T, _>(py, ffi::Py_tp_new);
+        Bound::from_owned_ptr_or_err(py, new(class.as_type_ptr(), none.as_ptr(), named))
     }
 }
 

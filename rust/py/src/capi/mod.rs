@@ -2,5 +2,6 @@
 
 pub mod bound_method;
 pub mod call;
+pub mod construct;
 pub mod fast_methods;
 pub mod operator;

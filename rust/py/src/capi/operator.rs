@@ -25,5 +25,5 @@ impl Operator {
 
 /// The operator of which `[key]` is a call of `M`, with the key for its one argument.
 pub fn new<'py, M: Method<Of = Operator>>(py: Python<'py>, class: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
-    call::bare_instance::<Operator>(&call::subclass(py, class, call::by_key::<M>())?)
+    call::bare_instance::<Operator>(&call::subclass(py, class, call::by_key::<M>())?, None)
 }

@@ -203,7 +203,7 @@ impl Guarded {
         block: &Bound<'py, Block>,
         lock: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let new = bare_instance::<Guarded>(cls)?;
+        let new = bare_instance::<Guarded>(cls, None)?;
         let parts = Parts::new(&lock, Some(items(block, letter, None)?), class.unbind())?;
         new.cast::<Guarded>()?.get().set(parts)?;
         Ok(new)

@@ -2,8 +2,9 @@
 
 use fastmp_core as fcore;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyTuple, PyType};
 
+use crate::capi::construct::SetUp;
 use crate::errors::raise;
 use crate::handles::{Descriptor, Given, Lent};
 use crate::{blocking, handles};
@@ -14,17 +15,18 @@ pub struct Event {
     core: fcore::objects::Event,
 }
 
+impl SetUp for Event {
+    #[inline(always)]
+    fn set_up(&self, args: Borrowed<'_, '_, PyTuple>) -> bool {
+        args.is_empty()
+    }
+}
+
 #[pymethods]
 impl Event {
     #[new]
-    #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(*, ctx=None)")]
-    fn new(
-        _args: &Bound<'_, PyTuple>,
-        ctx: Option<&Bound<'_, PyAny>>,
-        _handle: Option<Given>,
-        _kwargs: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<Self> {
-        let _ = ctx;
+    #[pyo3(signature = (*, _handle = None), text_signature = "(*, ctx=None)")]
+    fn new(_handle: Option<Given>) -> PyResult<Self> {
         let core = match _handle {
             Some(handle) => fcore::objects::Event::attach(handles::given(handle)),
             None => fcore::objects::Event::create(),
@@ -32,7 +34,7 @@ impl Event {
         Ok(Self { core: core.map_err(raise)? })
     }
 
-    // Arguments are looked at here: a subclass may be called with its own.
+    // Of whatever is not the common case.
     #[pyo3(signature = (*, ctx = None))]
     fn __init__(&self, ctx: Option<&Bound<'_, PyAny>>) {
         let _ = ctx;

@@ -8,9 +8,10 @@ use fastmp_core::sync::mutex::Acquired;
 use fastmp_core::sys::liveness::{Owner, me, thread_id};
 use fastmp_core::{Deadline, Error, Result};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyTuple, PyType};
 
 use crate::blocking::truth;
+use crate::capi::construct::SetUp;
 use crate::capi::fast_methods::FastLock;
 use crate::errors::{OwnerDiedWarning, raise};
 use crate::handles::{Descriptor, Given, Lent};
@@ -119,17 +120,18 @@ macro_rules! lock_class {
             }
         }
 
+        impl SetUp for $class {
+            #[inline(always)]
+            fn set_up(&self, args: Borrowed<'_, '_, PyTuple>) -> bool {
+                args.is_empty()
+            }
+        }
+
         #[pymethods]
         impl $class {
             #[new]
-            #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(*, ctx=None)")]
-            fn new(
-                _args: &Bound<'_, PyTuple>,
-                ctx: Option<&Bound<'_, PyAny>>,
-                _handle: Option<Given>,
-                _kwargs: Option<&Bound<'_, PyDict>>,
-            ) -> PyResult<Self> {
-                let _ = ctx;
+            #[pyo3(signature = (*, _handle = None), text_signature = "(*, ctx=None)")]
+            fn new(_handle: Option<Given>) -> PyResult<Self> {
                 let core = match _handle {
                     Some(handle) => fcore::objects::Lock::attach(handles::given(handle)),
                     None => fcore::objects::Lock::create(),
@@ -137,7 +139,7 @@ macro_rules! lock_class {
                 Ok(Self { core: core.map_err(raise)? })
             }
 
-            // Arguments are looked at here: a subclass may be called with its own.
+            // Of whatever is not the common case.
             #[pyo3(signature = (*, ctx = None))]
             fn __init__(&self, ctx: Option<&Bound<'_, PyAny>>) {
                 let _ = ctx;

@@ -11,9 +11,10 @@ use fastmp_core::sys::liveness::me;
 use fastmp_core::{Deadline, Error, Result};
 use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyTuple, PyType};
 
 use crate::blocking::truth;
+use crate::capi::construct::SetUp;
 use crate::capi::fast_methods::FastLock;
 use crate::errors::{os_error, raise};
 use crate::handles::{Descriptor, Given};
@@ -160,17 +161,24 @@ macro_rules! semaphore_class {
             }
         }
 
+        impl SetUp for $class {
+            #[inline(always)]
+            fn set_up(&self, args: Borrowed<'_, '_, PyTuple>) -> bool {
+                let value = match args.len() {
+                    0 => Some(1),
+                    1 => args.get_borrowed_item(0).ok().and_then(|value| value.extract().ok()),
+                    _ => None,
+                };
+                let permits = value.and_then(|value| create(value, $bounded, false).ok());
+                permits.is_some_and(|permits| self.permits.set(permits).is_ok())
+            }
+        }
+
         #[pymethods]
         impl $class {
             #[new]
-            #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(value=1, *, recover=False, ctx=None)")]
-            fn new(
-                _args: &Bound<'_, PyTuple>,
-                ctx: Option<&Bound<'_, PyAny>>,
-                _handle: Option<(Py<Descriptor>, Py<Descriptor>, usize, bool)>,
-                _kwargs: Option<&Bound<'_, PyDict>>,
-            ) -> PyResult<Self> {
-                let _ = ctx;
+            #[pyo3(signature = (*, _handle = None), text_signature = "(value=1, *, recover=False, ctx=None)")]
+            fn new(_handle: Option<(Py<Descriptor>, Py<Descriptor>, usize, bool)>) -> PyResult<Self> {
                 let permits = OnceLock::new();
                 if let Some((fd, token, offset, recover)) = _handle {
                     let _ = permits.set(attach((fd, token, offset), recover)?);
@@ -178,6 +186,7 @@ macro_rules! semaphore_class {
                 Ok(Self { permits })
             }
 
+            // Of whatever is not the common case.
             #[pyo3(signature = (value = 1, *, recover = false, ctx = None))]
             fn __init__(
                 &self,
