@@ -82,8 +82,8 @@ ROOMS = {
         miri -> futex
     """,
 }
-# A ring and the form of its records are one.
-ONE_ROOM = {"format": "ring"}
+# A ring and the form of its records are one; so are a transport and what it tells of room.
+ONE_ROOM = {"format": "ring", "writable": "transport"}
 
 # What the core shows only to its own: offsets and layouts are no business of the bindings.
 HIDDEN_FROM_BINDINGS = {"layout", "overlays", "arena"}

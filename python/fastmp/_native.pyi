@@ -563,6 +563,13 @@ class Queue:
             ValueError: the queue is closed here.
         """
 
+    def _watch_room(self) -> int:
+        """A descriptor that is writable while `put` need not wait for room, from now on.
+
+        Raises:
+            ValueError: the queue is closed here.
+        """
+
     def _handle(self) -> tuple[int, int, int, int]:
         """Descriptors of the segment and of both ends of the socket; maxsize.
 

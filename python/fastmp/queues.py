@@ -180,7 +180,8 @@ class _Writer(_End):
     writable = True
 
     def fileno(self) -> int:
-        return self._open_queue()._handle()[2]
+        """A descriptor that is writable while `put` need not wait for room."""
+        return self._open_queue()._watch_room()
 
     def send(self, obj: Any) -> None:
         self._open_queue().put(obj)

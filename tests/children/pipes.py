@@ -1,6 +1,8 @@
 """Users of connections."""
 
+import contextlib
 import os
+import select
 import signal
 import threading
 import time
@@ -38,9 +40,49 @@ def send_all(conn, items):
         conn.send(item)
 
 
+def send_by_readiness(conn, count, size, register):
+    """Sends whenever the descriptor is said to be writable, and at no other time."""
+    os.set_blocking(conn.fileno(), False)
+    poller = getattr(select, register)()
+    poller.register(conn.fileno(), select.POLLOUT)
+    number = 0
+    while number < count:
+        assert poller.poll(50_000 if register == "poll" else 50), "not writable for 50 seconds"
+        with contextlib.suppress(BlockingIOError):
+            conn.send((number, b"x" * size))
+            number += 1
+
+
+def send_sizes(conn, seed, count, sizes):
+    """Sends messages of these sizes by turns, each marked with who sent it and its number."""
+    for number in range(count):
+        size = sizes[(number + seed) % len(sizes)]
+        conn.send((seed, number, bytes([number % 251]) * size))
+    conn.close()
+
+
+def receive_sizes(conn, count):
+    """Receives what `send_sizes` sent, from several: each sender's in order, and whole."""
+    last = {}
+    for _ in range(count):
+        seed, number, data = conn.recv()
+        assert number > last.get(seed, -1)
+        assert data == bytes([number % 251]) * len(data)
+        last[seed] = number
+        if number % 40 == 0:
+            # Now and then it lags behind.
+            time.sleep(0.02)
+
+
 def send_later(conn, delay, item):
     time.sleep(delay)
     conn.send(item)
+
+
+def receive_later(conn, delay, count):
+    time.sleep(delay)
+    for number in range(count):
+        assert conn.recv() == number
 
 
 def send_and_end(conn, items, ending):

@@ -48,6 +48,11 @@ def entries(log):
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
+def get_later(queue, delay):
+    time.sleep(delay)
+    queue.get()
+
+
 def put_all(queue, items):
     for item in items:
         queue.put(item)

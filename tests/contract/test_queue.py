@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 import queue as errors
+import select
 import threading
 import time
 from multiprocessing.connection import wait
@@ -410,6 +411,43 @@ def test_received_objects_own_their_bytes(make):
         queue.put(b"\xee" * 256_000)
         queue.get()
     assert got == first
+
+
+def is_writable(queue, timeout=0):
+    return select.select([], [queue._writer], [], timeout)[1] == [queue._writer]
+
+
+def test_the_writer_may_be_written_to(mp):
+    queue = mp.Queue()
+    assert is_writable(queue)
+    queue.put(1)
+    assert queue.get() == 1
+    assert is_writable(queue)
+    queue.close()
+
+
+@pytest.mark.fastmp_only("the stdlib's tells of its pipe, which a queue that is full need not have filled")
+@pytest.mark.parametrize("maxsize", [0, 1, 5])
+def test_writable_unless_full(mp, crew, maxsize):
+    queue = mp.Queue(maxsize)
+    for _ in range(3):
+        for number in range(maxsize or 100):
+            assert is_writable(queue)
+            queue.put_nowait(number)
+        assert is_writable(queue) == (maxsize == 0)
+        if maxsize:
+            with pytest.raises(errors.Full):
+                queue.put_nowait(1)
+            assert not is_writable(queue)
+        crew.start(queues.get_later, queue, 0.1)
+        assert is_writable(queue, 50)
+        crew.join()
+        while not queue.empty():
+            queue.get()
+    assert is_writable(queue)
+    queue.close()
+    with pytest.raises((OSError, ValueError)):
+        queue._writer.fileno()
 
 
 def test_readiness_means_a_message(mp, crew):

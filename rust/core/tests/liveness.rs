@@ -520,7 +520,7 @@ fn program_without_proc() {
 #[ignore = "a program that a test starts"]
 fn program_without_proc_and_pidfds() {
     assert!(std::fs::metadata("/proc/self").is_err());
-    deny(libc::SYS_pidfd_open);
+    common::deny(libc::SYS_pidfd_open);
     deaths_without_proc(false);
 }
 
@@ -551,24 +551,6 @@ fn deaths_without_proc(pidfds: bool) {
         assert_eq!(inner.wait(), OK);
     });
     drop(live);
-}
-
-/// From now on this process, and what it starts, gets ENOSYS for this system call.
-fn deny(call: libc::c_long) {
-    let op = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    let mut filter = [
-        // The number of the call; is it this one; what then; what else.
-        op(0x20, 0, 0, 0),
-        op(0x15, call as u32, 0, 1),
-        op(0x06, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0, 0),
-        op(0x06, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: a filter that lives through the call.
-    unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
-    }
 }
 
 #[test]

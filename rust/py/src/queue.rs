@@ -253,6 +253,12 @@ impl Queue {
         watched.ok_or_else(|| Self::closed(slf))?.map_err(raise)
     }
 
+    /// A descriptor that is writable while a put need not wait for room, from now on.
+    fn _watch_room(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
+        let watched = Self::open(slf)?.attached(slf.py(), |queue| handles::raw(queue.watch_sending()));
+        watched.ok_or_else(|| Self::closed(slf))
+    }
+
     #[getter]
     fn _closed(&self) -> PyResult<bool> {
         Ok(self.made()?.is_closed())

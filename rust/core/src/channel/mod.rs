@@ -8,3 +8,4 @@ pub mod queue;
 pub mod ring;
 pub mod transport;
 mod wait;
+pub mod writable;

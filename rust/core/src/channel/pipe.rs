@@ -7,6 +7,9 @@
 //! A receiver with nothing to receive clears the ready packet and sleeps in `poll` on the socket,
 //! where a ready packet and a hang-up both wake it.
 //!
+//! Once its descriptor has been asked for, the socket also tells when the ring is full: see
+//! [`writable`](super::writable).
+//!
 //! A sender asks the socket whether the other end is there at most once a millisecond, and again
 //! whenever a copy of that end has been closed; a process that died in between is noticed by the
 //! next send after that.
@@ -325,7 +328,8 @@ impl End {
         }
     }
 
-    /// A descriptor that is readable while a message or a hang-up is there, from now on.
+    /// A descriptor that is readable while a message or a hang-up is there, from now on, and
+    /// writable while a message of 16 KiB may be sent without waiting.
     ///
     /// # Errors
     /// `Os` if the socket takes no ready packet; `Corrupted`.
@@ -334,7 +338,7 @@ impl End {
             self.incoming.watch(self.socket.as_fd())?;
         }
         if self.flags.writable {
-            self.outgoing.watch_sending();
+            self.outgoing.watch_sending(self.socket.as_fd());
         }
         Ok(self.socket.as_fd())
     }

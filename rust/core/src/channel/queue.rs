@@ -2,6 +2,9 @@
 //!
 //! Waiting is on the ring's wait sets (see `waitset`): try, spin, register, try again, park. A put
 //! or get that ends a wait hands the wake-up on if there is room, or a message, for one more.
+//!
+//! Once its descriptors have been asked for, the socket also tells whether there are messages, and
+//! room: see [`transport`](super::transport) and [`writable`](super::writable).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -120,7 +123,12 @@ impl Queue {
     /// nothing.
     #[inline]
     pub fn would_be_full(&self) -> bool {
-        self.ring().is_full()
+        let is_full = self.ring().is_full();
+        if is_full && self.ring().tells_room() {
+            // Whoever filled it may have been killed before it said so.
+            self.transport.tell_if_full(self.writer.as_fd(), Patience::Spin, false);
+        }
+        is_full
     }
 
     /// Put without sleeping.
@@ -228,5 +236,16 @@ impl Queue {
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
         self.transport.watch(self.reader.as_fd())?;
         Ok(self.reader.as_fd())
+    }
+
+    /// A descriptor that is writable while a put need not wait for room, from now on. (Late while
+    /// descriptors that were sent before the queue was full wait to be received.)
+    pub fn watch_sending(&self) -> BorrowedFd<'_> {
+        // Whoever made room may have been killed before it said so.
+        if self.transport.is_said_full() {
+            self.transport.tell_room(self.reader.as_fd());
+        }
+        self.transport.watch_sending(self.writer.as_fd());
+        self.writer.as_fd()
     }
 }

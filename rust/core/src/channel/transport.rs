@@ -10,17 +10,19 @@
 //! commit, and a ready packet follows it, so that taking the packet leaves the socket readable. The
 //! receiver looks at the packet under the get lock without taking it, commits, then takes it. A
 //! packet whose message was never committed, or already taken, is stale: it is skipped.
+//!
+//! Readiness for writing, with packets that fill the socket: see [`writable`](super::writable).
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::channel::ring::{MessageMeta, Payload, Received, Ring};
+use crate::channel::ring::{MessageMeta, Payload, PutGuard, Received, Ring};
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
-use crate::sys::socket::{self, Packet};
+use crate::sys::socket::{self, Head, Packet};
 
 /// What to send: bytes, what goes with them, and descriptors.
 #[derive(Debug)]
@@ -35,7 +37,9 @@ pub struct Outgoing<'a, 'b> {
 
 /// Bits of a ring's `watched`: whose descriptor has been asked for.
 const RECEIVER: u32 = 1;
-const SENDER: u32 = 2;
+pub(super) const SENDER: u32 = 2;
+/// Another: there may be fillers in the socket.
+pub(super) const FULL: u32 = 4;
 
 /// At the socket's head is something that the program has sent by itself: only the program takes
 /// it.
@@ -65,6 +69,16 @@ impl Transport {
     #[inline]
     pub fn send(&self, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
         let putting = self.ring.put_guard(patience)?;
+        let tells_room = putting.tells_room();
+        let sent = Self::put(&putting, socket, outgoing);
+        if tells_room {
+            self.after_put(&putting, socket, outgoing.payload, &sent);
+        }
+        sent
+    }
+
+    #[inline]
+    fn put(putting: &PutGuard<'_>, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
         let was_ready = putting.is_ready();
         if !outgoing.fds.is_empty() {
             putting.make_room(outgoing.payload)?;
@@ -118,14 +132,18 @@ impl Transport {
             // Nobody could make anything of the message: those behind it must not wait for ever.
             received = Err(Error::Corrupted("a message's descriptors are missing"));
         }
-        // SeqCst: whoever begins to watch either sees the ring empty, or is seen here.
-        if self.ring.state().watched.load(Ordering::SeqCst) != 0 && self.ring.is_empty() {
+        // SeqCst: whoever begins to watch either sees the ring empty, or is seen here. So does a
+        // sender that says that it is full.
+        let watched = self.ring.state().watched.load(Ordering::SeqCst);
+        if watched != 0 && self.ring.is_empty() {
             // A watcher who finds nothing was called for nothing: a kill has left the socket
             // readable. Failing at this costs a needless call, and must not cost the message.
             let nothing = matches!(received, Err(Error::Empty));
             if self.clear_ready(socket, nothing) == Err(FOREIGN) && nothing {
                 return Err(FOREIGN);
             }
+        } else if watched & FULL != 0 {
+            self.tell_room(socket);
         }
         received
     }
@@ -151,13 +169,18 @@ impl Transport {
                     if !putting.is_empty() {
                         return Ok(false);
                     }
-                    if force || putting.is_ready() {
+                    let watched = &self.ring.state().watched;
+                    let before = watched.load(Ordering::Relaxed);
+                    if force || putting.is_ready() || before & FULL != 0 {
                         putting.set_ready(false);
                         kill_point!("transport.ready_clearing");
-                        if self.ring.state().watched.load(Ordering::Relaxed) & SENDER == 0 {
+                        if before & SENDER == 0 {
                             socket::drain(socket);
                         } else if !socket::drain_ours(socket)? {
                             return Err(FOREIGN);
+                        }
+                        if before & FULL != 0 {
+                            watched.fetch_and(!FULL, Ordering::SeqCst);
                         }
                         // Senders may be waiting for room in it.
                         self.ring.state().not_full.notify();
@@ -186,15 +209,15 @@ impl Transport {
         let mut found = false;
         // More than a socket can hold, for ready packets go round.
         for _ in 0..1024 {
-            match socket::peek_tag(reader) {
-                Some(Some(tag)) if needed.wrapping_sub(tag).wrapping_sub(1) < u64::MAX / 2 => {
+            match socket::head(reader) {
+                Head::Fds(tag) if needed.wrapping_sub(tag).wrapping_sub(1) < u64::MAX / 2 => {
                     socket::pop(reader);
                     found = true;
                     kill_point!("transport.stale_taken");
                 }
                 // To the end: messages are there, and the socket stays readable. While it is full
                 // there are others in it.
-                Some(None) => {
+                Head::Ready(_) => {
                     if socket::send_ready(writer)? {
                         socket::pop(reader);
                     } else {
@@ -220,12 +243,6 @@ impl Transport {
             }
         }
         Ok(())
-    }
-
-    /// The sending end's descriptor has been asked for, too: the program may send by it, and set
-    /// O_NONBLOCK.
-    pub fn watch_sending(&self) {
-        self.ring.state().watched.fetch_or(SENDER, Ordering::SeqCst);
     }
 
     /// Has the receiving end's descriptor been asked for? Else it is known to be as it was made.

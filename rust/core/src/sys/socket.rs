@@ -129,7 +129,7 @@ fn send_packet(fd: impl AsFd, tag: u64, fds: &[BorrowedFd<'_>]) -> Result<bool> 
 pub enum Packet {
     /// There is none.
     None,
-    /// A token.
+    /// A ready packet, or a filler.
     Token,
     /// Descriptors under their tag: copies, for the packet still has its own.
     Fds(u64, Vec<OwnedFd>),
@@ -145,7 +145,8 @@ pub enum Packet {
 pub fn peek(fd: impl AsFd) -> Result<Packet> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = [0u8; 8];
+    // One byte more than descriptors come with: a filler shows that it is none of those.
+    let mut bytes = [0u8; FDS_BYTES as usize + 1];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let got = loop {
         match recvmsg(&fd, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
@@ -163,7 +164,9 @@ pub fn peek(fd: impl AsFd) -> Result<Packet> {
                 RecvAncillaryMessage::ScmRights(fds) => Some(fds),
                 _ => None,
             });
-            Ok(Packet::Fds(u64::from_ne_bytes(bytes), fds.flatten().collect()))
+            let mut tag = [0u8; FDS_BYTES as usize];
+            tag.copy_from_slice(&bytes[..FDS_BYTES as usize]);
+            Ok(Packet::Fds(u64::from_ne_bytes(tag), fds.flatten().collect()))
         }
         // Where no number is left for its descriptor, its byte still tells.
         _ if bytes[0] != READY[0] => Ok(Packet::Foreign),
@@ -191,18 +194,75 @@ pub fn unpack(packet: Vec<OwnedFd>, count: usize) -> Result<Vec<OwnedFd>> {
     if fds.len() == count { Ok(fds) } else { Err(Error::Os(Errno::MFILE)) }
 }
 
-/// The number of the first packet, without its descriptors; None: a ready packet. Both None: there
-/// is no packet.
-pub fn peek_tag(fd: impl AsFd) -> Option<Option<u64>> {
-    let mut bytes = [0u8; 8];
+/// The first packet, without its descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// There is none.
+    None,
+    /// A ready packet, or a filler: of so many bytes.
+    Ready(u64),
+    /// Descriptors under their tag.
+    Fds(u64),
+    /// What the program has sent by itself.
+    Foreign,
+}
+
+/// Bytes of a packet of descriptors.
+pub const FDS_BYTES: u64 = 8;
+
+/// Look at the first packet, but not at its descriptors.
+pub fn head(fd: impl AsFd) -> Head {
+    let mut bytes = [0u8; FDS_BYTES as usize];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::TRUNC;
     loop {
-        return match rustix::net::recv(&fd, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        return match rustix::net::recv(&fd, &mut bytes, flags) {
             Err(Errno::INTR | Errno::CONNRESET) => continue,
-            Ok((8, _)) => Some(Some(u64::from_ne_bytes(bytes))),
-            Ok((n, _)) if n > 0 => Some(None),
-            _ => None,
+            Ok((_, 8)) => Head::Fds(u64::from_ne_bytes(bytes)),
+            Ok((_, n)) if n > 0 && bytes[0] == READY[0] => Head::Ready(n as u64),
+            Ok((_, n)) if n > 0 => Head::Foreign,
+            _ => Head::None,
         };
     }
+}
+
+/// Bytes that have arrived, in all packets; None if the kernel does not tell.
+pub fn unread_bytes(fd: impl AsFd) -> Option<u64> {
+    rustix::io::ioctl_fionread(fd).ok()
+}
+
+/// Does the kernel call it writable?
+fn is_writable(fd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+    matches!(poll(&mut fds, Some(&span(0))), Ok(1)) && fds[0].revents() == PollFlags::OUT
+}
+
+/// Send fillers until it is not writable any more, and a ready packet behind them; nothing if it is
+/// not. `sent` is told of each filler. A filler alone leaves it writable. Nothing is sent where
+/// nobody could find out what to take away again.
+pub fn fill(fd: impl AsFd, sent: impl Fn()) {
+    /// What the kernel counts for a packet besides its bytes, at most, and rounding.
+    const OVERHEAD: usize = 1024;
+    if !is_writable(&fd) || unread_bytes(&fd).is_none() {
+        return;
+    }
+    let buffer = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap_or(0);
+    // Two are a quarter. Of eight bytes it would be descriptors, and large ones the kernel refuses.
+    let bytes = match (buffer / 8).saturating_sub(OVERHEAD).min(64 << 10) {
+        0..=8 => 1,
+        bytes => bytes,
+    };
+    let filler = vec![READY[0]; bytes];
+    for _ in 0..(buffer / 2 / (bytes + OVERHEAD)).max(4) {
+        if send(&fd, &filler, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_err() {
+            break;
+        }
+        sent();
+        if !is_writable(&fd) {
+            break;
+        }
+    }
+    // If the other end has gone it need not be told.
+    let _ = send_ready(&fd);
 }
 
 /// Throw away the first packet.

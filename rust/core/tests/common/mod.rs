@@ -174,6 +174,24 @@ pub fn watchdog() {
     unsafe { libc::alarm(WATCHDOG) };
 }
 
+/// From now on this process, and what it starts, gets ENOSYS for this system call.
+pub fn deny(call: libc::c_long) {
+    let op = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        // The number of the call; is it this one; what then; what else.
+        op(0x20, 0, 0, 0),
+        op(0x15, call as u32, 0, 1),
+        op(0x06, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0, 0),
+        op(0x06, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: a filter that lives through the call.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
+    }
+}
+
 /// End this process at once: no destructor, no exit handler.
 pub fn exit(code: i32) -> ! {
     // SAFETY: ends the process.
@@ -294,6 +312,18 @@ pub fn readable(fd: &impl AsRawFd) -> bool {
     let mut fds = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd, a local.
     unsafe { libc::poll(&mut fds, 1, 0) == 1 && fds.revents & libc::POLLIN != 0 }
+}
+
+/// Is a descriptor writable now?
+pub fn writable(fd: &impl AsRawFd) -> bool {
+    writable_within(fd, 0)
+}
+
+/// Will it be, within so many milliseconds?
+pub fn writable_within(fd: &impl AsRawFd, milliseconds: i32) -> bool {
+    let mut fds = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd, a local.
+    unsafe { libc::poll(&mut fds, 1, milliseconds) == 1 && fds.revents & libc::POLLOUT != 0 }
 }
 
 /// Bytes of memory that a segment really takes.

@@ -43,7 +43,8 @@
 //! readable *before* the commit if it is not; it is cleared under the put lock when the ring is
 //! seen empty, and so never while a message is there. `ready` is stored 0 before the clearing and 1
 //! after the setting: a death in between can only leave the descriptor readable without a message.
-//! A new ring's starts set.
+//! A new ring's starts set. Beside it is a bit that, once set, stays: senders also tell whether
+//! there is room (see [`writable`](super::writable)).
 
 mod get;
 mod put;
@@ -84,6 +85,11 @@ const LEAST_UNREAD: u64 = 64 << 10;
 const MANY: u64 = 128;
 /// In `detour`: there is a number.
 const DETOUR: u32 = 1 << 31;
+/// Bits of `ready`: the descriptor has been made readable; senders tell by it whether there is room.
+const READY: u32 = 1;
+const TELLS: u32 = 2;
+/// A base of which no piece of this part is free is nearly full.
+const NEARLY_FULL: u64 = 8;
 /// The largest payload that is copied under the lock; what is larger goes into an extent before.
 pub const INLINE: usize = 64 << 10;
 
@@ -102,7 +108,8 @@ overlay! {
         pub not_empty: FairWaitSet,
         /// Those who wait for room.
         pub not_full: FairWaitSet,
-        /// Does anybody watch the descriptor? Then it is cleared as soon as the ring is empty.
+        /// Does anybody watch the descriptor? Then it is cleared as soon as the ring is empty. See
+        /// `transport` for the bits.
         pub watched: AtomicU32,
         /// How often a copy of the reading end was closed.
         pub reader_closings: AtomicU32,
@@ -233,7 +240,7 @@ impl Ring {
         for number in &state.large {
             number.store(u32::MAX, Ordering::Relaxed);
         }
-        state.ready.store(1, Ordering::Relaxed);
+        state.ready.store(READY, Ordering::Relaxed);
         state.base_cap.store(BASE_FIRST, Ordering::Release);
         Ok(())
     }
@@ -299,7 +306,7 @@ impl Ring {
         if self.take(&self.state.put_lock, patience)? != Acquired::Clean {
             self.extents.settle_put(self.config.index, self.state.tail.load(Ordering::Relaxed));
             // The dead holder may have been between the two steps of clearing the descriptor.
-            self.state.ready.store(0, Ordering::Relaxed);
+            self.state.ready.fetch_and(!READY, Ordering::Relaxed);
         }
         Ok(PutGuard::new(self))
     }
@@ -340,6 +347,50 @@ impl Ring {
         // Extents are counted by messages: one may be what a writer waits with, or waits behind.
         let grows = cap < BASE_MOST && !self.holds_enough(tail, head, cap);
         (grows || used <= cap / 2) && self.large_unread(tail, head) <= LARGE_UNREAD / 2
+    }
+
+    /// Do senders tell by their descriptor whether there is room?
+    #[inline]
+    pub fn tells_room(&self) -> bool {
+        self.state.ready.load(Ordering::Relaxed) & TELLS != 0
+    }
+
+    /// From now on they do. Was that new?
+    pub fn begin_to_tell_room(&self) -> bool {
+        self.state.ready.fetch_or(TELLS, Ordering::SeqCst) & TELLS == 0
+    }
+
+    /// Is there no room, or so little that a message of an eighth of the base may have to wait? Where
+    /// only messages are counted: as many as allowed?
+    pub fn is_nearly_full(&self) -> bool {
+        let tail = self.tail();
+        self.lacks_room(tail, self.head())
+    }
+
+    /// Does a sender sleep for want of room, perhaps with a large message?
+    pub fn keeps_waiting(&self) -> bool {
+        !self.config.overflows && self.state.not_full.is_waited_on() && !self.has_room_again()
+    }
+
+    fn lacks_room(&self, tail: Cursor, head: Cursor) -> bool {
+        if self.config.overflows {
+            let maxsize = self.maxsize();
+            return maxsize > 0 && tail.since(head) >= maxsize;
+        }
+        let (base, cap) = (self.config.base, self.state.base_cap.load(Ordering::Relaxed).min(self.config.base_most));
+        let (at, start) = (tail.at(), head.at());
+        let is_small = cap < BASE_MOST && !self.holds_enough(tail, head, cap);
+        let lacks_bytes = !is_small && {
+            let piece = if at < start {
+                start - at
+            } else {
+                // A detour forbids the start, see the module.
+                let first = if self.is_on_detour(head) { 0 } else { start.saturating_sub(base) };
+                first.max((base + cap).saturating_sub(at))
+            };
+            piece < cap / NEARLY_FULL
+        };
+        lacks_bytes || self.large_unread(tail, head) >= LARGE_UNREAD
     }
 
     /// Are so many messages unread, with so much payload, however the records lie, that a base of

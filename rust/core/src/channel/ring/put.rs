@@ -1,6 +1,6 @@
 //! The writers' side of a ring: where a record goes, and its commit.
 
-use super::{BASE_FIRST, BASE_MOST, COUNT_MOST, Cursor, DETOUR, LARGE_UNREAD, MessageMeta, Payload, Ring, TINY};
+use super::{BASE_FIRST, BASE_MOST, COUNT_MOST, Cursor, DETOUR, LARGE_UNREAD, MessageMeta, Payload, READY, Ring, TINY};
 use crate::channel::extents::{CHUNK, OwnedExtent};
 use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, LINK, UNIT, header, record_bytes};
 use crate::error::{Error, Result};
@@ -35,12 +35,32 @@ impl<'a> PutGuard<'a> {
 
     /// Is the descriptor readable, so far as is known?
     pub fn is_ready(&self) -> bool {
-        self.ring.state.ready.load(Ordering::Relaxed) != 0
+        self.ring.state.ready.load(Ordering::Relaxed) & READY != 0
+    }
+
+    /// See [`Ring::tells_room`].
+    #[inline]
+    pub fn tells_room(&self) -> bool {
+        self.ring.tells_room()
+    }
+
+    /// Is the ring nearly full? Cheap as long as it is not. See [`Ring::is_nearly_full`].
+    pub fn leaves_it_nearly_full(&self) -> bool {
+        let state = &*self.ring.state;
+        let tail = Cursor(state.tail.load(Ordering::Relaxed));
+        let head = Cursor(state.head_seen.load(Ordering::Relaxed));
+        self.ring.lacks_room(tail, head) && self.ring.lacks_room(tail, self.look_at_head())
     }
 
     /// The descriptor has just been made readable, or is about to be cleared.
     pub fn set_ready(&self, readable: bool) {
-        self.ring.state.ready.store(u32::from(readable), Ordering::Relaxed);
+        // The other bit is set without the lock.
+        let ready = &self.ring.state.ready;
+        if readable {
+            ready.fetch_or(READY, Ordering::Relaxed)
+        } else {
+            ready.fetch_and(!READY, Ordering::Relaxed)
+        };
     }
 
     /// Would `put` find room for this? What it needs is made, so that `put` then does.
