@@ -176,6 +176,7 @@ impl<K> Cells<K> {
 
     /// Change cell `i` in one step, sequentially consistent; gives what it was. None if there is no
     /// such cell.
+    #[inline(always)]
     pub fn update(&self, i: usize, update: Update, by: u64) -> Option<u64> {
         const ORDER: Ordering = Ordering::SeqCst;
         each_width!(&self.row, cells, Word => {

@@ -90,13 +90,9 @@ impl LockState {
     /// `Overflow` if nobody does.
     #[inline]
     pub fn unlock_any(&self) -> Result<()> {
-        if self.mutex.owner().is_none() {
-            return Err(Error::Overflow);
-        }
         // No name may stay: the next holder's process would find it there before it has written its
         // own. Before the release, for after it the name is the next one's.
-        self.thread.store(0, Ordering::Relaxed);
-        self.mutex.unlock_any()
+        self.mutex.unlock_any_after(|| self.thread.store(0, Ordering::Relaxed))
     }
 
     /// Undo an acquisition of this thread's, whatever the kind of lock; nothing if another has
@@ -173,15 +169,19 @@ impl LockState {
             return Err(Error::NotOwner);
         }
         match self.depth.load(Ordering::Relaxed) {
-            0 | 1 => {
-                self.depth.store(0, Ordering::Relaxed);
-                self.thread.store(0, Ordering::Relaxed);
-                kill_point!("lock.releasing");
-                self.mutex.unlock();
-            }
+            0 | 1 => self.unlock_held(),
             depth => self.depth.store(depth - 1, Ordering::Relaxed),
         }
         Ok(())
+    }
+
+    /// Release what this thread holds once, of a lock that nobody else may release.
+    #[inline]
+    pub fn unlock_held(&self) {
+        self.depth.store(0, Ordering::Relaxed);
+        self.thread.store(0, Ordering::Relaxed);
+        kill_point!("lock.releasing");
+        self.mutex.unlock();
     }
 
     /// How often the holder holds it, at this instant.

@@ -220,7 +220,19 @@ impl Mutex {
     /// `Overflow` if nobody does.
     #[inline]
     pub fn unlock_any(&self) -> Result<()> {
+        self.unlock_any_after(|| ())
+    }
+
+    /// The same, with `last` done before it if anybody holds it.
+    ///
+    /// # Errors
+    /// `Overflow` if nobody does.
+    #[inline]
+    pub fn unlock_any_after(&self, last: impl FnOnce()) -> Result<()> {
         let mut word = self.word.load(Ordering::Relaxed);
+        if word & Owner::MASK != 0 {
+            last();
+        }
         while word & Owner::MASK != 0 {
             // Release: as in `unlock`.
             match self.word.compare_exchange(word, Self::released(word), Ordering::Release, Ordering::Relaxed) {
@@ -239,7 +251,10 @@ impl Mutex {
     /// Give it up if `me` still holds it: others may release a lock that is not recursive.
     #[inline]
     pub fn unlock_mine(&self, me: Owner) {
-        let mut word = self.word.load(Ordering::Relaxed);
+        // As it is when nobody waits. Release: as in `unlock`.
+        let Err(mut word) = self.word.compare_exchange(me.word(), 0, Ordering::Release, Ordering::Relaxed) else {
+            return;
+        };
         while Owner::in_word(word) == Some(me) {
             // Release: as in `unlock`.
             match self.word.compare_exchange(word, Self::released(word), Ordering::Release, Ordering::Relaxed) {

@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 
-use fastmp_core::cells::Stride;
+use fastmp_core::cells::{Cells, Stride};
 use pyo3::exceptions::PyAttributeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -11,6 +11,7 @@ use pyo3::types::{PyBytes, PyInt, PyList, PySlice, PyTuple, PyType};
 
 use crate::capi::call::{Answer, Container, Raised, container, made, subclass};
 use crate::sharedctypes::guarded::{Guarded, Items, Parts, outside, slowly};
+use crate::sharedctypes::memory::Block;
 use crate::sharedctypes::scalar::{Scalar, for_each_scalar};
 
 #[inline(always)]
@@ -19,17 +20,17 @@ fn native<'a>(slf: Borrowed<'a, '_, Guarded>) -> Option<(&'a Parts, &'a Items)> 
     parts.native().filter(|items| items.is_array).map(|items| (parts, items))
 }
 
-/// What `key`, an int, means: None if it is out of range.
+/// What `key`, an int, means; it may be past the end. None if it is out of range otherwise.
 #[inline(always)]
-fn position(key: Borrowed<'_, '_, PyAny>, len: usize) -> Option<usize> {
+fn position(key: Borrowed<'_, '_, PyAny>, cells: &Cells<Py<Block>>) -> Option<usize> {
     // SAFETY: attached; what is no int raises.
     let i = unsafe { ffi::PyLong_AsSsize_t(key.as_ptr()) };
     // It may be too large.
     if i == -1 && PyErr::occurred(key.py()) && PyErr::take(key.py()).is_some() {
         return None;
     }
-    let i = if i < 0 { i.checked_add_unsigned(len)? } else { i };
-    usize::try_from(i).ok().filter(|&i| i < len)
+    let i = if i < 0 { i.checked_add_unsigned(cells.len())? } else { i };
+    usize::try_from(i).ok()
 }
 
 /// The items that a slice means. Runs the `__index__` of what it consists of.
@@ -209,7 +210,7 @@ impl Container for Array {
     fn get<'py>(slf: Borrowed<'_, 'py, Guarded>, key: Borrowed<'_, 'py, PyAny>) -> Answer<'py> {
         if let Some(native) = native(slf) {
             let got = if key.is_exact_instance_of::<PyInt>() {
-                match position(key, native.1.cells.len()) {
+                match position(key, &native.1.cells) {
                     Some(i) => get_at(slf.py(), native, i)?,
                     None => None,
                 }
@@ -234,11 +235,11 @@ impl Container for Array {
         let Some(value) = value else { return Err(PyAttributeError::new_err("__delitem__").into()) };
         if let Some((parts, items)) = native(slf) {
             if key.is_exact_instance_of::<PyInt>() {
-                if let Some(i) = position(key, items.cells.len())
+                if let Some(i) = position(key, &items.cells)
                     && let Some(bits) = items.scalar.bits(value)
-                    && let Some(done) = parts.locked(|| items.cells.store(i, bits))?
+                    && let Some(Some(())) = parts.locked(|| items.cells.store(i, bits))?
                 {
-                    return done.ok_or_else(outside);
+                    return Ok(());
                 }
             } else if let Ok(key) = key.cast::<PySlice>()
                 && set_slice(key, value, (parts, items))?

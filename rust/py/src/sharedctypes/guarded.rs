@@ -102,8 +102,9 @@ impl Parts {
         let (Guard::Plain(state) | Guard::Recursive(state)) = &self.guard else { return Ok(None) };
         let state: &LockState = state;
         let (mut owner, mut thread) = (me(), thread_id());
+        let recursive = matches!(self.guard, Guard::Recursive(_));
         // Nothing else of this thread can run before it is given back: not even a count is needed.
-        if matches!(self.guard, Guard::Recursive(_)) && state.is_mine(owner, thread) {
+        if recursive && state.is_mine(owner, thread) {
             return Ok(Some(f()));
         }
         if !state.try_lock_once(owner, thread) {
@@ -113,7 +114,11 @@ impl Parts {
             (owner, thread) = (me(), thread_id());
         }
         let result = f();
-        state.unlock_if_mine(owner, thread);
+        if recursive {
+            state.unlock_held()
+        } else {
+            state.unlock_if_mine(owner, thread)
+        }
         Ok(Some(result))
     }
 
