@@ -1,6 +1,6 @@
 //! A queue: one ring that many put into and many get from, unbounded or bounded by messages.
 //!
-//! Waiting is on the ring's wait sets (see `waitset`): try, spin, register, try again, park. A put
+//! Waiting is on the ring's wait sets (see `waitset`): try, spin, prepare, try again, park. A put
 //! or get that ends a wait hands the wake-up on if there is room, or a message, for one more.
 //!
 //! Once its descriptors have been asked for, the socket also tells whether there are messages, and

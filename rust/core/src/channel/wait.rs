@@ -37,7 +37,7 @@ impl WaitPlace<'_> {
         let mut wait = ChannelWait { place: self, attempt, more, turn: Turn::new(self.waiters), deadline };
         let done = waiting::wait(&mut wait, deadline);
         wait.turn.end(done.is_ok());
-        if wait.turn.is_registered() && (wait.more)() {
+        if wait.turn.is_prepared() && (wait.more)() {
             self.waiters.notify();
         }
         // A lock's own deadline is this one.
@@ -75,12 +75,12 @@ impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M>
     }
 
     fn prepare(&mut self) -> Result<Prepared<T>> {
-        self.turn.register();
+        self.turn.prepare_wait();
         if let Some(done) = self.attempt()? {
             return Ok(Prepared::Ready(done));
         }
         self.turn.lost();
-        Ok(Prepared::Registered)
+        Ok(Prepared::Waiting)
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {

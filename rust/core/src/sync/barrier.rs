@@ -491,7 +491,7 @@ impl Wait for PartyWait<'_> {
         if !self.barrier.makes_sense(self.parked) {
             return Err(Error::Corrupted("a barrier counts more parties than it has"));
         }
-        Ok(if self.barrier.mark_parked(self.parked) { Prepared::Registered } else { Prepared::Changed })
+        Ok(if self.barrier.mark_parked(self.parked) { Prepared::Waiting } else { Prepared::Changed })
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {
@@ -556,7 +556,7 @@ impl Wait for ActionWait<'_> {
         if self.is_over(self.parked) {
             return Ok(Prepared::Ready(()));
         }
-        Ok(if self.barrier.mark_parked(self.parked) { Prepared::Registered } else { Prepared::Changed })
+        Ok(if self.barrier.mark_parked(self.parked) { Prepared::Waiting } else { Prepared::Changed })
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {

@@ -196,7 +196,7 @@ impl<'a> Condvar<'a> {
     fn claim(&self, me: Owner, ticket: u64) -> Option<usize> {
         for (at, slot) in self.slots.iter().enumerate() {
             // Relaxed: a look that saves most CASes. The waitset's fences make it see what was
-            // freed before it registered.
+            // freed before it prepared.
             if slot.word.load(Ordering::Relaxed) != 0 {
                 continue;
             }
@@ -492,7 +492,7 @@ impl Wait for GrantWait<'_, '_> {
         let marked = word & STATE != GRANTED
             && (word == self.parked
                 || slot.word.compare_exchange(word, self.parked, Ordering::Relaxed, Ordering::Relaxed).is_ok());
-        Ok(if marked { Prepared::Registered } else { Prepared::Changed })
+        Ok(if marked { Prepared::Waiting } else { Prepared::Changed })
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {
@@ -556,8 +556,8 @@ impl Wait for SlotWait<'_, '_> {
 
     fn prepare(&mut self) -> Result<Prepared<Option<usize>>> {
         // Registered before both looks: whoever grants or frees something after them sees it.
-        self.parked = self.condvar.state.no_slot.register();
-        Ok(self.attempt()?.map_or(Prepared::Registered, Prepared::Ready))
+        self.parked = self.condvar.state.no_slot.prepare_wait();
+        Ok(self.attempt()?.map_or(Prepared::Waiting, Prepared::Ready))
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {

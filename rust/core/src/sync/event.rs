@@ -136,7 +136,7 @@ impl Wait for EventWait<'_> {
         // Relaxed: the kernel compares the word itself.
         let marked = word == self.parked
             || self.event.word.compare_exchange(word, self.parked, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        Ok(if marked { Prepared::Registered } else { Prepared::Changed })
+        Ok(if marked { Prepared::Waiting } else { Prepared::Changed })
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {

@@ -367,7 +367,7 @@ impl Wait for LockWait<'_> {
         if reserves && let Some(taken) = SPIN.until(|| self.attempt().transpose()) {
             return taken.map(Prepared::Ready);
         }
-        Ok(Prepared::Registered)
+        Ok(Prepared::Waiting)
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {

@@ -5,7 +5,7 @@
 //! them that could disagree.
 //!
 //! - acquire: CAS a free word 0 -> me: the commit point, which says in the same word by whom.
-//! - wait: register on the [`WaitSet`], try once more, park.
+//! - wait: prepare on the [`WaitSet`], try once more, park.
 //! - release: CAS one of this process's words me -> 0: the commit point; then notify. A process
 //!   that holds none cannot release.
 //!
@@ -97,7 +97,7 @@ impl Permit {
     }
 
     fn holder(&self) -> Option<Owner> {
-        // Relaxed: the waitset's fences see to it that who looks after registering sees what was
+        // Relaxed: the waitset's fences see to it that who looks after preparing sees what was
         // released before.
         Owner::in_word(self.0.load(Ordering::Relaxed))
     }
@@ -275,7 +275,7 @@ impl<'a> RobustSemaphore<'a> {
 struct PermitWait<'a> {
     semaphore: RobustSemaphore<'a>,
     me: Owner,
-    /// What it sleeps on, once it has registered.
+    /// What it sleeps on, once it has prepared.
     ticket: Option<u32>,
     /// How many had been recovered at its last look at the holders.
     recoveries: u32,
@@ -300,8 +300,8 @@ impl Wait for PermitWait<'_> {
     }
 
     fn prepare(&mut self) -> Result<Prepared<Acquired>> {
-        self.ticket = Some(self.semaphore.state.waiting.register());
-        Ok(self.attempt()?.map_or(Prepared::Registered, Prepared::Ready))
+        self.ticket = Some(self.semaphore.state.waiting.prepare_wait());
+        Ok(self.attempt()?.map_or(Prepared::Waiting, Prepared::Ready))
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {

@@ -178,7 +178,7 @@ impl Wait for PermitWait<'_> {
         // Relaxed: the kernel compares the word itself.
         let marked = word == WAITERS
             || self.semaphore.word.compare_exchange(word, WAITERS, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        Ok(if marked { Prepared::Registered } else { Prepared::Changed })
+        Ok(if marked { Prepared::Waiting } else { Prepared::Changed })
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {

@@ -13,7 +13,7 @@
 //! - A waiter that was woken and found that another had been quicker, and that has waited for
 //!   `PATIENCE`, sets `RESERVED`; not more often than once in that time for all waiters, unless it
 //!   has waited for `URGENT` times as long.
-//! - Who comes now and may wait registers as a waiter and sleeps, for `RESERVATION` at most. After
+//! - Who comes now and may wait prepares as a waiter does and sleeps, for `RESERVATION` at most. After
 //!   that it has slept.
 //! - A waiter that has slept takes as if nothing were reserved, and takes the reservation away.
 //!
@@ -90,7 +90,7 @@ pub struct Turn<'a> {
     ticket: Option<u32>,
     /// When it first went to sleep; 0: not yet.
     asleep_since: u64,
-    /// Was it woken, and has not registered since?
+    /// Was it woken, and has not prepared since?
     woken: bool,
     /// Does it sleep only because others are to be first?
     held_up: bool,
@@ -110,17 +110,17 @@ impl<'a> Turn<'a> {
         self.held_up
     }
 
-    /// Register. Between this and [`park`](Self::park) look once more at what is waited for.
-    pub fn register(&mut self) {
-        self.ticket = Some(self.set.register());
+    /// Prepare. Between this and [`park`](Self::park) look once more at what is waited for.
+    pub fn prepare_wait(&mut self) {
+        self.ticket = Some(self.set.prepare_wait());
     }
 
-    /// Has it registered?
-    pub fn is_registered(&self) -> bool {
+    /// Has it prepared?
+    pub fn is_prepared(&self) -> bool {
         self.ticket.is_some()
     }
 
-    /// The look after registering was in vain: reserve the next one if it is time.
+    /// The look after preparing was in vain: reserve the next one if it is time.
     pub fn lost(&mut self) {
         if !std::mem::take(&mut self.woken) || self.asleep_since == 0 {
             return;
@@ -142,7 +142,7 @@ impl<'a> Turn<'a> {
     pub fn park(&mut self, until: u64) -> Result<Parked> {
         let ticket = match self.ticket {
             Some(ticket) => ticket,
-            None => self.set.register(),
+            None => self.set.prepare_wait(),
         };
         let now = facade::now();
         let until = if self.held_up { until.min(now + RESERVATION) } else { until };

@@ -1,6 +1,6 @@
 //! The one loop of all waits.
 //!
-//! Try; spin for a bounded while; register; try again; park until an absolute deadline; unregister.
+//! Try; spin for a bounded while; prepare; try again; park until an absolute deadline; cancel.
 //! Each kind of wait says in a [`Wait`] what these are for it. The loop does the rest:
 //!
 //! - It sleeps in slices ([`facade::SLICE`]). At the end of each it looks at those whose death
@@ -10,7 +10,7 @@
 //!   however often they come.
 //! - A wait that came up and is called again goes on where it was: the clock of its slice is kept
 //!   by its thread.
-//! - Who has never registered leaves no trace. Who gives up afterwards says so ([`Wait::give_up`]).
+//! - Who has never prepared leaves no trace. Who gives up afterwards says so ([`Wait::give_up`]).
 
 use std::cell::Cell;
 
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::facade::{self, Parked};
 use crate::sync::spin::Spin;
 
-/// What registering has come to.
+/// What preparing has come to.
 #[derive(Debug)]
 pub enum Prepared<T> {
     /// There was no need: this is what was waited for.
@@ -27,7 +27,7 @@ pub enum Prepared<T> {
     /// Something has changed meanwhile: try again.
     Changed,
     /// Whoever changes something from now on wakes this thread.
-    Registered,
+    Waiting,
 }
 
 /// How thoroughly to look at the living.
@@ -77,13 +77,13 @@ pub trait Wait {
     /// Does it pay to spin? Then by this budget.
     fn spin(&self) -> Option<&'static Spin>;
 
-    /// May it spin after a wake-up before it has registered again? Only if what it takes then says
+    /// May it spin after a wake-up before it has prepared again? Only if what it takes then says
     /// by itself that others may sleep still: a waker may have cleared the mark that stood for all.
     fn takes_for_others(&self) -> bool {
         false
     }
 
-    /// Register as a waiter, and try once more.
+    /// Say that this thread is about to wait, and try once more.
     ///
     /// # Errors
     /// Those of `attempt`.
@@ -102,7 +102,7 @@ pub trait Wait {
     /// Those of `attempt`.
     fn probe(&mut self, look: Look) -> Result<Found<Self::Output>>;
 
-    /// The deadline has passed: unregister, and hand on what may have come meanwhile. `None`: try
+    /// The deadline has passed: cancel, and pass on what may have come meanwhile. `None`: try
     /// again.
     ///
     /// # Errors
@@ -234,7 +234,7 @@ fn go_on<W: Wait>(wait: &mut W, deadline: Deadline, resumed: bool, pace: &mut Pa
     {
         return done;
     }
-    let (mut registered, mut looked, mut woken, mut due) = (false, resumed, false, false);
+    let (mut prepared, mut looked, mut woken, mut due) = (false, resumed, false, false);
     loop {
         if woken && wait.takes_for_others() {
             woken = false;
@@ -244,7 +244,7 @@ fn go_on<W: Wait>(wait: &mut W, deadline: Deadline, resumed: bool, pace: &mut Pa
         }
         let deadline = wait.deadline(deadline)?;
         let late = deadline.passed();
-        if late && !registered {
+        if late && !prepared {
             if let Some(done) = wait.attempt()? {
                 return Ok(done);
             }
@@ -252,7 +252,7 @@ fn go_on<W: Wait>(wait: &mut W, deadline: Deadline, resumed: bool, pace: &mut Pa
             match wait.prepare()? {
                 Prepared::Ready(done) => return Ok(done),
                 Prepared::Changed => continue,
-                Prepared::Registered => registered = true,
+                Prepared::Waiting => prepared = true,
             }
         }
         if !looked {
@@ -275,7 +275,7 @@ fn go_on<W: Wait>(wait: &mut W, deadline: Deadline, resumed: bool, pace: &mut Pa
                 return done;
             }
         }
-        // Registered, so that no wake-up is used up by one who comes up.
+        // Prepared, so that no wake-up is used up by one who comes up.
         if std::mem::take(&mut due) {
             facade::end_slice()?;
         }

@@ -1,9 +1,9 @@
-//! A place to wait for a condition that lives in other words.
+//! A place to wait for a condition that lives in other words: an eventcount.
 //!
 //! One word: bit 0 says that somebody may be waiting, the rest counts wake-ups.
 //!
-//! - Waiter: `register` (sets bit 0), check the condition once more, `park` while the word is as
-//!   registered.
+//! - Waiter: `prepare_wait` (sets bit 0), check the condition once more, `park` while the word is as
+//!   it was then. Who leaves instead has nothing to cancel: the bit is nobody's.
 //! - Waker: change the condition, then `notify`: nothing to do unless bit 0 is set; else clear it,
 //!   count, wake.
 //!
@@ -13,7 +13,7 @@
 //! must be a read-modify-write, or have one after it ([`facade::fence_after_rmw`]).
 //!
 //! `notify` wakes one waiter and clears the bit although others may sleep. The woken one sets it
-//! again (`register`), and once it has taken what it waited for it notifies in turn if there is
+//! again (`prepare_wait`), and once it has taken what it waited for it notifies in turn if there is
 //! more: the wake-up is handed down, not sent to all. If it is killed first, the others find out at
 //! the end of their slice ([`facade::SLICE`]); a waiter that is killed leaves at most bit 0, which
 //! costs the next waker one call.
@@ -39,8 +39,8 @@ overlay! {
     ///         waiters.notify();
     ///     });
     ///     while !DONE.load(Ordering::SeqCst) {
-    ///         let ticket = waiters.register();
-    ///         // Once more: it may have come between the look and the registration.
+    ///         let ticket = waiters.prepare_wait();
+    ///         // Once more: it may have come between the look and the announcement.
     ///         if !DONE.load(Ordering::SeqCst) {
     ///             waiters.park(ticket, u64::MAX)?;
     ///         }
@@ -63,7 +63,7 @@ impl WaitSet {
     }
 
     /// Say that this thread is about to wait; gives what to `park` on.
-    pub fn register(&self) -> u32 {
+    pub fn prepare_wait(&self) -> u32 {
         // AcqRel: from one waiter to the next, for what they look at beside the condition.
         let word = self.word.fetch_or(WAITING, Ordering::AcqRel) | WAITING;
         facade::fence_after_rmw();
@@ -111,7 +111,7 @@ impl WaitSet {
         let mut word = self.word.load(Ordering::Relaxed);
         while word & WAITING != 0 {
             let counted = (word & !WAITING).wrapping_add(2);
-            // Release: pairs with the acquire of the next registration.
+            // Release: pairs with the acquire of the next waiter.
             match self.word.compare_exchange(word, counted, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return self.word.unpark(n),
                 Err(now) => word = now,

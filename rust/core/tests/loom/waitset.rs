@@ -39,7 +39,7 @@ impl Store {
             if let Some(ticket) = ticket {
                 self.waiting.park(ticket, u64::MAX).unwrap();
             }
-            ticket = Some(self.waiting.register());
+            ticket = Some(self.waiting.prepare_wait());
         }
         if ticket.is_some() && self.things.load(Ordering::Relaxed) > 0 {
             self.waiting.notify();
@@ -96,7 +96,7 @@ impl FairStore {
         let mut turn = Turn::new(&self.waiting);
         let mut taken = self.take(&mut turn);
         while !taken {
-            turn.register();
+            turn.prepare_wait();
             taken = self.take(&mut turn);
             if !taken {
                 turn.lost();
@@ -104,7 +104,7 @@ impl FairStore {
             }
         }
         turn.end(true);
-        if turn.is_registered() && self.things.load(Ordering::Relaxed) > 0 {
+        if turn.is_prepared() && self.things.load(Ordering::Relaxed) > 0 {
             self.waiting.notify();
         }
     }

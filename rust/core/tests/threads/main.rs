@@ -335,7 +335,7 @@ fn wait_until(waiters: &WaitSet, is: impl Fn() -> bool) {
     }
     loop {
         // Also after a wake-up, before the look: its mark stood for all who sleep.
-        let ticket = waiters.register();
+        let ticket = waiters.prepare_wait();
         if is() {
             return;
         }
