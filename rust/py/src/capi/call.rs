@@ -229,7 +229,9 @@ pub fn function<M: Method>() -> ffi::PyCFunction {
 
 /// Fails unless `class` is `T` or derived from it.
 pub fn check<T: PyTypeInfo>(class: &Bound<'_, PyType>) -> PyResult<()> {
-    if class.is_subclass_of::<T>()? { Ok(()) } else { Err(PyTypeError::new_err("a class of another kind")) }
+    // SAFETY: attached; both are types. (`issubclass` would look for Python code that answers.)
+    let derived = unsafe { ffi::PyType_IsSubtype(class.as_type_ptr(), T::type_object_raw(class.py())) } != 0;
+    if derived { Ok(()) } else { Err(PyTypeError::new_err("a class of another kind")) }
 }
 
 /// A descriptor of the method `M` for `class`, which is `M::Of` or a subclass.
