@@ -78,6 +78,7 @@ ROOMS = {
         hold_token -> lease verified_fd socket
         lease -> mapping memfd
         verified_fd -> memfd
+        memfd -> limits
         mapping memfd socket -> miri
         miri -> futex
     """,

@@ -132,23 +132,30 @@ def wait_for_size(queue, size):
     wait_until(lambda: queue.qsize() >= size, f"{size} messages")
 
 
+def refused(call):
+    try:
+        call()
+    except MemoryError:
+        return
+    raise RuntimeError("the limit was not kept")
+
+
 def put_beyond_the_limit(outcome):
     """With a limit on the size of files, which counts for segments, a put too large fails and the
     queue goes on.
     """
     import fastmp
 
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    queue = fastmp.Queue()
+    # Python ignores it, other programs are killed by it: the kernel is not to send it.
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    queue, growing = fastmp.Queue(), fastmp.Queue()
     queue.put("before")
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
-    for _ in range(3):
-        try:
-            queue.put(b"x" * (64 << 20))
-        except MemoryError:
-            pass
-        else:
-            raise RuntimeError("the limit was not kept")
+    for large in (b"x" * (64 << 20), b"x" * 70_000):
+        refused(lambda: queue.put(large))  # noqa: B023
+    refused(lambda: [growing.put(b"x" * 1000) for _ in range(10_000)])
+    refused(lambda: fastmp.RawArray("b", 8 << 20))
+    refused(fastmp.Pipe)
     assert queue.qsize() == 1
     queue.put("after")
     assert [queue.get(), queue.get()] == ["before", "after"]

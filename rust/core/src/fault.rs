@@ -30,6 +30,27 @@ mod armed {
         Kill,
         /// SIGSTOP to this process: a test may look, then continue or kill it.
         Stop,
+        /// This thread waits here, and no other, until [`let_go`].
+        Hold,
+    }
+
+    static HOLDING: AtomicBool = AtomicBool::new(false);
+
+    /// Does a thread wait at its point?
+    pub fn is_holding() -> bool {
+        HOLDING.load(Ordering::SeqCst)
+    }
+
+    /// Have it go on.
+    pub fn let_go() {
+        HOLDING.store(false, Ordering::SeqCst);
+    }
+
+    fn hold() {
+        HOLDING.store(true, Ordering::SeqCst);
+        while is_holding() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     static ANY: AtomicBool = AtomicBool::new(false);
@@ -78,6 +99,7 @@ mod armed {
             let signal = match action {
                 Action::Kill => rustix::process::Signal::KILL,
                 Action::Stop => rustix::process::Signal::STOP,
+                Action::Hold => return hold(),
             };
             let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
         }
@@ -85,4 +107,4 @@ mod armed {
 }
 
 #[cfg(feature = "kill-points")]
-pub use armed::{Action, arm, arm_in_turn, deny_leases, leases, reached};
+pub use armed::{Action, arm, arm_in_turn, deny_leases, is_holding, leases, let_go, reached};

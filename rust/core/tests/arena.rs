@@ -12,6 +12,7 @@ use std::time::Duration;
 use common::blocks::{are_used_again, arena_bytes, block, comes_back, place, read};
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::arena::{self, Block, Segment};
+use fastmp_core::fault::{self, Action};
 use fastmp_core::layout::{Backing, Kind};
 use fastmp_core::sys::memfd;
 
@@ -259,6 +260,34 @@ fn forks_while_other_threads_allocate() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+#[test]
+fn nobody_waits_for_the_segment_that_another_needs() {
+    let _turn = common::turn();
+    let mut child = Child::fork(|| {
+        let small: Vec<_> = (0..10).map(|_| Block::alloc(Kind::Memory, 40).unwrap()).collect();
+        fault::arm("arena.segment_made", 1, Action::Hold);
+        std::thread::scope(|threads| {
+            // Of the largest sort: after a few of them there is no room.
+            threads.spawn(|| (0..20).map(|_| Block::alloc(Kind::Memory, 30_000).unwrap()).collect::<Vec<_>>());
+            until("a segment is made", fault::is_holding);
+            // The one block or the other comes back, or is new.
+            drop(small);
+            (0..10).for_each(|_| drop(Block::alloc(Kind::Memory, 40).unwrap()));
+            // So does one that takes a segment as well, and both are used.
+            let others: Vec<_> = (0..5).map(|_| Block::alloc(Kind::Memory, 30_000).unwrap()).collect();
+            assert!(fault::is_holding());
+            fault::let_go();
+            drop(others);
+        });
+    });
+    assert_eq!(child.wait(), OK);
+    // Who dies with it in its hands leaves nothing behind: others did not know of it.
+    let mut doomed = Child::doomed("arena.segment_made", 1, || {
+        drop((0..20).map(|_| Block::alloc(Kind::Memory, 30_000).unwrap()).collect::<Vec<_>>())
+    });
+    assert_eq!(doomed.wait(), KILLED);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::segment::{Registry, Segment};
 use super::tokens::Tokens;
 use super::{Block, Handle, Origin, SMALLEST};
 use crate::error::Result;
+use crate::kill_point;
 use crate::layout::{self, Header, Kind};
 use crate::sys::fork::{self, AtFork, Registration};
 use crate::sys::hold_token::{HoldToken, HoldWatch};
@@ -118,8 +119,32 @@ pub(super) fn allocator() -> MutexGuard<'static, Allocator> {
     ALLOCATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// A block of `whole` bytes, of which `bytes` are payload. No lock is held while the kernel makes a
+/// segment: that takes time.
+pub(super) fn alloc(whole: usize, bytes: usize) -> Result<Block> {
+    let mut new: Option<Arc<Segment>> = None;
+    loop {
+        let mut allocator = allocator();
+        let size = match allocator.alloc(whole, bytes)? {
+            Ok(block) => return Ok(block),
+            Err(size) => size,
+        };
+        match &new {
+            // Not before it is known that another thread was not quicker.
+            Some(segment) if segment.mapping().len() >= size => allocator.cut_from(segment),
+            _ => {
+                drop(allocator);
+                new = Some(Arc::new(Segment::create("fastmp-arena", Kind::Arena, size)?));
+                kill_point!("arena.segment_made");
+            }
+        }
+    }
+}
+
 impl Allocator {
-    pub fn alloc(&mut self, whole: usize, bytes: usize) -> Result<Block> {
+    /// A block, or how large a segment it takes first: the kernel is asked for one without the
+    /// lock, see [`alloc`].
+    fn alloc(&mut self, whole: usize, bytes: usize) -> Result<std::result::Result<Block, usize>> {
         let class = class_of(whole);
         let place = match self.free[class].pop() {
             Some(place) => place,
@@ -131,7 +156,15 @@ impl Allocator {
                 }
                 match self.free[class].pop() {
                     Some(place) => place,
-                    None => self.cut(class)?,
+                    None => match self.cut(class) {
+                        Some(place) => place,
+                        None => {
+                            return Ok(Err(self
+                                .next_segment
+                                .clamp(FIRST_SEGMENT, LAST_SEGMENT)
+                                .max(2 * size_of(class))));
+                        }
+                    },
                 }
             }
         };
@@ -140,25 +173,26 @@ impl Allocator {
         let (first, last) = Default::default();
         let allocation =
             Allocation { class, born: self.forks.newest() + 1, first, last, generation: fork::generation() };
-        Ok(Block { segment: place.segment, offset: place.offset, bytes, origin: Origin::Allocated(allocation) })
+        Ok(Ok(Block { segment: place.segment, offset: place.offset, bytes, origin: Origin::Allocated(allocation) }))
     }
 
-    fn cut(&mut self, class: usize) -> Result<BlockPlace> {
-        let size = SMALLEST << class;
-        if let Some((segment, used)) = &mut self.cutting {
-            // Aligned to the block's own size up to a page, as ctypes and SIMD readers may want.
-            let offset = used.next_multiple_of(size.min(4096));
-            if offset + size <= segment.mapping().len() {
-                *used = offset + size;
-                return Ok(BlockPlace { segment: segment.clone(), offset });
-            }
+    fn cut(&mut self, class: usize) -> Option<BlockPlace> {
+        let size = size_of(class);
+        let (segment, used) = self.cutting.as_mut()?;
+        // Aligned to the block's own size up to a page, as ctypes and SIMD readers may want.
+        let offset = used.next_multiple_of(size.min(4096));
+        if offset + size > segment.mapping().len() {
+            return None;
         }
-        let bytes = self.next_segment.clamp(FIRST_SEGMENT, LAST_SEGMENT).max(2 * size);
-        let segment = Arc::new(Segment::create("fastmp-arena", Kind::Arena, bytes)?);
-        self.next_segment = bytes * 2;
-        self.segments.insert(segment.id(), &segment);
-        self.cutting = Some((segment, SMALLEST));
-        self.cut(class)
+        *used = offset + size;
+        Some(BlockPlace { segment: segment.clone(), offset })
+    }
+
+    /// New blocks are cut from `segment` from now on.
+    fn cut_from(&mut self, segment: &Arc<Segment>) {
+        self.next_segment = segment.mapping().len() * 2;
+        self.segments.insert(segment.id(), segment);
+        self.cutting = Some((segment.clone(), SMALLEST));
     }
 
     pub fn release(&mut self, place: BlockPlace, allocation: &Allocation) {
@@ -266,6 +300,10 @@ impl Allocator {
         }
         self.dirty = false;
     }
+}
+
+fn size_of(class: usize) -> usize {
+    SMALLEST << class
 }
 
 fn class_of(whole: usize) -> usize {

@@ -184,7 +184,7 @@ impl Block {
     /// `OutOfMemory`, or `Os` when descriptors have run out.
     pub fn alloc(kind: Kind, bytes: usize) -> Result<Block> {
         let whole = bytes.checked_add(Header::BYTES).ok_or(Error::OutOfMemory)?;
-        let block = if whole > LARGEST { Self::alone(whole, bytes)? } else { allocator().alloc(whole, bytes)? };
+        let block = if whole > LARGEST { Self::alone(whole, bytes)? } else { allocator::alloc(whole, bytes)? };
         block.header()?.write(kind, bytes as u64);
         Ok(block)
     }

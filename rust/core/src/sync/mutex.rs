@@ -214,6 +214,14 @@ impl Mutex {
         }
     }
 
+    /// As if it had never been taken over from `dead`: for one that cannot mend what that left. Who
+    /// comes next proves it dead again. Called by the holder; its own death before this says the
+    /// same.
+    pub fn leave_to(&self, dead: Owner) {
+        // Release: pairs with the acquire of who takes it over.
+        self.word.store(dead.word() | WAITERS, Ordering::Release);
+    }
+
     /// Give it up, whoever holds it.
     ///
     /// # Errors

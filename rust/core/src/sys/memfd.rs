@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::io::{pread, pwrite};
 
 use crate::error::{Error, Result};
+use crate::sys::limits;
 #[cfg(miri)]
 use crate::sys::miri::{fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create, pread, pwrite};
 
@@ -61,8 +62,14 @@ pub fn check_left(bytes: u64) -> Result<()> {
     }
 }
 
+/// Refuse what would end beyond the limit on the size of files, before the kernel does.
+fn check_end(end: u64) -> Result<()> {
+    if end > limits::file_size() { Err(Error::OutOfMemory) } else { Ok(()) }
+}
+
 fn reserve_or<F: AsFd>(fd: F, offset: u64, bytes: u64, other: fn(&F, u64, u64) -> Result<()>) -> Result<()> {
     check_left(bytes)?;
+    check_end(offset.checked_add(bytes).ok_or(Error::OutOfMemory)?)?;
     // In steps: a signal undoes the call that it interrupts, and a timer's next one may come before
     // a large call is through.
     let (mut at, end) = (offset, offset.checked_add(bytes).ok_or(Error::OutOfMemory)?);
@@ -96,6 +103,7 @@ fn memory_left() -> Option<u64> {
 /// # Errors
 /// `OutOfMemory` if the system refuses.
 pub fn extend(fd: impl AsFd, bytes: u64) -> Result<()> {
+    check_end(bytes)?;
     Ok(ftruncate(fd, bytes)?)
 }
 
@@ -127,6 +135,7 @@ fn fill_with_zeros<F: AsFd>(fd: &F, offset: u64, bytes: u64) -> Result<()> {
 /// # Errors
 /// `OutOfMemory` when the kernel refuses the pages.
 pub fn write(fd: impl AsFd, offset: u64, bytes: &[u8]) -> Result<()> {
+    check_end(offset.checked_add(bytes.len() as u64).ok_or(Error::OutOfMemory)?)?;
     let mut done = 0;
     while done < bytes.len() {
         let end = bytes.len().min(done + WRITE_STEP);
@@ -160,6 +169,7 @@ pub fn read(fd: impl AsFd, offset: u64, to: &mut [u8]) -> Result<()> {
 /// Make the segment at least that long, without reserving pages. Others may be doing the same.
 pub fn extend_to(fd: impl AsFd, bytes: u64) -> Result<()> {
     while size(&fd)? < bytes {
+        check_end(bytes)?;
         match ftruncate(&fd, bytes) {
             // It has become longer meanwhile, and cannot shrink.
             Ok(()) | Err(Errno::PERM) => (),

@@ -4,6 +4,7 @@ pub mod fork;
 pub mod futex;
 pub mod hold_token;
 pub mod lease;
+mod limits;
 pub mod liveness;
 pub mod mapping;
 pub mod memfd;

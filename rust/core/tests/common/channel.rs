@@ -28,7 +28,10 @@ pub trait Channel {
     fn put_outgoing(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()>;
     fn get_letter(&self, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received>;
     fn room(&self, bytes: u64) -> Result<OwnedExtent>;
-    fn reader(&self) -> BorrowedFd<'_>;
+    fn watched(&self) -> Result<BorrowedFd<'_>>;
+    fn reader(&self) -> BorrowedFd<'_> {
+        self.watched().unwrap()
+    }
 }
 
 impl Channel for Queue {
@@ -41,8 +44,8 @@ impl Channel for Queue {
     fn room(&self, bytes: u64) -> Result<OwnedExtent> {
         self.extent(bytes)
     }
-    fn reader(&self) -> BorrowedFd<'_> {
-        self.watch().unwrap()
+    fn watched(&self) -> Result<BorrowedFd<'_>> {
+        self.watch()
     }
 }
 
@@ -56,8 +59,8 @@ impl Channel for End {
     fn room(&self, bytes: u64) -> Result<OwnedExtent> {
         self.extent(bytes)
     }
-    fn reader(&self) -> BorrowedFd<'_> {
-        self.watch().unwrap()
+    fn watched(&self) -> Result<BorrowedFd<'_>> {
+        self.watch()
     }
 }
 

@@ -333,11 +333,11 @@ pub(super) fn source<'a>(received: &'a Received, inbox: &'a [u8]) -> Source<'a> 
     }
 }
 
-/// Give up a message's extent, whose bytes have been read. A large one costs time, and is given up
-/// detached.
+/// Give up a message's extent, whose bytes have been read: detached if that takes time.
 pub(super) fn give_back(py: Python<'_>, received: Received) {
-    match &received.extent {
-        Some((_, len)) if *len >= DETACHED => py.detach(|| drop(received)),
-        _ => drop(received),
+    if received.is_quick_to_drop() {
+        drop(received);
+    } else {
+        py.detach(|| drop(received));
     }
 }

@@ -88,6 +88,11 @@ impl Extents {
         self.cells().map(|(_, cell)| cell.cap()).sum()
     }
 
+    /// Would another one with `cap` bytes of pages be kept without giving any back?
+    pub(super) fn has_room_for(&self, cap: u64) -> bool {
+        (1..CHUNK).contains(&cap) && self.cells().count() < KEPT && self.kept_bytes() + cap <= LEAST_KEPT
+    }
+
     /// Own a kept extent that suits `need` bytes. Its pages may be fewer: the rest is made as it is
     /// filled.
     pub(super) fn take_kept(self: &Arc<Self>, need: u64) -> Option<OwnedExtent> {
@@ -104,7 +109,7 @@ impl Extents {
             let suiting = self.cells().filter(|(_, cell)| cell.is_far() == far);
             let (_, at, cell) =
                 suiting.filter_map(|(at, cell)| Some((rank(cell)?, at, cell))).max_by_key(|(rank, ..)| *rank)?;
-            let taken = self.take_out(at, cell, need);
+            let taken = self.take_out(at, cell);
             if taken.is_some() {
                 kill_point!("extent.taken");
                 return taken;
@@ -114,8 +119,8 @@ impl Extents {
     }
 
     /// Own what a cell names, if it is still so, and clear the cell.
-    fn take_out(self: &Arc<Self>, at: usize, cell: Cell, need: u64) -> Option<OwnedExtent> {
-        let taken = self.claim(cell.index(), need, |slot| {
+    fn take_out(self: &Arc<Self>, at: usize, cell: Cell) -> Option<OwnedExtent> {
+        let taken = self.claim(cell.index(), |slot| {
             slot.cap.load(Ordering::Relaxed) == cell.cap() && (slot.far.load(Ordering::Relaxed) != 0) == cell.is_far()
         });
         // First the slot, then the cell: who dies in between leaves a slot that it owns.
@@ -124,7 +129,7 @@ impl Extents {
     }
 
     fn evict(self: &Arc<Self>, at: usize, cell: Cell) {
-        if let Some(extent) = self.take_out(at, cell, 0) {
+        if let Some(extent) = self.take_out(at, cell) {
             extent.discard();
         }
     }
@@ -164,6 +169,7 @@ impl Extents {
             self.evict(at, oldest);
         }
         if cap >= CHUNK {
+            self.sweep_now_and_then();
             self.tend_others();
         }
     }

@@ -125,13 +125,14 @@ impl Extents {
             Some(extent) => Ok(extent),
             None => {
                 memfd::check_left(need)?;
+                self.sweep_now_and_then();
                 self.take_empty(need)
             }
         }
     }
 
     /// A chunk, its pages reserved. Who has to wait for the put lock meanwhile needs the chunk as
-    /// well.
+    /// well; not so what a sweep gives back, which can wait until a chunk is freed.
     ///
     /// # Errors
     /// `OutOfMemory`; `Interrupted`.
@@ -146,7 +147,7 @@ impl Extents {
     }
 
     /// Own slot `index` if it is free and `suits`, both before and after it is ours.
-    fn claim(self: &Arc<Self>, index: u64, need: u64, suits: impl Fn(&Slot) -> bool) -> Option<OwnedExtent> {
+    fn claim(self: &Arc<Self>, index: u64, suits: impl Fn(&Slot) -> bool) -> Option<OwnedExtent> {
         let me = liveness::me().word();
         let slot = self.table.slot(index).ok()?;
         if slot.owner.load(Ordering::Relaxed) != 0
@@ -157,7 +158,7 @@ impl Extents {
             return None;
         }
         if suits(&slot) {
-            return Some(OwnedExtent::new(self, index, need));
+            return Some(OwnedExtent::new(self, index));
         }
         slot.owner.store(0, Ordering::Release);
         None
@@ -165,12 +166,11 @@ impl Extents {
 
     /// Own a slot without pages.
     fn take_empty(self: &Arc<Self>, need: u64) -> Result<OwnedExtent> {
-        self.sweep_now_and_then();
         let extent = loop {
             let len = self.table.len();
             let found = self.table.likely_empty().chain(if len < table::MOST { 0..0 } else { 0..len });
             let is_empty = |slot: &Slot| slot.cap.load(Ordering::Relaxed) == 0;
-            if let Some(extent) = found.into_iter().find_map(|index| self.claim(index, need, is_empty)) {
+            if let Some(extent) = found.into_iter().find_map(|index| self.claim(index, is_empty)) {
                 break extent;
             }
             self.table.grow()?;
@@ -213,33 +213,41 @@ impl Extents {
         slot.get_intent.store(intent, Ordering::Release);
         kill_point!("extent.receiving");
         slot.owner.store(liveness::me().word(), Ordering::Release);
-        Ok(OwnedExtent::new(self, index, slot.cap()))
+        Ok(OwnedExtent::new(self, index))
     }
 
     /// By whoever took the put lock of ring `ring` over from the dead, with its tail. See the
-    /// module.
-    pub fn settle_put(self: &Arc<Self>, ring: u32, tail: u64) {
+    /// module. Gives what was not put, to be dropped without the lock: that takes time.
+    ///
+    /// # Errors
+    /// `OutOfMemory` if the table cannot be mapped; `Corrupted`. The rest is still to be settled,
+    /// before that lock may be used.
+    pub fn settle_put(self: &Arc<Self>, ring: u32, tail: u64) -> Result<Vec<OwnedExtent>> {
+        let mut not_put = Vec::new();
         for index in 0..self.table.len() {
-            let Ok(slot) = self.table.slot(index) else { return };
+            let slot = self.table.slot(index)?;
             let intent = slot.put_intent.load(Ordering::Acquire);
             if intent == 0 || slot.put_ring.load(Ordering::Relaxed) != ring {
                 continue;
             }
-            let freed = (intent != tail).then(|| {
+            if intent != tail {
                 slot.owner.store(liveness::me().word(), Ordering::Release);
-                OwnedExtent::new(self, index, 0)
-            });
+                not_put.push(OwnedExtent::new(self, index));
+            }
             kill_point!("extent.settling");
             let _ = slot.put_intent.compare_exchange(intent, 0, Ordering::Release, Ordering::Relaxed);
-            drop(freed);
         }
+        Ok(not_put)
     }
 
     /// By whoever took the get lock of ring `ring` over from the dead, with its head. See the
     /// module.
-    pub fn settle_get(&self, ring: u32, head: u64) {
+    ///
+    /// # Errors
+    /// Those of [`settle_put`](Self::settle_put).
+    pub fn settle_get(&self, ring: u32, head: u64) -> Result<()> {
         for index in 0..self.table.len() {
-            let Ok(slot) = self.table.slot(index) else { return };
+            let slot = self.table.slot(index)?;
             let intent = slot.get_intent.load(Ordering::Acquire);
             if intent == 0 || slot.get_ring.load(Ordering::Relaxed) != ring {
                 continue;
@@ -251,6 +259,7 @@ impl Extents {
             kill_point!("extent.settling");
             slot.get_intent.store(0, Ordering::Release);
         }
+        Ok(())
     }
 
     fn sweep_now_and_then(self: &Arc<Self>) {
@@ -276,7 +285,7 @@ impl Extents {
             let word = slot.owner.load(Ordering::Acquire);
             if word == 0 && slot.cap.load(Ordering::Relaxed) > 0 && !self.is_kept(index) {
                 // Free, and nobody knows of it: whoever freed it died before it could say so.
-                if let Some(extent) = self.claim(index, 0, |slot| slot.cap.load(Ordering::Relaxed) > 0) {
+                if let Some(extent) = self.claim(index, |slot| slot.cap.load(Ordering::Relaxed) > 0) {
                     extent.discard();
                 }
                 continue;

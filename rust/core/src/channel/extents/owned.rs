@@ -17,25 +17,16 @@ pub struct OwnedExtent {
     index: u64,
     /// Where it is in the segment.
     offset: u64,
-    /// Bytes that it is meant for.
-    need: u64,
     generation: u64,
     /// Has this process used these pages often enough to map them? Found out by the first copy.
     worth: OnceLock<bool>,
 }
 
 impl OwnedExtent {
-    /// What owns slot `index`, for `need` bytes.
-    pub(super) fn new(extents: &Arc<Extents>, index: u64, need: u64) -> OwnedExtent {
+    /// What owns slot `index`.
+    pub(super) fn new(extents: &Arc<Extents>, index: u64) -> OwnedExtent {
         let offset = extents.table.slot(index).map_or(0, |slot| slot.place(index).0);
-        OwnedExtent {
-            extents: extents.clone(),
-            index,
-            offset,
-            need,
-            generation: fork::generation(),
-            worth: OnceLock::new(),
-        }
+        OwnedExtent { extents: extents.clone(), index, offset, generation: fork::generation(), worth: OnceLock::new() }
     }
 
     /// The same, where its slot now says that it is.
@@ -75,16 +66,6 @@ impl OwnedExtent {
     /// Does it belong to this process, and not to the one that this was forked from?
     pub fn is_ours(&self) -> bool {
         self.generation == fork::generation()
-    }
-
-    /// Its memory, all of it reserved.
-    ///
-    /// # Errors
-    /// `OutOfMemory`; `Corrupted`.
-    pub fn map(&self) -> Result<Arc<Mapping>> {
-        self.reserve(self.need)?;
-        let bytes = usize::try_from(self.cap()?).map_err(|_| Error::Corrupted("an extent of impossible size"))?;
-        self.extents.maps.get(self.extents.segment(), self.offset, bytes)
     }
 
     /// Reserve the first `bytes`.
@@ -171,6 +152,11 @@ impl OwnedExtent {
             Some((mapping, start)) => mapping.read(start + at as usize, to),
             None => memfd::read(self.extents.segment(), self.offset + at, to),
         }
+    }
+
+    /// Does dropping it give no pages back, its own or others'? That would take time.
+    pub fn is_quick_to_free(&self) -> bool {
+        !self.is_ours() || self.cap().is_ok_and(|cap| self.extents.has_room_for(cap))
     }
 
     /// It is of no use to anybody: give its pages back.

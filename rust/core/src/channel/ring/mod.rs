@@ -33,7 +33,8 @@
 //! As every commit adds or takes exactly one message with its link, the ring is empty exactly when
 //! head equals tail. Whoever dies before a commit has done nothing: what it wrote lies behind
 //! `tail` and is overwritten, what it read stays. Whoever takes the lock over then settles the
-//! extents that the dead one was moving (see [`extents`](super::extents)).
+//! extents that the dead one was moving (see [`extents`](super::extents)). If it cannot, it leaves the
+//! lock in the dead one's name, for another to try.
 //!
 //! `head_seen` and `tail_seen` are each side's last look at the other side's word, kept with its
 //! own: stale means too careful, never wrong, for the other side only makes room, or messages.
@@ -216,6 +217,14 @@ pub struct Ring {
     config: RingConfig,
 }
 
+impl Received {
+    /// Does dropping it give no memory back to the system? That would take time.
+    pub fn is_quick_to_drop(&self) -> bool {
+        let message = self.extent.iter().map(|(extent, _)| extent);
+        message.chain(&self._left).all(OwnedExtent::is_quick_to_free)
+    }
+}
+
 impl Ring {
     /// The ring whose words are at `offset`.
     ///
@@ -230,7 +239,7 @@ impl Ring {
     /// # Errors
     /// `Corrupted` if its words are not inside the segment.
     pub fn set_up(&self, maxsize: u64) -> Result<()> {
-        memfd::reserve(self.state.backing(), self.config.base, BASE_FIRST)?;
+        memfd::reserve_own(self.state.backing(), self.config.base, BASE_FIRST)?;
         let start = Cursor::new(0, self.config.base / UNIT).0;
         let state = &*self.state;
         state.maxsize.store(maxsize.min(COUNT_MOST), Ordering::Relaxed);
@@ -301,14 +310,17 @@ impl Ring {
     /// The right to put.
     ///
     /// # Errors
-    /// `WouldBlock` without patience; `TimedOut`; `Interrupted`.
+    /// `WouldBlock` without patience; `TimedOut`; `Interrupted`; `OutOfMemory` or `Corrupted` if what
+    /// a dead holder left cannot be settled.
     pub fn put_guard(&self, patience: Patience) -> Result<PutGuard<'_>> {
-        if self.take(&self.state.put_lock, patience)? != Acquired::Clean {
-            self.extents.settle_put(self.config.index, self.state.tail.load(Ordering::Relaxed));
+        let mut not_put = Vec::new();
+        if let Acquired::Recovered(dead) = self.take(&self.state.put_lock, patience)? {
+            let settled = self.extents.settle_put(self.config.index, self.state.tail.load(Ordering::Relaxed));
+            not_put = settled.inspect_err(|_| self.state.put_lock.leave_to(dead))?;
             // The dead holder may have been between the two steps of clearing the descriptor.
             self.state.ready.fetch_and(!READY, Ordering::Relaxed);
         }
-        Ok(PutGuard::new(self))
+        Ok(PutGuard::new(self, not_put))
     }
 
     /// The right to get, likewise.
@@ -316,8 +328,9 @@ impl Ring {
     /// # Errors
     /// Those of `put_guard`.
     pub fn get_guard(&self, patience: Patience) -> Result<GetGuard<'_>> {
-        if self.take(&self.state.get_lock, patience)? != Acquired::Clean {
-            self.extents.settle_get(self.config.index, self.state.head.load(Ordering::Relaxed));
+        if let Acquired::Recovered(dead) = self.take(&self.state.get_lock, patience)? {
+            let settled = self.extents.settle_get(self.config.index, self.state.head.load(Ordering::Relaxed));
+            settled.inspect_err(|_| self.state.get_lock.leave_to(dead))?;
         }
         Ok(GetGuard::new(self))
     }

@@ -12,11 +12,13 @@ use crate::sys::memfd;
 #[derive(Debug)]
 pub struct PutGuard<'a> {
     ring: &'a Ring,
+    /// What a dead holder did not put: freed after the lock.
+    _not_put: Vec<OwnedExtent>,
 }
 
 impl<'a> PutGuard<'a> {
-    pub(super) fn new(ring: &'a Ring) -> Self {
-        PutGuard { ring }
+    pub(super) fn new(ring: &'a Ring, not_put: Vec<OwnedExtent>) -> Self {
+        PutGuard { ring, _not_put: not_put }
     }
 
     /// No message in the ring? Consumers may be emptying it meanwhile, nobody is filling it.
@@ -243,7 +245,8 @@ impl<'a> PutGuard<'a> {
                 return Ok(None);
             }
         }
-        memfd::reserve(ring.state.backing(), base + cap, wider - cap)?;
+        // Nobody else's: under the put lock, and beyond what any reader has been sent to.
+        memfd::reserve_own(ring.state.backing(), base + cap, wider - cap)?;
         if is_wrapped {
             state.detour.store(tail.count() as u32 | DETOUR, Ordering::Relaxed);
             kill_point!("ring.detour");
