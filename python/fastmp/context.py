@@ -143,7 +143,7 @@ class BaseContext(multiprocessing.context.BaseContext):
 
     def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
         """Returns a ctypes object in shared memory, guarded by a lock unless lock=False."""
-        return _submodule("sharedctypes").Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+        return _submodule("sharedctypes").make_value(typecode_or_type, args, lock, self.get_context())
 
     def Array(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True) -> Any:
         """Returns a ctypes array in shared memory, guarded by a lock unless lock=False."""

@@ -77,6 +77,11 @@ def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) ->
 
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:
     """Returns a ctypes object in shared memory, guarded by `lock` (True: a new RLock), or not."""
+    return make_value(typecode_or_type, args, lock, ctx)
+
+
+def make_value(typecode_or_type: Any, args: tuple[Any, ...], lock: Any, ctx: Any) -> Any:
+    """The same, for contexts: arguments by name beside `*args` cost as much as a lock."""
     type_ = typecode_to_type.get(typecode_or_type, typecode_or_type)
     if lock is False or type_ not in _simple_types or len(args) > 1:
         obj = RawValue(type_, *args)
@@ -84,7 +89,8 @@ def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) 
     letter, size = _simple_types[type_]
     # The ctypes object is made when somebody asks for it: a pickler does, which by then knows the
     # types that it knows.
-    _register(type_)
+    if reduction.ForkingPickler._extra_reducers.get(type_) is not reduce_ctype:  # type: ignore[attr-defined]
+        _register(type_)
     value = Synchronized._make(type_, letter, Block(size), _checked(lock, ctx))
     if args and not value._store(args[0]):
         value._obj.__init__(*args)
@@ -104,7 +110,7 @@ def Array(
 
 
 def _checked(lock: Any, ctx: Any) -> Any:
-    if lock in (True, None):  # 1 as well, as in the stdlib
+    if lock is True or lock in (True, None):  # 1 as well, as in the stdlib
         return _new_lock(ctx)
     if not hasattr(lock, "acquire"):
         raise AttributeError(f"{lock!r} has no method 'acquire'")
@@ -153,7 +159,8 @@ def _new_value(type_: Any) -> Any:
 
 def rebuild_ctype(type_: Any, block: Block) -> Any:
     """Returns a ctypes object of `type_` in the memory of `block`."""
-    _register(type_)
+    if reduction.ForkingPickler._extra_reducers.get(type_) is not reduce_ctype:  # type: ignore[attr-defined]
+        _register(type_)
     obj = type_.from_buffer(block)
     obj._wrapper = block
     return obj
@@ -161,12 +168,10 @@ def rebuild_ctype(type_: Any, block: Block) -> Any:
 
 def _register(type_: type) -> None:
     """Sees to it that objects of a ctypes type pickle by reduce_ctype."""
-    reducers = reduction.ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-    registered = reducers.get(type_)
-    if registered is not reduce_ctype:
-        if registered is not None:
-            _other_reducers[type_] = registered
-        reduction.ForkingPickler.register(type_, reduce_ctype)
+    registered = reduction.ForkingPickler._extra_reducers.get(type_)  # type: ignore[attr-defined]
+    if registered is not None:
+        _other_reducers[type_] = registered
+    reduction.ForkingPickler.register(type_, reduce_ctype)
 
 
 def reduce_ctype(obj: Any) -> Any:

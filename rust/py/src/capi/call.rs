@@ -299,6 +299,12 @@ impl<T> Slots<T> {
         let slots = slots.into_iter().map(|(slot, pfunc)| ffi::PyType_Slot { slot, pfunc }).collect();
         Slots { slots, of: std::marker::PhantomData }
     }
+
+    /// And these.
+    pub(super) fn and(mut self, more: Slots<T>) -> Self {
+        self.slots.extend(more.slots);
+        self
+    }
 }
 
 /// The slot for items by key, and no other: `object[key]` is a call of `M`, after which the

@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_int, c_void};
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyDict, PyTuple, PyType};
-use pyo3::{PyClass, ffi, intern};
+use pyo3::{PyClass, PyTypeInfo, ffi, intern};
 
 use super::call::{Slots, slot, subclass};
 
@@ -22,7 +22,7 @@ pub trait SetUp: PyClass<Frozen = True> + Sync {
     fn set_up(&self, args: Borrowed<'_, '_, PyTuple>) -> bool;
 }
 
-unsafe extern "C" fn new<T: SetUp>(
+unsafe extern "C" fn new<T: PyTypeInfo>(
     class: *mut ffi::PyTypeObject,
     _args: *mut ffi::PyObject,
     _kwargs: *mut ffi::PyObject,
@@ -64,9 +64,14 @@ fn is_context(named: Borrowed<'_, '_, PyDict>) -> bool {
     named.len() == 1 && named.contains(intern!(named.py(), "ctx")).unwrap_or(false)
 }
 
+/// The same slots, and the one by which `__new__` looks at no argument.
+pub fn made_plainly<T: PyTypeInfo>(slots: Slots<T>) -> Slots<T> {
+    slots.and(Slots::of([(ffi::Py_tp_new, new::<T> as *mut c_void)]))
+}
+
 /// The class to be called: a subclass of `T`, with its text.
 pub fn class<'py, T: SetUp>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyType>> {
-    let slots = Slots::of([(ffi::Py_tp_new, new::<T> as *mut c_void), (ffi::Py_tp_init, init::<T> as *mut c_void)]);
+    let slots = made_plainly(Slots::of([(ffi::Py_tp_init, init::<T> as *mut c_void)]));
     let class = subclass::<T>(py, name, slots)?;
     class.setattr(intern!(py, "__doc__"), T::type_object(py).getattr(intern!(py, "__doc__"))?)?;
     Ok(class)

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyList, PySlice, PyTuple, PyType};
 
 use crate::capi::call::{Answer, Container, Raised, container, made, subclass};
+use crate::capi::construct::made_plainly;
 use crate::sharedctypes::guarded::{Guarded, Items, Parts, outside, slowly};
 use crate::sharedctypes::memory::Block;
 use crate::sharedctypes::scalar::{Scalar, for_each_scalar};
@@ -271,5 +272,5 @@ impl Container for Array {
 
 /// A subclass of `Guarded` with items.
 pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    subclass::<Guarded>(py, c"fastmp._native.GuardedArray", container::<Array>())
+    subclass::<Guarded>(py, c"fastmp._native.GuardedArray", made_plainly(container::<Array>()))
 }

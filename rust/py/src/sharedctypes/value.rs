@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::capi::call::{Answer, Args, Convention, Method, Property, Raised, Slots, method, property, subclass};
+use crate::capi::construct::made_plainly;
 use crate::sharedctypes::guarded::{Guarded, Items, Parts, outside, slowly};
 use crate::sharedctypes::scalar::masked;
 
@@ -93,7 +94,7 @@ impl Method for CompareExchange {
 
 /// A subclass of `Guarded` with `.value` and the rest.
 pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    let class = subclass::<Guarded>(py, c"fastmp._native.GuardedValue", Slots::none())?;
+    let class = subclass::<Guarded>(py, c"fastmp._native.GuardedValue", made_plainly(Slots::none()))?;
     install(&class)?;
     Ok(class)
 }
