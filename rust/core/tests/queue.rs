@@ -810,6 +810,30 @@ fn a_socket_full_of_descriptors_makes_producers_wait_quietly() {
 }
 
 #[test]
+fn a_put_that_may_wait_is_not_refused_while_another_holds_a_lock() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    let (one, _) = fds(1);
+    let mut sent = 0;
+    while send(&queue, &message(1, sent, SMALL), &one, Deadline::after(0.02)).is_ok() {
+        sent += 1;
+    }
+    let mut stalled = Child::fork(|| {
+        arm("ring.get.before_commit", 1, Action::Stop);
+        recv(&queue, soon()).unwrap();
+    });
+    stalled.until_stopped();
+    // The socket is full. Whether anything in it is stale cannot be seen without that lock.
+    let mut waiter = Child::fork(|| send(&queue, &message(1, sent, SMALL), &one, Deadline::after(30.0)).unwrap());
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(waiter.ended().is_none(), "refused");
+    stalled.signal(libc::SIGCONT);
+    assert_eq!(stalled.wait(), OK);
+    (1..=sent).for_each(|number| assert_eq!(read_message(&recv(&queue, soon()).unwrap().0), (1, number)));
+    assert_eq!(waiter.wait(), OK);
+}
+
+#[test]
 fn a_stalled_process_does_not_hold_up_a_deadline() {
     let _turn = common::turn();
     for (point, watched) in

@@ -22,7 +22,7 @@ use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
 use crate::channel::format::{BASES, RINGS, TABLE};
 use crate::channel::ring::{BASE_OF_TINY, Received, Ring, RingConfig, RingState};
-use crate::channel::transport::{FOREIGN, Outgoing, Transport};
+use crate::channel::transport::{FOREIGN, Outgoing, SOCKET_FULL, Transport};
 use crate::channel::wait::WaitPlace;
 use crate::deadline::{Deadline, Patience, now};
 use crate::error::{Error, Result};
@@ -199,7 +199,8 @@ impl End {
         if self.peer_is_gone() {
             return Err(Error::PeerGone);
         }
-        self.outgoing.send(self.socket.as_fd(), outgoing, patience)
+        let sent = self.outgoing.send(self.socket.as_fd(), outgoing, patience);
+        sent.map_err(|e| if e == SOCKET_FULL { Error::Full } else { e })
     }
 
     /// Send, waiting until `deadline` for room.

@@ -14,7 +14,7 @@ use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
 use crate::channel::format::{BASES, RINGS, TABLE};
 use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig};
-use crate::channel::transport::{Outgoing, Transport};
+use crate::channel::transport::{Outgoing, SOCKET_FULL, Transport};
 use crate::channel::wait::WaitPlace;
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, Result};
@@ -145,13 +145,16 @@ impl Queue {
     }
 
     fn put_once(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
+        let full = |e| if e == SOCKET_FULL { Error::Full } else { e };
         match self.transport.send(self.writer.as_fd(), outgoing, patience) {
-            // Not the ring, so the socket.
-            Err(Error::Full) if !self.ring().is_full() => {
-                if !self.transport.discard_stale(self.reader.as_fd(), self.writer.as_fd())? {
-                    return Err(Error::Full);
+            Err(SOCKET_FULL) => {
+                match self.transport.discard_stale(self.reader.as_fd(), self.writer.as_fd()) {
+                    Ok(true) => (),
+                    // Somebody has a lock for longer than it takes to see: full, for all one knows.
+                    Ok(false) | Err(Error::TimedOut) => return Err(Error::Full),
+                    Err(e) => return Err(e),
                 }
-                self.transport.send(self.writer.as_fd(), outgoing, patience)?;
+                self.transport.send(self.writer.as_fd(), outgoing, patience).map_err(full)?;
             }
             sent => sent?,
         }

@@ -45,6 +45,9 @@ pub(super) const FULL: u32 = 4;
 /// it.
 pub const FOREIGN: Error = Error::Os(Errno::PROTO);
 
+/// The socket is full, while the ring may have room.
+pub(super) const SOCKET_FULL: Error = Error::Os(Errno::NOBUFS);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Transport {
@@ -65,7 +68,7 @@ impl Transport {
     /// Put one message; `socket` leads to the receivers'. `patience` is for the lock.
     ///
     /// # Errors
-    /// `Full`, also when too many descriptors are on their way; those of `PutGuard::put`.
+    /// `Full`; `SOCKET_FULL` when too many descriptors are on their way; those of `PutGuard::put`.
     #[inline]
     pub fn send(&self, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
         let putting = self.ring.put_guard(patience)?;
@@ -83,7 +86,7 @@ impl Transport {
         if !outgoing.fds.is_empty() {
             putting.make_room(outgoing.payload)?;
             if !socket::send_fds(socket, putting.new_fds_id(), outgoing.fds)? {
-                return Err(Error::Full);
+                return Err(SOCKET_FULL);
             }
             kill_point!("transport.fds_sent");
             putting.set_ready(false);
@@ -93,7 +96,7 @@ impl Transport {
             // then.
             if !socket::send_ready(socket)? {
                 putting.set_ready(was_ready);
-                return Err(Error::Full);
+                return Err(SOCKET_FULL);
             }
             kill_point!("transport.ready_sent");
             putting.set_ready(true);
