@@ -513,6 +513,9 @@ class Queue:
     def put_nowait(self, obj: Any) -> None:
         """`put(obj, block=False)`."""
 
+    def __invert__(self) -> Any:
+        """`get()`, as an operator."""
+
     def qsize(self) -> int:
         """The number of messages at this instant; once it is closed here, as they were then."""
 
@@ -702,7 +705,7 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     With duplex=False the first only receives, the second only sends.
     """
 
-# Calls as operators: `_get[queue]`, or `_get[queue, block, timeout]`; `_recv[connection]`;
+# Calls as operators: `_get[queue, block, timeout]`; `_recv[connection]`;
 # `_recv_bytes[connection]`, or with `, maxlength`; `_recv_bytes_into[connection, buf, offset]`.
 @type_check_only
 class _Operator(Protocol[_T_co]):

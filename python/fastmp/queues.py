@@ -42,7 +42,7 @@ class Queue(_native.Queue):
     def __setstate__(self, state: tuple[()]) -> None:
         """Does nothing; a subclass's own takes off first what it has added."""
 
-    # By an operator: after a call the interpreter looks for signals, and a handler that raises would
+    # By operators: after a call the interpreter looks for signals, and a handler that raises would
     # lose the message that was taken out.
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Gets an object; waits for one for `timeout` seconds at most if `block`.
@@ -51,8 +51,8 @@ class Queue(_native.Queue):
             queue.Empty: none has come.
             ValueError: the queue is closed.
         """
-        if block is True and timeout is None:
-            return _get[self]
+        if block and timeout is None:
+            return ~self
         return _get[self, block, timeout]
 
     def get_nowait(self) -> Any:

@@ -62,7 +62,7 @@ fn try_everything(channel: &impl Channel, dice: &mut Dice, patience: f64) {
                 let (mut bytes, mut fds) = (Vec::new(), Vec::new());
                 let received = channel.get_letter(&mut bytes, &mut fds, Deadline::after(patience));
                 if let Ok(received) = received
-                    && let Some((hold, len)) = received.extent
+                    && let Some((hold, len)) = received.extent.map(|extent| *extent)
                 {
                     bytes.resize(len.min(1 << 22), 0);
                     let _ = hold.read(0, &mut bytes);

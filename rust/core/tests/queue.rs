@@ -434,7 +434,7 @@ fn hundreds_may_be_held_and_hundreds_unread() {
     let mut other = Child::fork(|| (200..300).for_each(|number| assert_eq!(got(&queue), (1, number))));
     assert_eq!(other.wait(), OK);
     for (number, received) in held.drain(..).enumerate() {
-        let (hold, len) = received.extent.unwrap();
+        let (hold, len) = *received.extent.unwrap();
         let mut bytes = vec![0; len];
         hold.read(0, &mut bytes).unwrap();
         assert_eq!(read_message(&bytes), (1, number));

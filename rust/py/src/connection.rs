@@ -1,10 +1,10 @@
 //! `Connection` and `Pipe`.
 
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core::channel::pipe::{self, End, Flags};
-use fastmp_core::channel::ring::Received;
+use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::{FOREIGN, Outgoing};
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyTypeError, PyValueE
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
-use crate::capi::call::{Answer, Args, Method};
+use crate::capi::call::{self, Answer, Args, Convention, Method};
 use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error, os_error_saying, raise, raise_receiving};
@@ -96,20 +96,30 @@ impl Connection {
         encoded.with_payload(
             py,
             |bytes| end.with(|end| end.extent(bytes)).unwrap_or(Err(Error::Closed)),
-            |payload| {
-                let mut outgoing = Outgoing { meta: encoded.meta(), payload, fds: &fds };
-                let sent = match end.attached(py, |end| end.try_send(&mut outgoing)) {
-                    Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-                        match end.wait(py, |end| end.send(&mut outgoing, patience(end)))? {
-                            Some(Err(Error::Full)) => return Err(os_error(libc::EAGAIN)),
-                            done => done,
-                        }
-                    }
-                    done => done,
-                };
-                sent.unwrap_or(Err(Error::Closed)).map_err(raise)
-            },
+            |payload| Self::send_one(py, end, encoded.meta(), payload, &fds),
         )
+    }
+
+    #[inline]
+    fn send_one(
+        py: Python<'_>,
+        end: &Closing<End>,
+        meta: MessageMeta,
+        payload: &mut Option<Payload<'_>>,
+        fds: &[BorrowedFd<'_>],
+    ) -> PyResult<()> {
+        let mut outgoing = Outgoing { meta, payload, fds };
+        let sent = match end.attached(py, |end| end.try_send(&mut outgoing)) {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
+                match end.wait(py, |end| end.send(&mut outgoing, patience(end)))? {
+                    Some(Err(Error::Full)) => return Err(os_error(libc::EAGAIN)),
+                    done => done,
+                }
+            }
+            done => done,
+        };
+        sent.unwrap_or(Err(Error::Closed)).map_err(raise)
     }
 
     /// Receive a message and make something of it.
@@ -244,6 +254,7 @@ impl Connection {
     }
 
     /// Send an object.
+    #[pyo3(name = "_send")]
     fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         if let Way::Stdlib(connection) = &self.way {
             return connection.call_method1(obj.py(), "send", (obj,)).map(drop);
@@ -252,11 +263,15 @@ impl Connection {
         if end.is_closed() {
             return Err(closed());
         }
-        Self::transmit(obj.py(), end, &message::encode(obj)?)
+        let encoding = message::encode(obj);
+        if let Some((meta, bytes)) = encoding.small() {
+            return Self::send_one(obj.py(), end, meta, &mut Some(Payload::Inline(bytes)), &[]);
+        }
+        Self::transmit(obj.py(), end, &encoding.complete(obj)?)
     }
 
     /// Send `size` bytes (default: all) of a bytes-like object, from `offset` on.
-    #[pyo3(signature = (buf, offset = 0, size = None))]
+    #[pyo3(name = "_send_bytes", signature = (buf, offset = 0, size = None))]
     fn send_bytes(&self, buf: &Bound<'_, PyAny>, offset: isize, size: Option<isize>) -> PyResult<()> {
         if let Way::Stdlib(connection) = &self.way {
             return connection.call_method1(buf.py(), "send_bytes", (buf, offset, size)).map(drop);
@@ -264,6 +279,13 @@ impl Connection {
         let end = self.sender()?;
         if end.is_closed() {
             return Err(closed());
+        }
+        if let Ok(bytes) = buf.cast_exact::<PyBytes>()
+            && (offset, size) == (0, None)
+            && bytes.as_bytes().len() <= INLINE
+        {
+            let payload = &mut Some(Payload::Inline(bytes.as_bytes()));
+            return Self::send_one(buf.py(), end, message::RAW_BYTES, payload, &[]);
         }
         let buffer = byte_buffer(buf)?;
         let len = buffer.len_bytes();
@@ -424,6 +446,48 @@ impl Method for RecvBytesInto {
         let len = connection.get().recv_bytes_into(slf.py(), &buf, offset)?;
         Ok(len.into_pyobject(slf.py()).map_err(PyErr::from)?.into_any())
     }
+}
+
+/// `send`: of an object alone here, with a name by `_send`.
+struct Send;
+
+impl Method for Send {
+    type Of = Connection;
+    #[inline(always)]
+    fn call<'py>(slf: Borrowed<'_, 'py, Connection>, args: Args<'_, 'py>) -> Answer<'py> {
+        match (args.len(), args.names(), args.get(0)) {
+            (1, None, Some(obj)) => {
+                slf.get().send(&obj)?;
+                Ok(slf.py().None().into_bound(slf.py()))
+            }
+            _ => call::call_python(slf.as_any(), "_send", args),
+        }
+    }
+}
+
+/// `send_bytes`: of a buffer alone here, with other arguments by `_send_bytes`.
+struct SendBytes;
+
+impl Method for SendBytes {
+    type Of = Connection;
+    #[inline(always)]
+    fn call<'py>(slf: Borrowed<'_, 'py, Connection>, args: Args<'_, 'py>) -> Answer<'py> {
+        match (args.len(), args.names(), args.get(0)) {
+            (1, None, Some(buf)) => {
+                slf.get().send_bytes(&buf, 0, None)?;
+                Ok(slf.py().None().into_bound(slf.py()))
+            }
+            _ => call::call_python(slf.as_any(), "_send_bytes", args),
+        }
+    }
+}
+
+/// Give the class what sends.
+pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
+    let send = c"send($self, obj)\n--\n\nSend an object.";
+    class.setattr("send", call::method::<Send>(class, c"send", Convention::Named, send)?)?;
+    let bytes = c"send_bytes($self, buf, offset=0, size=None)\n--\n\nSend `size` bytes (default: all) of a bytes-like object, from `offset` on.";
+    class.setattr("send_bytes", call::method::<SendBytes>(class, c"send_bytes", Convention::Named, bytes)?)
 }
 
 /// Any contiguous buffer as bytes.

@@ -25,8 +25,6 @@ mod _native {
     #[pymodule_export]
     use crate::message::channel_fds::{Token, channel_fd, in_channel, received_fd};
     #[pymodule_export]
-    use crate::queue::Queue;
-    #[pymodule_export]
     use crate::sharedctypes::guarded::Guarded;
     #[pymodule_export]
     use crate::sharedctypes::memory::Block;
@@ -51,6 +49,7 @@ mod _native {
 
         use crate::capi::operator;
         use crate::connection::{Recv, RecvBytes, RecvBytesInto};
+        use crate::queue::Queue;
 
         let py = module.py();
         if let Some(missing) = fastmp_core::sys::missing() {
@@ -64,7 +63,9 @@ mod _native {
         crate::capi::fast_methods::install::<Semaphore>(py)?;
         crate::capi::fast_methods::install::<BoundedSemaphore>(py)?;
         crate::sharedctypes::guarded::install(&py.get_type::<Guarded>())?;
+        crate::connection::install(&py.get_type::<Connection>())?;
         crate::queue::install(&py.get_type::<Queue>())?;
+        module.add("Queue", crate::queue::class(py)?)?;
         module.add("_get", operator::new::<crate::queue::Get>(py, c"fastmp._native.Get")?)?;
         module.add("_recv", operator::new::<Recv>(py, c"fastmp._native.Recv")?)?;
         module.add("_recv_bytes", operator::new::<RecvBytes>(py, c"fastmp._native.RecvBytes")?)?;

@@ -1,9 +1,10 @@
 //! `Queue`.
 
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::OnceLock;
 
 use fastmp_core as fcore;
+use fastmp_core::channel::ring::{MessageMeta, Payload};
 use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::{Deadline, Error};
 use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyRuntimeError, PyValueError};
@@ -70,7 +71,7 @@ impl Queue {
     /// Get an object; wait for one for `timeout` seconds at most if `block`, else raise
     /// `queue.Empty` at once.
     fn get<'py>(slf: &Bound<'py, Self>, block: bool, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let (py, queue) = (slf.py(), Self::open(slf)?);
+        let (py, queue) = (slf.py(), slf.get().made()?);
         message::with_inbox(|inbox| {
             let mut fds = Vec::new();
             let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
@@ -91,6 +92,29 @@ impl Queue {
             };
             message::decode(py, received.ok_or_else(|| Self::closed(slf))?.map_err(raise)?, inbox, fds)
         })
+    }
+
+    #[inline]
+    fn put_one(
+        slf: &Bound<'_, Self>,
+        queue: &Closing<fcore::channel::queue::Queue>,
+        meta: MessageMeta,
+        payload: &mut Option<Payload<'_>>,
+        fds: &[BorrowedFd<'_>],
+        block: bool,
+        deadline: Deadline,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let mut outgoing = Outgoing { meta, payload, fds };
+        let put = match queue.attached(py, |queue| queue.try_put(&mut outgoing)) {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(Error::Full)) if !block => Some(Err(Error::Full)),
+            Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
+                queue.wait(py, |queue| queue.put(&mut outgoing, deadline))?
+            }
+            done => done,
+        };
+        put.ok_or_else(|| Self::closed(slf))?.map_err(raise)
     }
 
     fn closed(slf: &Bound<'_, Self>) -> PyErr {
@@ -169,22 +193,16 @@ impl Queue {
             return Err(raise(Error::Full));
         }
         let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-        let encoded = message::encode(obj)?;
+        let encoding = message::encode(obj);
+        if let Some((meta, bytes)) = encoding.small() {
+            return Self::put_one(slf, queue, meta, &mut Some(Payload::Inline(bytes)), &[], block, deadline);
+        }
+        let encoded = encoding.complete(obj)?;
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
         encoded.with_payload(
             py,
             |bytes| queue.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed)),
-            |payload| {
-                let mut outgoing = Outgoing { meta: encoded.meta(), payload, fds: &fds };
-                let put = match queue.attached(py, |queue| queue.try_put(&mut outgoing)) {
-                    Some(Err(Error::Full)) if !block => Some(Err(Error::Full)),
-                    Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-                        queue.wait(py, |queue| queue.put(&mut outgoing, deadline))?
-                    }
-                    done => done,
-                };
-                put.ok_or_else(|| Self::closed(slf))?.map_err(raise)
-            },
+            |payload| Self::put_one(slf, queue, encoded.meta(), payload, &fds, block, deadline),
         )
     }
 
@@ -265,20 +283,32 @@ impl Queue {
     }
 }
 
-/// `_get[queue]` is `queue.get()`, and `_get[queue, block, timeout]` that with arguments.
+/// `~queue` is `queue.get()`: see `operator`.
+struct GetOne;
+
+impl Method for GetOne {
+    type Of = Queue;
+    #[inline(always)]
+    fn call<'py>(slf: Borrowed<'_, 'py, Queue>, _args: Args<'_, 'py>) -> Answer<'py> {
+        Ok(Queue::get(&slf, true, None)?)
+    }
+}
+
+/// `_get[queue, block, timeout]` is that with arguments.
 pub struct Get;
 
 impl Method for Get {
     type Of = Operator;
-    #[inline(always)]
     fn call<'py>(_slf: Borrowed<'_, 'py, Operator>, args: Args<'_, 'py>) -> Answer<'py> {
         let Some(key) = args.get(0) else { return Ok(Err(PyAssertionError::new_err("a key"))?) };
-        if let Ok(queue) = key.cast::<Queue>() {
-            return Ok(Queue::get(&queue, true, None)?);
-        }
         let (queue, block, timeout) = key.extract::<(Bound<'_, Queue>, Bound<'_, PyAny>, Option<f64>)>()?;
         Ok(Queue::get(&queue, blocking::truth(&block)?, timeout)?)
     }
+}
+
+/// The class that programs see: with the operator.
+pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    call::subclass(py, c"fastmp._native.Queue", call::inverted::<GetOne>())
 }
 
 /// `put`: of an object alone here, with other arguments by `_put`.

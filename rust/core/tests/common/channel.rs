@@ -80,7 +80,7 @@ pub fn send(channel: &impl Channel, bytes: &[u8], fds: &[OwnedFd], deadline: Dea
 pub fn recv(channel: &impl Channel, deadline: Deadline) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let (mut bytes, mut fds) = (Vec::new(), Vec::new());
     let received = channel.get_letter(&mut bytes, &mut fds, deadline)?;
-    if let Some((hold, len)) = received.extent {
+    if let Some((hold, len)) = received.extent.map(|extent| *extent) {
         bytes = vec![0; len];
         hold.read(0, &mut bytes)?;
     }

@@ -149,6 +149,8 @@ trampolines! {
     plain<M: Method>(slf, _none: *mut ffi::PyObject) -> *mut ffi::PyObject {
         pointer(M::call(slf, Args::none(slf.py())))
     }
+    /// An operator with one operand.
+    unary<M: Method>(slf) -> *mut ffi::PyObject { pointer(M::call(slf, Args::none(slf.py()))) }
     /// With one.
     one<M: Method>(slf, arg: *mut ffi::PyObject) -> *mut ffi::PyObject {
         pointer(M::call(slf, Args { all: &raw const arg, count: 1, names: None, py: slf.py() }))
@@ -311,6 +313,12 @@ impl<T> Slots<T> {
 /// interpreter does not look for signals.
 pub fn by_key<M: Method>() -> Slots<M::Of> {
     Slots::of([(ffi::Py_mp_subscript, one::<M> as *mut c_void)])
+}
+
+/// The slot for `~`, and no other: `~object` is a call of `M`, likewise.
+pub fn inverted<M: Method>() -> Slots<M::Of> {
+    let slots = vec![ffi::PyType_Slot { slot: ffi::Py_nb_invert, pfunc: unary::<M> as *mut c_void }];
+    Slots { slots, of: std::marker::PhantomData }
 }
 
 /// The slots for items and for the buffer.

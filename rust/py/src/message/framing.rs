@@ -45,8 +45,7 @@ const TAUGHT: usize = 2 << 20;
 /// A message's bytes before they are sent: `scratch`, then `parts`.
 pub struct Encoded {
     pub(super) format: u8,
-    /// This thread's, and empty at first.
-    pub(super) scratch: Vec<u8>,
+    pub(super) scratch: Scratch,
     parts: Vec<Part>,
     /// Descriptors that go along.
     pub fds: Vec<OwnedFd>,
@@ -79,28 +78,28 @@ thread_local! {
 
 /// Run `f` with this thread's receive buffer, emptied; a nested call gets a fresh one.
 pub fn with_inbox<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    let mut inbox = INBOX.take();
-    inbox.clear();
-    let result = f(&mut inbox);
-    if inbox.capacity() > KEPT {
-        inbox = Vec::new();
-    }
-    INBOX.set(inbox);
-    result
+    INBOX.with(|kept| {
+        let mut inbox = kept.take();
+        inbox.clear();
+        let result = f(&mut inbox);
+        if inbox.capacity() > KEPT {
+            inbox = Vec::new();
+        }
+        kept.set(inbox);
+        result
+    })
 }
 
 /// What `send_bytes` is given, as a message: `size` bytes at `offset` of `buffer`, which has them.
 pub fn raw(buffer: PyBuffer<u8>, offset: usize, size: usize) -> Encoded {
-    let mut encoded = Encoded::new();
+    let mut encoded = Encoded::new(RAW, Scratch::take());
     encoded.parts.push(Part::Buffer(buffer, offset, size));
     encoded
 }
 
 impl Encoded {
-    pub(super) fn new() -> Encoded {
-        let mut scratch = SCRATCH.take();
-        scratch.clear();
-        Encoded { format: RAW, scratch, parts: Vec::new(), fds: Vec::new() }
+    pub(super) fn new(format: u8, scratch: Scratch) -> Encoded {
+        Encoded { format, scratch, parts: Vec::new(), fds: Vec::new() }
     }
 
     /// It is this object.
@@ -189,9 +188,35 @@ impl Encoded {
     }
 }
 
-impl Drop for Encoded {
+/// This thread's send buffer, emptied; a nested message gets a fresh one.
+pub struct Scratch(Vec<u8>);
+
+impl Scratch {
+    #[inline]
+    pub fn take() -> Scratch {
+        let mut scratch = SCRATCH.take();
+        scratch.clear();
+        Scratch(scratch)
+    }
+}
+
+impl std::ops::Deref for Scratch {
+    type Target = Vec<u8>;
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+}
+
+impl Drop for Scratch {
+    #[inline]
     fn drop(&mut self) {
-        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut scratch = std::mem::take(&mut self.0);
         if scratch.capacity() > KEPT {
             scratch = Vec::new();
         }
@@ -324,7 +349,7 @@ fn on_huge_pages(to: &mut [u8]) {
 
 /// The bytes of a message that came into `inbox`, or by an extent.
 pub(super) fn source<'a>(received: &'a Received, inbox: &'a [u8]) -> Source<'a> {
-    match &received.extent {
+    match received.extent.as_deref() {
         Some((hold, len)) => {
             teach_heap();
             Source::Extent(hold, *len)

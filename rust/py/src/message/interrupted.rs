@@ -2,23 +2,23 @@
 //!
 //! Handlers run Python code, which may raise, wherever the interpreter looks for signals. A message
 //! is safe from that until it is taken out, for no handler runs in between; and on its way to the
-//! caller, who asks for it by an operator (see `operator`). To unpickle it may run Python code, and so
-//! handlers. By then it is this process's alone, and an exception would lose it.
+//! caller, who asks for it by an operator (see `operator`). To unpickle it may run Python code, and
+//! so handlers. By then it is this process's alone, and an exception would lose it.
 //!
-//! So what a handler raises is put aside, and the object is made once more from the same bytes. It is
-//! returned, and the exception comes just afterwards, as though the signal had come right after the
-//! call: by a *pending call*, which the main thread makes where it looks for signals. Nothing is kept
-//! in this process for a later call.
+//! So what a handler raises is put aside, and the object is made once more from the same bytes. It
+//! is returned, and the exception comes just afterwards, as though the signal had come right after
+//! the call: by a *pending call*, which the main thread makes where it looks for signals. Nothing
+//! is kept in this process for a later call.
 //!
 //! - Handlers run in the main thread only. Elsewhere nothing is put aside.
 //! - An exception is a handler's if its traceback goes through one: a call that was given the frame
-//!   that it interrupts. (A function that is given its caller's frame looks the same. What it raises
-//!   is tried again, no more.) A `KeyboardInterrupt` is one in any case: it is raised by C code, which
-//!   leaves no trace.
-//! - Where handlers raise again and again, `ATTEMPTS` are made. Then the message is lost, as with the
-//!   stdlib.
-//! - Each handler's exception is raised, in the order in which they came. Those behind the first are
-//!   not dropped or made its context: a `SystemExit` must not vanish behind a time-out.
+//!   that it interrupts. (A function that is given its caller's frame looks the same. What it
+//!   raises is tried again, no more.) A `KeyboardInterrupt` is one in any case: it is raised by C
+//!   code, which leaves no trace.
+//! - Where handlers raise again and again, `ATTEMPTS` are made. Then the message is lost, as with
+//!   the stdlib.
+//! - Each handler's exception is raised, in the order in which they came. Those behind the first
+//!   are not dropped or made its context: a `SystemExit` must not vanish behind a time-out.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -32,8 +32,8 @@ use pyo3::types::PyTuple;
 /// So often an object is begun.
 const ATTEMPTS: usize = 5;
 
-/// What `make` makes, which may run Python code. It is asked again where a signal handler's exception
-/// ends it, and may refuse then, by None.
+/// What `make` makes, which may run Python code. It is asked again where a signal handler's
+/// exception ends it, and may refuse then, by None.
 pub fn uninterrupted<T>(py: Python<'_>, mut make: impl FnMut() -> Option<PyResult<T>>) -> PyResult<T> {
     let mut raised = Vec::new();
     while raised.len() < ATTEMPTS {
@@ -54,7 +54,8 @@ pub fn uninterrupted<T>(py: Python<'_>, mut make: impl FnMut() -> Option<PyResul
 /// An exception for the main thread.
 struct Pending {
     error: PyErr,
-    /// It is not raised in a child that another thread forks in between: its main thread is another.
+    /// It is not raised in a child that another thread forks in between: its main thread is
+    /// another.
     generation: u64,
 }
 

@@ -13,34 +13,59 @@ mod reducers;
 
 use std::os::fd::OwnedFd;
 
-use fastmp_core::channel::ring::Received;
+use fastmp_core::channel::ring::{INLINE, MessageMeta, Received};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::errors::garbage;
 
+use framing::Scratch;
 pub use framing::{Encoded, fill, raw, with_inbox};
 
-/// `obj` as a message.
-pub fn encode(obj: &Bound<'_, PyAny>) -> PyResult<Encoded> {
-    let mut encoded = Encoded::new();
-    match codec::encode(obj, &mut encoded.scratch) {
-        codec::Encoded::Plain => {
-            encoded.format = framing::VALUE;
+/// What goes with the bytes of `send_bytes`.
+pub const RAW_BYTES: MessageMeta = MessageMeta { format: framing::RAW, fds: 0 };
+
+/// What the codec made of an object.
+pub struct Encoding {
+    scratch: Scratch,
+    /// None: it is left to pickle.
+    format: Option<u8>,
+}
+
+/// Try the codec, which most small messages take.
+#[inline]
+pub fn encode(obj: &Bound<'_, PyAny>) -> Encoding {
+    let mut scratch = Scratch::take();
+    let format = match codec::encode(obj, &mut scratch) {
+        codec::Encoded::Plain => Some(framing::VALUE),
+        codec::Encoded::WithShared => Some(framing::SHARED_VALUE),
+        codec::Encoded::Refused => None,
+    };
+    Encoding { scratch, format }
+}
+
+impl Encoding {
+    /// The message, if it is complete and small.
+    #[inline]
+    pub fn small(&self) -> Option<(MessageMeta, &[u8])> {
+        let format = self.format.filter(|_| self.scratch.len() <= INLINE)?;
+        Some((MessageMeta { format, fds: 0 }, &self.scratch))
+    }
+
+    /// The message, whatever it is; it is of the same `obj`.
+    pub fn complete(mut self, obj: &Bound<'_, PyAny>) -> PyResult<Encoded> {
+        if let Some(format) = self.format {
+            return Ok(Encoded::new(format, self.scratch));
+        }
+        self.scratch.clear();
+        let mut encoded = Encoded::new(framing::RAW, self.scratch);
+        if let Ok(bytes) = obj.cast_exact::<PyBytes>() {
+            encoded.set_bytes(bytes);
             return Ok(encoded);
         }
-        codec::Encoded::WithShared => {
-            encoded.format = framing::SHARED_VALUE;
-            return Ok(encoded);
-        }
-        codec::Encoded::Refused => encoded.scratch.clear(),
+        encoded.set_pickled(obj.py(), pickler::pickle(obj)?)?;
+        Ok(encoded)
     }
-    if let Ok(bytes) = obj.cast_exact::<PyBytes>() {
-        encoded.set_bytes(bytes);
-        return Ok(encoded);
-    }
-    encoded.set_pickled(obj.py(), pickler::pickle(obj)?)?;
-    Ok(encoded)
 }
 
 /// The object that a message holds.
@@ -96,8 +121,8 @@ fn unpickle<'py>(
         if is_over {
             return None;
         }
-        // An attempt may take descriptors with it: copies are what it gets. Where there are no numbers
-        // left for copies it gets what came, which was secured, and it is the last.
+        // An attempt may take descriptors with it: copies are what it gets. Where there are no
+        // numbers left for copies it gets what came, which was secured, and it is the last.
         let copies: Option<Vec<_>> = fds.iter().map(|fd| fd.try_clone().ok()).collect();
         is_over = copies.is_none();
         let given = copies.unwrap_or_else(|| std::mem::take(&mut fds));
@@ -113,6 +138,9 @@ pub fn decode_bytes<'py>(
     fds: Vec<OwnedFd>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     if matches!(received.meta.format, framing::RAW | framing::PICKLE) {
+        if received.extent.is_none() {
+            return Ok(PyBytes::new(py, inbox));
+        }
         let source = framing::source(&received, inbox);
         return source.bytes(py, 0, source.len());
     }

@@ -32,6 +32,12 @@ impl<'a> GetGuard<'a> {
     ) -> Result<Received> {
         let Some(record) = self.next()? else { return Err(Error::Empty) };
         let ring = self.ring;
+        if record.kind == DATA && record.left.is_none() {
+            record.mapping.append_to(record.offset, record.len, scratch)?;
+            accept(&record.meta, record.fds_id, record.len)?;
+            self.commit(record.next);
+            return Ok(Received { meta: record.meta, number: record.number, extent: None, _left: None });
+        }
         let this = ring.config.index;
         let mut extent = None;
         let mut size = record.len;
@@ -46,12 +52,12 @@ impl<'a> GetGuard<'a> {
         }
         accept(&record.meta, record.fds_id, size)?;
         let chunk = match record.left {
-            Some(index) => Some(ring.extents.receive(index, CHUNK, this, record.next.0)?),
+            Some(index) => Some(Box::new(ring.extents.receive(index, CHUNK, this, record.next.0)?)),
             None => None,
         };
         let extent = match extent {
             Some((index, len)) => match ring.extents.receive(index, len as u64, this, record.next.0) {
-                Ok(hold) => Some((hold, len)),
+                Ok(hold) => Some(Box::new((hold, len))),
                 Err(e) => {
                     if let Some(chunk) = chunk {
                         chunk.not_received();
@@ -61,14 +67,22 @@ impl<'a> GetGuard<'a> {
             },
             None => None,
         };
-        kill_point!("ring.get.before_commit");
-        // Commit point. SeqCst: release for the space, and one half of the agreement with waiters.
-        ring.state.head.store(record.next.0, Ordering::SeqCst);
-        kill_point!("ring.get.after_commit");
-        for hold in chunk.iter().chain(extent.iter().map(|(hold, _)| hold)) {
+        self.commit(record.next);
+        if let Some(hold) = &chunk {
+            hold.received();
+        }
+        if let Some((hold, _)) = extent.as_deref() {
             hold.received();
         }
         Ok(Received { meta: record.meta, number: record.number, extent, _left: chunk })
+    }
+
+    #[inline(always)]
+    fn commit(&self, next: Cursor) {
+        kill_point!("ring.get.before_commit");
+        // Commit point. SeqCst: release for the space, and one half of the agreement with waiters.
+        self.ring.state.head.store(next.0, Ordering::SeqCst);
+        kill_point!("ring.get.after_commit");
     }
 
     /// The first number of descriptors that this message or a later one may ask for; None: the ring
@@ -81,7 +95,7 @@ impl<'a> GetGuard<'a> {
         Ok(Some(record.fds_id.wrapping_add(u64::from(record.meta.fds == 0))))
     }
 
-    #[inline]
+    #[inline(always)]
     fn next(&self) -> Result<Option<Record<'_>>> {
         let ring = self.ring;
         let state = &*ring.state;

@@ -188,10 +188,11 @@ pub struct Received {
     pub meta: MessageMeta,
     /// Its number among the ring's messages, modulo 2^28.
     pub number: u64,
-    /// Where the bytes are: None: in the scratch given to `get`; else in the extent, so many.
-    pub extent: Option<(OwnedExtent, usize)>,
+    /// Where the bytes are: None: in the scratch given to `get`; else in the extent, so many. Boxed,
+    /// as a small message without one is moved several times on its way to the caller.
+    pub extent: Option<Box<(OwnedExtent, usize)>>,
     /// A chunk that was left behind, to be freed without the lock.
-    _left: Option<OwnedExtent>,
+    _left: Option<Box<OwnedExtent>>,
 }
 
 /// What a ring does not share.
@@ -220,8 +221,8 @@ pub struct Ring {
 impl Received {
     /// Does dropping it give no memory back to the system? That would take time.
     pub fn is_quick_to_drop(&self) -> bool {
-        let message = self.extent.iter().map(|(extent, _)| extent);
-        message.chain(&self._left).all(OwnedExtent::is_quick_to_free)
+        let message = self.extent.iter().map(|extent| &extent.0);
+        message.chain(self._left.as_deref()).all(OwnedExtent::is_quick_to_free)
     }
 }
 

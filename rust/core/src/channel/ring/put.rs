@@ -119,6 +119,11 @@ impl<'a> PutGuard<'a> {
             state.skipped.store(skipped, Ordering::Relaxed);
         }
         let new = Cursor::new(tail.count() + 1, (place.at + record_bytes(bytes.len())) / UNIT);
+        if kind == DATA && place.chunk.is_none() {
+            *payload = None;
+            self.commit(new);
+            return Ok(());
+        }
         let message = match payload.take() {
             Some(Payload::Extent(hold, _)) => Some(hold),
             _ => None,
@@ -126,17 +131,28 @@ impl<'a> PutGuard<'a> {
         if message.is_some() && ring.config.bounds_large {
             self.count_large(tail);
         }
-        for hold in [&place.chunk, &message].into_iter().flatten() {
+        if let Some(hold) = &place.chunk {
             hold.hand_over(ring.config.index, new.0)?;
         }
-        kill_point!("ring.put.before_commit");
-        // Commit point. SeqCst: release for the record, and one half of the agreement with waiters.
-        state.tail.store(new.0, Ordering::SeqCst);
-        kill_point!("ring.put.after_commit");
-        for hold in [place.chunk, message].into_iter().flatten() {
+        if let Some(hold) = &message {
+            hold.hand_over(ring.config.index, new.0)?;
+        }
+        self.commit(new);
+        if let Some(hold) = place.chunk {
+            hold.published(new.0);
+        }
+        if let Some(hold) = message {
             hold.published(new.0);
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn commit(&self, new: Cursor) {
+        kill_point!("ring.put.before_commit");
+        // Commit point. SeqCst: release for the record, and one half of the agreement with waiters.
+        self.ring.state.tail.store(new.0, Ordering::SeqCst);
+        kill_point!("ring.put.after_commit");
     }
 
     /// Where a record with `len` bytes of payload goes.
@@ -170,7 +186,7 @@ impl<'a> PutGuard<'a> {
         if !ring.config.overflows {
             return Err(Error::Full);
         }
-        let chunk = ring.extents.allocate_chunk()?;
+        let chunk = Box::new(ring.extents.allocate_chunk()?);
         Ok(Place { at: chunk.offset(), chunk: Some(chunk) })
     }
 
@@ -260,7 +276,7 @@ impl<'a> PutGuard<'a> {
 
 struct Place {
     at: u64,
-    chunk: Option<OwnedExtent>,
+    chunk: Option<Box<OwnedExtent>>,
 }
 
 impl Drop for PutGuard<'_> {

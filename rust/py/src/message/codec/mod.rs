@@ -9,7 +9,8 @@
 //! whatever may be met again is noted with the place of its tag. When it is met again, its tag is
 //! marked as *shared*, and a reference is written instead of it.
 //! What has a reference count of one is not noted: the one reference is the one that led to it.
-//! Keys of dicts always are, since dicts can share their tables of keys.
+//! Keys of dicts always are, since dicts can share their tables of keys. A short tuple of numbers
+//! and different short strings needs no memo: what is there twice is seen at a glance.
 //!
 //! # Records
 //! A dict with the same strings for keys, in the same order, as the last one of its size (counted
@@ -50,6 +51,8 @@ use crate::errors::garbage;
 const SHORT_STR: u8 = 0x40;
 const SHORT_STR_MOST: usize = 31;
 const SHORT_SHARED: u8 = 0x20;
+/// The first tag of those that are shared.
+const SHORT_STR_END: u8 = SHORT_STR | SHORT_SHARED;
 
 /// Tags of sized things come in fours: the bits `LONG` and `SHARED`.
 const STR: u8 = 0x80;
@@ -119,6 +122,11 @@ pub fn encode(obj: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
     if unsafe { write::scalar(&mut Sink::new(out), obj.as_ptr()) } {
         return Encoded::Plain;
     }
+    // SAFETY: the same.
+    if unsafe { write::flat(&mut Sink::new(out), obj.as_ptr()) } {
+        return Encoded::Plain;
+    }
+    out.clear();
     let mut kept = KEPT.take().unwrap_or_default();
     if kept.refusals.expected(obj) {
         KEPT.set(Some(kept));
@@ -152,6 +160,12 @@ pub fn encode(obj: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
 /// # Errors
 /// `CorruptedError`, or what making such an object raises, for any other bytes.
 pub fn decode<'py>(py: Python<'py>, bytes: &[u8], with_shared: bool) -> PyResult<Bound<'py, PyAny>> {
+    // What is common and short: a short string, unshared.
+    if let [tag @ SHORT_STR..SHORT_STR_END, text @ ..] = bytes
+        && text.len() == usize::from(tag - SHORT_STR)
+    {
+        return read::text(py, text).ok_or_else(|| PyErr::take(py).unwrap_or_else(garbage));
+    }
     let mut reader = Reader::new(py, bytes);
     if with_shared {
         reader.split_trailer().ok_or_else(garbage)?;

@@ -13,6 +13,17 @@ use super::{
     REF1, REF4, SET, SHARED, SHORT_SHARED, SHORT_STR, SHORT_STR_MOST, STR, TRUE, TUPLE,
 };
 
+/// A string. None: an exception is set.
+#[inline]
+pub fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
+    // SAFETY: attached; pointer and length are a slice's. Gives a new reference, or null with an
+    // exception set.
+    unsafe {
+        let new = ffi::PyUnicode_FromStringAndSize(bytes.as_ptr().cast::<c_char>(), bytes.len() as isize);
+        Bound::from_owned_ptr_or_opt(py, new)
+    }
+}
+
 /// Reads one value from bytes.
 pub struct Reader<'py, 'a> {
     py: Python<'py>,
@@ -110,10 +121,7 @@ impl<'py, 'a> Reader<'py, 'a> {
 
     fn string(&mut self, n: usize, shared: bool) -> Option<Bound<'py, PyAny>> {
         let number = self.number(shared)?;
-        let bytes = self.take(n)?;
-        // SAFETY: attached; pointer and length are a slice's.
-        let new = unsafe { ffi::PyUnicode_FromStringAndSize(bytes.as_ptr().cast::<c_char>(), n as isize) };
-        let value = self.owned(new)?;
+        let value = text(self.py, self.take(n)?)?;
         self.keep(number, &value);
         Some(value)
     }

@@ -14,6 +14,9 @@ use super::{
     NONE, RECORD, RECORDS, REF1, REF4, SET, SHARED, SHORT_SHARED, SHORT_STR, SHORT_STR_MOST, STR, TRUE, TUPLE,
 };
 
+/// Items of a tuple that is looked at without a memo, at most.
+const FLAT: usize = 8;
+
 /// The keys of a dict in this message.
 #[derive(Clone, Copy, Default)]
 pub struct Record {
@@ -46,7 +49,7 @@ pub type Written = Option<()>;
 ///
 /// # Safety
 /// `obj` is alive for the call, and the interpreter attached.
-#[inline]
+#[inline(always)]
 pub unsafe fn scalar(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
     // SAFETY: the caller's; each function is used on an object of exactly the type that it is for.
     unsafe {
@@ -67,10 +70,76 @@ pub unsafe fn scalar(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
     }
 }
 
+/// Write a short string, or a short tuple of numbers, singletons and short strings of which none is
+/// there twice: all that may be shared is seen at a glance, without a memo. False: it is none, and
+/// what was written is garbage.
+///
+/// # Safety
+/// `obj` is alive for the call, and the interpreter attached.
+#[inline(never)]
+pub unsafe fn flat(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
+    // SAFETY: the caller's; each function is used on an object of exactly the type that it is for.
+    // A tuple's items are borrowed: it does not change, also where others have it.
+    unsafe {
+        if ffi::Py_TYPE(obj) == &raw mut ffi::PyUnicode_Type {
+            return short_string(out, obj);
+        }
+        if ffi::Py_TYPE(obj) != &raw mut ffi::PyTuple_Type {
+            return false;
+        }
+        let len = ffi::PyTuple_Size(obj) as usize;
+        // The empty one is always the same object.
+        if !(1..=FLAT).contains(&len) {
+            return false;
+        }
+        out.put([TUPLE, len as u8]);
+        let (mut strings, mut count) = ([ptr::null_mut(); FLAT], 0);
+        for i in 0..len {
+            let item = ffi::PyTuple_GetItem(obj, i as isize);
+            if scalar(out, item) {
+                continue;
+            }
+            if ffi::Py_TYPE(item) != &raw mut ffi::PyUnicode_Type
+                || strings[..count].contains(&item)
+                || !short_string(out, item)
+            {
+                return false;
+            }
+            strings[count] = item;
+            count += 1;
+        }
+        true
+    }
+}
+
+/// False: it is longer, or none that has UTF-8.
+///
+/// # Safety
+/// As for `scalar`; it is a string.
+#[inline(always)]
+unsafe fn short_string(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
+    let mut len = 0;
+    // SAFETY: the caller's. The bytes belong to the string, which does not change.
+    let bytes = unsafe {
+        let at = ffi::PyUnicode_AsUTF8AndSize(obj, &mut len);
+        if at.is_null() {
+            ffi::PyErr_Clear();
+            return false;
+        }
+        std::slice::from_raw_parts(at.cast::<u8>(), len as usize)
+    };
+    let is_short = bytes.len() <= SHORT_STR_MOST;
+    if is_short {
+        out.put_short(SHORT_STR + bytes.len() as u8, bytes);
+    }
+    is_short
+}
+
 /// None: too large.
 ///
 /// # Safety
 /// As for `scalar`; it is an int.
+#[inline(always)]
 unsafe fn integer(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> Written {
     let mut overflow = 0;
     // SAFETY: the caller's.
@@ -247,8 +316,8 @@ impl Writer<'_> {
                 for i in 0..n {
                     self.value(ffi::PyTuple_GetItem(obj, i), depth + 1)?;
                 }
-                // The empty one is the only one. One that was met inside itself, by way of a list or
-                // dict, is there twice by now: pickle makes one of it.
+                // The empty one is the only one. One that was met inside itself, by way of a list
+                // or dict, is there twice by now: pickle makes one of it.
                 if maybe_again && n > 0 && self.memo.meet(obj as usize, at) != Met::First {
                     return None;
                 }
