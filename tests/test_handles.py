@@ -105,6 +105,19 @@ def test_both_ends_in_one_message(way):
     assert value.value == 7
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_temporary_is_lent_until_the_child_is_started(method):
+    """Its number would be another file's by then, or nobody's."""
+    traveller = ends.Temporary(fastmp.Pipe)
+    child = fastmp.get_context(method).Process(target=ends.send_through, args=(traveller,))
+    child.start()
+    assert traveller.other.recv() == "through"
+    child.join()
+    assert child.exitcode == 0
+    if method == "forkserver":
+        forkserver._forkserver._stop()
+
+
 @pytest.mark.parametrize("start", STARTS[1:], indirect=True)
 def test_two_objects_over_one_handle(start):
     """They are two in the child: each has its own, also where one is in a pickle of its own."""

@@ -82,7 +82,7 @@ def _reduce(obj: Any, cls: Any, lend: Callable[[], Any], fds: int, own: bool, sh
         return rebuild_shared, (cls, [SharedFd(fd) for fd in handle[:fds]], handle[fds:])
     assert_spawning(obj)
     handle = lend()
-    return rebuild, (cls, [_lend(fd) for fd in handle[:fds]], handle[fds:])
+    return rebuild, (cls, [_lend(fd, obj) for fd in handle[:fds]], handle[fds:])
 
 
 class _Lent:
@@ -93,7 +93,10 @@ class _Lent:
     when all have been unpickled.
     """
 
-    def __init__(self, fd: Any) -> None:
+    def __init__(self, fd: Any, lender: object) -> None:
+        # It may be a temporary, made by a `__reduce__`: its descriptor must be open still, and its
+        # number nobody else's, when the child is started.
+        self._lender = lender
         self._fd = fd  # a token's descriptors stay open until the child has them
         self._pickled = False
         self._sockets: list[Any] = []
@@ -116,12 +119,13 @@ class _Lent:
         return inherited_in_socket, (popen.DupFd(popen.duplicate_for_child(receiving.fileno())),)
 
 
-def _lend(fd: Any) -> _Lent:
+def _lend(fd: Any, lender: object) -> _Lent:
     popen: Any = get_spawning_popen()
     lent = vars(popen).setdefault("_fastmp_lent", {})
     number = fd.fileno() if isinstance(fd, _native.Token) else fd
     if number not in lent:
-        lent[number] = _Lent(fd)
+        # The stdlib's never forget what they were lent: nobody would see the end of a channel.
+        lent[number] = _Lent(fd, lender if getattr(popen, "forgets_lent", False) else None)
     return lent[number]
 
 

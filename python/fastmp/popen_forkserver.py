@@ -11,6 +11,8 @@ __all__ = ["Popen"]
 class Popen(popen_forkserver.Popen):
     """A running child: the stdlib's, which our objects travel to as to any child."""
 
+    forgets_lent = True
+
     def _launch(self, process_obj: BaseProcess) -> None:
         try:
             super()._launch(process_obj)  # type: ignore[misc]

@@ -51,6 +51,7 @@ class Popen(popen_fork.Popen):
 
     method = "spawn"
     DupFd = handles.DupFd
+    forgets_lent = True
 
     def __init__(self, process_obj: BaseProcess) -> None:
         self._fds: set[int] = set()

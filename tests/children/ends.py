@@ -113,3 +113,22 @@ def use_the_first(first, again, log):
     assert first.recv() == b"received" * 100_000
     first.close()
     log.value = 1
+
+
+class Temporary:
+    """Travels as a connection that exists only while it is pickled."""
+
+    def __init__(self, make_pipe):
+        self.make_pipe = make_pipe
+
+    def __reduce__(self):
+        self.other, temporary = self.make_pipe()
+        return _itself, (temporary,)
+
+
+def _itself(end):
+    return end
+
+
+def send_through(end):
+    end.send("through")
