@@ -90,6 +90,15 @@ def process_table():
     return [process for process in seen if process is not None]
 
 
+@contextlib.contextmanager
+def later(delay, function, *args):
+    """Calls a function in another thread after so many seconds."""
+    timer = threading.Timer(delay, function, args)
+    timer.start()
+    yield
+    timer.join()
+
+
 class FromHandler(Exception):
     """Raised by a signal handler."""
 

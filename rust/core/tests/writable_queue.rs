@@ -1,5 +1,5 @@
-//! Readiness of a queue's sending end: writable unless a put would wait for room, also when those who
-//! put and get are killed on the way.
+//! Readiness of a queue's sending end: writable unless a put would wait for room, also when those
+//! who put and get are killed on the way.
 #![cfg(not(loom))]
 // Forks; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]

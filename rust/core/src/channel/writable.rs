@@ -11,10 +11,10 @@
 //! 8 bytes, a ready packet has one, a filler more than 8. All three begin as only ours do. A filler
 //! never carries a descriptor, and fillers leave half of the buffer and more to those that do.
 //!
-//! | what | who changes it | means |
-//! |---|---|---|
-//! | `SENDER` in `watched`, then `TELLS` in `ready` | whoever asks for the sending end's descriptor; never taken back | senders see to this |
-//! | `FULL` in `watched` | set by a sender, cleared by a receiver or by the sender that set it in vain; always under the put lock | there may be fillers |
+//! - `SENDER` in `watched`, then `TELLS` in `ready`: senders see to all this. Set by whoever asks for
+//!   the sending end's descriptor, and never taken back.
+//! - `FULL` in `watched`: there may be fillers. Set by a sender, cleared by a receiver, or by the
+//!   sender that set it in vain; always under the put lock.
 //!
 //! A sender looks at `ready` for every message anyway, a receiver at `watched`: a channel whose
 //! sending end has never been asked for pays a bit test.

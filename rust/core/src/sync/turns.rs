@@ -13,8 +13,8 @@
 //! - A waiter that was woken and found that another had been quicker, and that has waited for
 //!   `PATIENCE`, sets `RESERVED`; not more often than once in that time for all waiters, unless it
 //!   has waited for `URGENT` times as long.
-//! - Who comes now and may wait prepares as a waiter does and sleeps, for `RESERVATION` at most. After
-//!   that it has slept.
+//! - Who comes now and may wait prepares as a waiter does and sleeps, for `RESERVATION` at most.
+//!   After that it has slept.
 //! - A waiter that has slept takes as if nothing were reserved, and takes the reservation away.
 //!
 //! Why that is fair: the loser of a race is asleep and the winner awake, so the winner of one wins

@@ -2,8 +2,8 @@
 //!
 //! One word: bit 0 says that somebody may be waiting, the rest counts wake-ups.
 //!
-//! - Waiter: `prepare_wait` (sets bit 0), check the condition once more, `park` while the word is as
-//!   it was then. Who leaves instead has nothing to cancel: the bit is nobody's.
+//! - Waiter: `prepare_wait` (sets bit 0), check the condition once more, `park` while the word is
+//!   as it was then. Who leaves instead has nothing to cancel: the bit is nobody's.
 //! - Waker: change the condition, then `notify`: nothing to do unless bit 0 is set; else clear it,
 //!   count, wake.
 //!

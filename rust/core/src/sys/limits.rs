@@ -8,8 +8,8 @@
 #[cfg(not(miri))]
 pub fn file_size() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: writes to a local, which stays as it is where a sandbox refuses the call: then there is
-    // no telling.
+    // SAFETY: writes to a local, which stays as it is where a sandbox refuses the call: then there
+    // is no telling.
     unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
     limit.rlim_cur
 }

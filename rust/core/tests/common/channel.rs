@@ -8,9 +8,9 @@ use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::sys::memfd;
-use fastmp_core::{Deadline, Result};
+use fastmp_core::{Deadline, Error, Result};
 
-use super::{message, read_message};
+use super::{message, read_message, resident, until};
 
 /// One of each way that a message can take: a record, one of nearly the largest size, an extent.
 pub const SMALL: usize = 40;
@@ -108,4 +108,18 @@ pub fn fds(n: usize) -> (Vec<OwnedFd>, Vec<(u64, u64)>) {
 
 pub fn ids(fds: &[OwnedFd]) -> Vec<(u64, u64)> {
     fds.iter().map(|fd| memfd::identity(fd).unwrap()).collect()
+}
+
+/// Bytes that an idle queue may keep: its base, free extents, a chunk at its position.
+pub const IDLE: u64 = 8 << 20;
+
+/// Who waits on it for a while gives back what nobody uses.
+pub fn comes_to_rest(queue: &Queue, case: &str) {
+    until("it comes to rest", || {
+        put(queue, 9, 0, 100_000);
+        assert_eq!(got(queue), (9, 0), "{case}");
+        assert_eq!(recv(queue, Deadline::after(0.2)).unwrap_err(), Error::Empty, "{case}");
+        let kept = resident(&queue.handles()[0]);
+        kept <= IDLE + (3 << 20)
+    });
 }

@@ -33,8 +33,8 @@
 //! As every commit adds or takes exactly one message with its link, the ring is empty exactly when
 //! head equals tail. Whoever dies before a commit has done nothing: what it wrote lies behind
 //! `tail` and is overwritten, what it read stays. Whoever takes the lock over then settles the
-//! extents that the dead one was moving (see [`extents`](super::extents)). If it cannot, it leaves the
-//! lock in the dead one's name, for another to try.
+//! extents that the dead one was moving (see [`extents`](super::extents)). If it cannot, it leaves
+//! the lock in the dead one's name, for another to try.
 //!
 //! `head_seen` and `tail_seen` are each side's last look at the other side's word, kept with its
 //! own: stale means too careful, never wrong, for the other side only makes room, or messages.
@@ -86,7 +86,8 @@ const LEAST_UNREAD: u64 = 64 << 10;
 const MANY: u64 = 128;
 /// In `detour`: there is a number.
 const DETOUR: u32 = 1 << 31;
-/// Bits of `ready`: the descriptor has been made readable; senders tell by it whether there is room.
+/// Bits of `ready`: the descriptor has been made readable; the senders' descriptor tells whether
+/// there is room.
 const READY: u32 = 1;
 const TELLS: u32 = 2;
 /// A base of which no piece of this part is free is nearly full.
@@ -188,8 +189,8 @@ pub struct Received {
     pub meta: MessageMeta,
     /// Its number among the ring's messages, modulo 2^28.
     pub number: u64,
-    /// Where the bytes are: None: in the scratch given to `get`; else in the extent, so many. Boxed,
-    /// as a small message without one is moved several times on its way to the caller.
+    /// Where the bytes are: None: in the scratch given to `get`; else in the extent, so many.
+    /// Boxed, as a small message without one is moved several times on its way to the caller.
     pub extent: Option<Box<(OwnedExtent, usize)>>,
     /// A chunk that was left behind, to be freed without the lock.
     _left: Option<Box<OwnedExtent>>,
@@ -311,8 +312,8 @@ impl Ring {
     /// The right to put.
     ///
     /// # Errors
-    /// `WouldBlock` without patience; `TimedOut`; `Interrupted`; `OutOfMemory` or `Corrupted` if what
-    /// a dead holder left cannot be settled.
+    /// `WouldBlock` without patience; `TimedOut`; `Interrupted`; `OutOfMemory` or `Corrupted` if
+    /// what a dead holder left cannot be settled.
     pub fn put_guard(&self, patience: Patience) -> Result<PutGuard<'_>> {
         let mut not_put = Vec::new();
         if let Acquired::Recovered(dead) = self.take(&self.state.put_lock, patience)? {
@@ -374,8 +375,8 @@ impl Ring {
         self.state.ready.fetch_or(TELLS, Ordering::SeqCst) & TELLS == 0
     }
 
-    /// Is there no room, or so little that a message of an eighth of the base may have to wait? Where
-    /// only messages are counted: as many as allowed?
+    /// Is there no room, or so little that a message of an eighth of the base may have to wait?
+    /// Where only messages are counted: as many as allowed?
     pub fn is_nearly_full(&self) -> bool {
         let tail = self.tail();
         self.lacks_room(tail, self.head())
