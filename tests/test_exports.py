@@ -1,5 +1,6 @@
 """What the package promises to export, and what importing it costs nobody."""
 
+import ast
 import importlib
 import inspect
 import multiprocessing
@@ -241,3 +242,33 @@ def test_importing_pulls_in_little():
 def test_it_can_be_imported_again_and_reloaded_by_children():
     done = run_python("import fastmp, sys; del sys.modules['fastmp']; import fastmp; fastmp.Lock().acquire()")
     assert done.returncode == 0, done.stderr
+
+
+def documented():
+    """What the stub says of the native module's public names, each with its text."""
+    path = os.path.join(os.path.dirname(fastmp.__file__), "_native.pyi")
+    with open(path) as file:
+        top = ast.parse(file.read()).body
+    for item in top:
+        if isinstance(item, (ast.ClassDef, ast.FunctionDef)) and not item.name.startswith("_"):
+            yield item.name, ast.get_docstring(item)
+            for inner in getattr(item, "body", []):
+                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                    yield f"{item.name}.{inner.name}", ast.get_docstring(inner)
+
+
+def words(text):
+    """Its words, without the dashes of a list."""
+    return [word for word in text.split() if word != "-"]
+
+
+def test_the_stub_says_what_the_module_says():
+    from fastmp import _native
+
+    names = {name: text for name, text in documented() if text}
+    assert len(names) > 70
+    for name, text in names.items():
+        found = _native
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert words(inspect.getdoc(found)) == words(text), name

@@ -23,7 +23,9 @@ const READABLE: u32 = 1;
 const WRITABLE: u32 = 2;
 const SECOND: u32 = 4;
 
-/// One end of a pipe. `Connection(fd)` is the stdlib's, over a descriptor of the program's.
+/// One end of a pipe of messages, made by `Pipe()`.
+///
+/// Or the stdlib's, over a descriptor of the program's.
 #[pyclass(frozen, subclass, module = "fastmp.connection", dict, weakref)]
 pub struct Connection {
     way: Way,
@@ -38,7 +40,9 @@ enum Way {
     Stdlib(Py<PyAny>),
 }
 
-/// Two connected ends. Not `duplex`: the first only receives, the second only sends.
+/// Returns two connected ends.
+///
+/// With duplex=False the first only receives, the second only sends.
 #[pyfunction]
 #[pyo3(name = "Pipe", signature = (duplex = true))]
 pub fn new_pipe(
@@ -238,8 +242,9 @@ impl Connection {
         handles::attached::<Self>(cls, (memfd, socket, flags))
     }
 
-    /// Descriptors of the segment and of the socket, and flags; None for a connection of the
-    /// stdlib's.
+    /// Descriptors of the segment and of the socket, and flags.
+    ///
+    /// None for a connection of the stdlib's kind.
     fn _export(&self, py: Python<'_>) -> PyResult<Option<(RawFd, RawFd, u32)>> {
         let Way::Pipe(end) = &self.way else { return Ok(None) };
         let (memfd, socket, flags) = end
@@ -253,7 +258,11 @@ impl Connection {
         Ok(Some((memfd, socket, flags)))
     }
 
-    /// Send an object.
+    /// Pickles the object and sends it.
+    ///
+    /// Raises:
+    /// - BrokenPipeError: nobody has the other end any more.
+    /// - OSError: this end is closed or only reads.
     #[pyo3(name = "_send")]
     fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         if let Way::Stdlib(connection) = &self.way {
@@ -270,7 +279,12 @@ impl Connection {
         Self::transmit(obj.py(), end, &encoding.complete(obj)?)
     }
 
-    /// Send `size` bytes (default: all) of a bytes-like object, from `offset` on.
+    /// Sends `size` bytes from `offset` on, all that follow by default, as one message.
+    ///
+    /// Raises:
+    /// - ValueError: offset or size does not lie within the buffer.
+    /// - BrokenPipeError: nobody has the other end any more.
+    /// - OSError: this end is closed or only reads.
     #[pyo3(name = "_send_bytes", signature = (buf, offset = 0, size = None))]
     fn send_bytes(&self, buf: &Bound<'_, PyAny>, offset: isize, size: Option<isize>) -> PyResult<()> {
         if let Way::Stdlib(connection) = &self.way {
@@ -303,8 +317,10 @@ impl Connection {
         Self::transmit(buf.py(), end, &message::raw(buffer, offset, size))
     }
 
-    /// Is there a message, or will there be within `timeout` seconds (None: ever)? Also true at the
-    /// end of the stream.
+    /// Waits for something to receive, the end included; returns False if not in time (0.0).
+    ///
+    /// Raises:
+    /// - OSError: this end is closed or only writes.
     #[pyo3(signature = (timeout = Some(0.0)))]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         if let Way::Stdlib(connection) = &self.way {
@@ -319,7 +335,10 @@ impl Connection {
         }
     }
 
-    /// A descriptor that is readable when a message, or the end of the stream, is there.
+    /// A descriptor that is readable when there is something to receive, the end included.
+    ///
+    /// Raises:
+    /// - OSError: this end is closed.
     fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
         match &self.way {
             Way::Pipe(end) => {
@@ -345,7 +364,7 @@ impl Connection {
         }
     }
 
-    /// Close this end here; a `recv` that waits on it in another thread raises `EOFError`.
+    /// Closes this end; a recv that waits in another thread raises EOFError.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         match &self.way {
             Way::Pipe(end) => {
@@ -356,7 +375,7 @@ impl Connection {
         }
     }
 
-    /// Is it closed?
+    /// Whether this end is closed.
     #[getter]
     fn closed(&self, py: Python<'_>) -> PyResult<bool> {
         match &self.way {
@@ -365,7 +384,7 @@ impl Connection {
         }
     }
 
-    /// May it receive?
+    /// Whether this end receives.
     #[getter]
     fn readable(&self, py: Python<'_>) -> PyResult<bool> {
         match &self.way {
@@ -374,7 +393,7 @@ impl Connection {
         }
     }
 
-    /// May it send?
+    /// Whether this end sends.
     #[getter]
     fn writable(&self) -> bool {
         self.writable
@@ -484,9 +503,9 @@ impl Method for SendBytes {
 
 /// Give the class what sends.
 pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
-    let send = c"send($self, obj)\n--\n\nSend an object.";
+    let send = c"send($self, obj)\n--\n\nPickles the object and sends it.\n\nRaises:\n- BrokenPipeError: nobody has the other end any more.\n- OSError: this end is closed or only reads.";
     class.setattr("send", call::method::<Send>(class, c"send", Convention::Named, send)?)?;
-    let bytes = c"send_bytes($self, buf, offset=0, size=None)\n--\n\nSend `size` bytes (default: all) of a bytes-like object, from `offset` on.";
+    let bytes = c"send_bytes($self, buf, offset=0, size=None)\n--\n\nSends `size` bytes from `offset` on, all that follow by default, as one message.\n\nRaises:\n- ValueError: offset or size does not lie within the buffer.\n- BrokenPipeError: nobody has the other end any more.\n- OSError: this end is closed or only reads.";
     class.setattr("send_bytes", call::method::<SendBytes>(class, c"send_bytes", Convention::Named, bytes)?)
 }
 

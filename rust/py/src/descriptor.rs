@@ -8,6 +8,8 @@ use pyo3::prelude::*;
 use crate::errors::{os_error, raise};
 
 /// A descriptor that came with a message, or to a started process.
+///
+/// Blocks share it, others take a copy.
 #[pyclass(frozen, module = "fastmp._native")]
 pub struct Descriptor {
     incoming: Incoming,
@@ -40,7 +42,10 @@ impl Descriptor {
         Ok(Descriptor { incoming: Incoming::inherited(owned(fd)?).map_err(raise)?, lone: false })
     }
 
-    /// The number of a descriptor that is the caller's from now on.
+    /// Returns a number that is the caller's from now on.
+    ///
+    /// Raises:
+    /// - OSError: there is none left; or it has been used.
     fn detach(&self) -> PyResult<RawFd> {
         Ok(self.own()?.into_raw_fd())
     }

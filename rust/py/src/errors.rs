@@ -14,13 +14,13 @@ create_exception!(
     fastmp,
     OwnerDiedWarning,
     PyRuntimeWarning,
-    "A lock was taken over from a process that died holding it."
+    "The last owner of a lock ended while holding it; what the lock guards may be half-changed."
 );
 create_exception!(
     fastmp,
     CorruptedError,
     PyRuntimeError,
-    "Shared memory holds what no fastmp process would have written."
+    "Shared memory holds what no fastmp process has written there."
 );
 
 /// What an error means to somebody who called an operation of no special kind.

@@ -24,10 +24,7 @@ type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
 /// Seconds to wait at most for a message that readiness has told of: its sender may be stopped.
 const ANNOUNCED: f64 = 0.1;
 
-/// A queue of objects that many processes put into and get from.
-///
-/// An object is pickled by `put` itself and is then in shared memory: the process that put it may
-/// exit or be killed.
+/// A queue of messages; one that has been put survives the process that put it.
 #[pyclass(frozen, subclass, module = "fastmp.queues")]
 pub struct Queue {
     /// Made by `__init__`, or attached: a subclass may be called with arguments of its own.
@@ -172,13 +169,17 @@ impl Queue {
         handle.ok_or_else(|| os_error_saying(libc::EBADF, "handle is closed"))
     }
 
-    /// The bound on messages; 0: none.
+    /// The most messages that there may be; 0: any number.
     fn _bound(&self, py: Python<'_>) -> PyResult<u64> {
         Ok(self.now(py)?.maxsize)
     }
 
-    /// Put `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full`
-    /// at once.
+    /// Pickles the object and appends it.
+    ///
+    /// Raises:
+    /// - queue.Full: there was no room in time.
+    /// - ValueError: the queue is closed here.
+    /// - Exception: whatever pickling raises; the queue is as before.
     #[pyo3(name = "_put", signature = (obj, block = true, timeout = None))]
     fn put(
         slf: &Bound<'_, Self>,
@@ -206,19 +207,21 @@ impl Queue {
         )
     }
 
-    /// Put `obj` if there is room, else raise `queue.Full`.
+    /// `put(obj, block=False)`.
     fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         Self::put(slf, obj, false, None)
     }
 
-    /// Objects in the queue, at an instant during the call; once it is closed here, when that was.
+    /// The number of messages at this instant; once it is closed here, as they were then.
     fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
         let len = self.made()?.attached(py, |queue| queue.ring().len());
         len.map_or_else(|| Ok(self.now(py)?.len), Ok)
     }
 
-    /// Was it empty, at an instant during the call? As the stdlib's, a queue that was used cannot
-    /// tell when it is closed.
+    /// Whether there is no message at this instant.
+    ///
+    /// Raises:
+    /// - OSError: it was used, and is closed here.
     fn empty(&self, py: Python<'_>) -> PyResult<bool> {
         match self.made()?.attached(py, |queue| queue.ring().is_empty()) {
             Some(empty) => Ok(empty),
@@ -227,13 +230,16 @@ impl Queue {
         }
     }
 
-    /// Was it full, at an instant during the call? Once it is closed here: when that was.
+    /// Whether `maxsize` messages are there at this instant.
+    ///
+    /// Once it is closed here, whether they were then.
     fn full(&self, py: Python<'_>) -> PyResult<bool> {
         self.made()?.attached(py, |queue| queue.ring().is_full()).map_or_else(|| Ok(self.now(py)?.full), Ok)
     }
 
-    /// No more use of it here: `put` and `get` raise `ValueError` from now on, and its descriptors
-    /// are closed, with the last call that is under way. Others are not affected.
+    /// Closes it for this process, and its descriptors with the last call that is under way.
+    ///
+    /// Messages stay.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.made()?.close(py, |queue| {
             let _ = self.last.set(Last::of(queue));
@@ -241,8 +247,10 @@ impl Queue {
         Ok(())
     }
 
-    /// Returns at once: what was put is in shared memory already. As in the stdlib, only after
-    /// `close`.
+    /// Does nothing, as there is no thread.
+    ///
+    /// Raises:
+    /// - AssertionError: the queue has not been closed.
     fn join_thread(slf: &Bound<'_, Self>) -> PyResult<()> {
         if slf.get().made()?.is_closed() {
             return Ok(());
@@ -250,10 +258,13 @@ impl Queue {
         Err(PyAssertionError::new_err(format!("Queue {} not closed", slf.repr()?)))
     }
 
-    /// Does nothing: nothing would be joined.
+    /// Does nothing, as there is no thread.
     fn cancel_join_thread(&self) {}
 
-    /// Is there a message, or will there be within `timeout` seconds (None: ever)?
+    /// Waits for a message, which another may take; False if not in time (by default 0.0).
+    ///
+    /// Raises:
+    /// - ValueError: the queue is closed here.
     #[pyo3(signature = (timeout = Some(0.0)))]
     fn _poll(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
         let (queue, deadline) = (Self::open(slf)?, blocking::deadline(timeout));
@@ -266,12 +277,18 @@ impl Queue {
     }
 
     /// A descriptor that is readable while there is a message, from now on.
+    ///
+    /// Raises:
+    /// - ValueError: the queue is closed here.
     fn _watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
         let watched = Self::open(slf)?.attached(slf.py(), |queue| queue.watch().map(handles::raw));
         watched.ok_or_else(|| Self::closed(slf))?.map_err(raise)
     }
 
-    /// A descriptor that is writable while a put need not wait for room, from now on.
+    /// A descriptor that is writable while `put` need not wait for room, from now on.
+    ///
+    /// Raises:
+    /// - ValueError: the queue is closed here.
     fn _watch_room(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
         let watched = Self::open(slf)?.attached(slf.py(), |queue| handles::raw(queue.watch_sending()));
         watched.ok_or_else(|| Self::closed(slf))
@@ -330,6 +347,6 @@ impl Method for Put {
 
 /// Give the class, `Queue` or a subclass, its own `put`.
 pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
-    let doc = c"put($self, obj, block=True, timeout=None)\n--\n\nPut `obj`; wait for room for `timeout` seconds at most if `block`, else raise `queue.Full` at once.";
+    let doc = c"put($self, obj, block=True, timeout=None)\n--\n\nPickles the object and appends it.\n\nRaises:\n- queue.Full: there was no room in time.\n- ValueError: the queue is closed here.\n- Exception: whatever pickling raises; the queue is as before.";
     class.setattr("put", call::method::<Put>(class, c"put", Convention::Named, doc)?)
 }

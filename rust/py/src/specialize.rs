@@ -10,10 +10,10 @@ use crate::synchronize::lock::{Lock, RLock};
 use crate::synchronize::semaphore::{BoundedSemaphore, Semaphore};
 use crate::{capi::fast_methods, sharedctypes::guarded, sharedctypes::value};
 
-/// Give a subclass descriptors of its own for the bare methods that it inherits.
+/// Gives a subclass of a lock or `Guarded` descriptors that name it as their class.
 ///
-/// The interpreter specialises a call of such a method only where the object is exactly of the
-/// class that the descriptor names, and checks it sooner.
+/// The interpreter specialises calls of methods only where the object is exactly of the class that
+/// they name.
 #[pyfunction]
 #[pyo3(name = "_own_descriptors")]
 pub fn own_descriptors<'py>(cls: Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {

@@ -5,6 +5,7 @@
 //! is held, go straight from the interpreter to the core. Everything else - other arguments,
 //! waiting, errors - is left to the methods `_acquire` and `_release` of the same class.
 
+use std::ffi::CStr;
 use std::marker::PhantomData;
 
 use pyo3::prelude::*;
@@ -17,6 +18,10 @@ use crate::capi::call::{Answer, Args, Convention, Method, call_python, method};
 
 /// What a lock can do without waiting or failing.
 pub trait FastLock: PyClass<Frozen = True> + Sync {
+    /// What `acquire` says of itself, its signature first.
+    const ACQUIRE: &'static CStr;
+    /// The same of `release`.
+    const RELEASE: &'static CStr;
     /// Take it if that is possible at once.
     fn try_acquire(&self) -> bool;
     /// Is it certain that a live process holds it, so that not to wait is not to get it?
@@ -90,11 +95,8 @@ pub fn install<T: FastLock + PyTypeInfo>(py: Python<'_>) -> PyResult<()> {
 /// Give a subclass of `T` these methods, as its own: the interpreter specialises a call only where
 /// an object is exactly of the class that the method's descriptor names.
 pub fn install_in<T: FastLock + PyTypeInfo>(class: &Bound<'_, PyType>) -> PyResult<()> {
-    let acquire_doc = c"acquire($self, block=True, timeout=None)\n--\n\nTake it, waiting for `timeout` seconds at most (None: for ever) if `block`; was it got?";
-    let release_doc =
-        c"release($self)\n--\n\nGive it up.\n\nRaises ValueError (a recursive lock: AssertionError) if it is not held.";
-    class.setattr("acquire", method::<Acquire<T>>(class, c"acquire", Convention::Named, acquire_doc)?)?;
-    class.setattr("release", method::<Release<T>>(class, c"release", Convention::Plain, release_doc)?)?;
+    class.setattr("acquire", method::<Acquire<T>>(class, c"acquire", Convention::Named, T::ACQUIRE)?)?;
+    class.setattr("release", method::<Release<T>>(class, c"release", Convention::Plain, T::RELEASE)?)?;
     let enter = method::<Acquire<T>>(class, c"__enter__", Convention::Plain, c"Acquire it.")?;
     class.setattr("__enter__", bound_method::descriptor::<Acquire<T>>(class, enter, 0)?)?;
     let exit = method::<Release<T>>(class, c"__exit__", Convention::Fast, c"Release it.")?;

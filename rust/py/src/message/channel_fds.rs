@@ -12,8 +12,8 @@ use pyo3::sync::PyOnceLock;
 
 use crate::descriptor::Descriptor;
 
-/// A token's descriptor under way. Until it is dropped the block that it goes with counts as
-/// reachable, and the numbers stay open.
+/// A descriptor that keeps an object's memory while a handle to it is under way.
+// Until it is dropped the numbers stay open too.
 #[pyclass(frozen, module = "fastmp._native")]
 pub struct Token {
     handle: Handle,
@@ -28,7 +28,7 @@ impl Token {
 
 #[pymethods]
 impl Token {
-    /// The descriptor's number.
+    /// The descriptor, that of the object's segment if there is no token.
     fn fileno(&self) -> RawFd {
         self.handle.token().as_raw_fd()
     }
@@ -88,8 +88,9 @@ pub fn handing_out<T>(fds: Vec<OwnedFd>, f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Is an object being pickled for a channel that carries descriptors? The innermost pickling
-/// counts: while a message is pickled a process may be started, and the other way round.
+/// Whether this thread is pickling a message for a channel of ours.
+// The innermost pickling counts: while a message is pickled a process may be started, and the other
+// way round.
 #[pyfunction]
 #[pyo3(name = "_in_channel")]
 pub fn in_channel(py: Python<'_>) -> PyResult<bool> {
@@ -102,9 +103,13 @@ pub fn in_channel(py: Python<'_>) -> PyResult<bool> {
     Ok(popen.is_none() || popen.as_ptr() == known)
 }
 
-/// Have a copy of `fd`, a number or a token, travel with the message being pickled; gives its index
-/// there. Not `own`: the same index for the same `fd` (which stays open until the message is sent:
-/// what is being pickled owns it).
+/// Sends a descriptor with the message that is being pickled; returns its index there.
+///
+/// Unless it is for one object's own use, it has the same index each time.
+///
+/// Raises:
+/// - RuntimeError: no message is being pickled in this thread.
+// The descriptor stays open until the message is sent: what is being pickled owns it.
 #[pyfunction]
 #[pyo3(name = "_channel_fd")]
 #[allow(unsafe_code)]
@@ -139,9 +144,12 @@ pub fn channel_fd(fd: &Bound<'_, PyAny>, own: bool) -> PyResult<usize> {
     })
 }
 
-/// The descriptor with this index of the message being unpickled. It is there already: what the
-/// message needs was secured before the message was taken. `own`: it is for one object; else the
-/// same for each that asks.
+/// Returns a descriptor that came with the message being unpickled.
+///
+/// Raises:
+/// - RuntimeError: no message is being unpickled in this thread, or another has taken it for its
+///   own.
+// It is there already: what the message needs was secured before the message was taken.
 #[pyfunction]
 #[pyo3(name = "_received_fd")]
 pub fn received_fd(py: Python<'_>, index: usize, own: bool) -> PyResult<Py<Descriptor>> {

@@ -270,7 +270,13 @@ impl Container for Array {
     }
 }
 
+const DOC: &str = "An array, whose buffer is the ctypes object's.
+
+Subclasses have `_get_item(key)` and `_set_item(key, value)`, for what is not done natively.";
+
 /// A subclass of `Guarded` with items.
 pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    subclass::<Guarded>(py, c"fastmp._native.GuardedArray", made_plainly(container::<Array>()))
+    let class = subclass::<Guarded>(py, c"fastmp._native.GuardedArray", made_plainly(container::<Array>()))?;
+    class.setattr("__doc__", DOC)?;
+    Ok(class)
 }

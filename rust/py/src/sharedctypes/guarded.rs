@@ -7,6 +7,7 @@
 //! They do it the stdlib's way, on the ctypes object and under the lock. While a lock is held here
 //! no Python code runs.
 
+use std::ffi::CStr;
 use std::sync::OnceLock;
 
 use fastmp_core as fcore;
@@ -27,7 +28,9 @@ use crate::sharedctypes::memory::Block;
 use crate::sharedctypes::scalar::Scalar;
 use crate::synchronize::lock::{self, Lock, RLock};
 
-/// A shared object and the lock that guards it.
+/// A ctypes object and the lock that guards it.
+///
+/// Subclasses have `_rebuild(type, block)`, which makes the object.
 #[pyclass(frozen, subclass, module = "fastmp._native")]
 pub struct Guarded {
     parts: OnceLock<Parts>,
@@ -178,8 +181,10 @@ impl Guarded {
         Guarded { parts: OnceLock::new() }
     }
 
-    /// Guard `obj` by `lock`; if it lies at the start of `block`, it is of the simple type
-    /// `letter`, or an array of `length` such items.
+    /// Sets what is guarded, once.
+    ///
+    /// An object that lies at the start of `block`, of the simple type that ctypes knows by
+    /// `letter`, or an array of `length` such, is got at natively.
     #[pyo3(signature = (obj, lock, block = None, letter = None, length = None))]
     fn _guard(
         &self,
@@ -198,8 +203,9 @@ impl Guarded {
         self.set(parts)
     }
 
-    /// An instance that guards a value in `block` of the simple type `class`, whose object is made
-    /// when it is asked for.
+    /// Guards a simple object in `block`, which is made when it is asked for.
+    ///
+    /// Does without `__init__`.
     #[classmethod]
     fn _make<'py>(
         cls: &Bound<'py, PyType>,
@@ -214,7 +220,9 @@ impl Guarded {
         Ok(new)
     }
 
-    /// Write without the lock, before anybody shares it, if the conversion is a plain one; was it?
+    /// Writes a simple object without the lock, if the conversion is a plain one.
+    ///
+    /// Returns whether it was.
     fn _store(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
         let Some(items) = self.known()?.items.as_ref().filter(|items| !items.is_array) else { return Ok(false) };
         let bits = items.scalar.bits(value.as_borrowed());
@@ -232,7 +240,7 @@ impl Guarded {
         Ok(parts.object.get_or_init(|| new).clone_ref(py))
     }
 
-    /// The object itself, unguarded.
+    /// Returns the object itself, unguarded.
     fn get_obj(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         Self::_obj(slf)
     }
@@ -269,6 +277,10 @@ impl Guarded {
 }
 
 impl FastLock for Guarded {
+    const ACQUIRE: &'static CStr =
+        c"acquire($self, block=True, timeout=None)\n--\n\nTakes the lock, as its own `acquire` does.";
+    const RELEASE: &'static CStr = c"release($self)\n--\n\nGives the lock back, as its own `release` does.";
+
     #[inline(always)]
     fn try_acquire(&self) -> bool {
         match self.parts().map(|parts| &parts.guard) {

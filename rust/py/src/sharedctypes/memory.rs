@@ -14,7 +14,7 @@ use crate::errors::raise;
 use crate::handles::{self, Descriptor};
 use crate::message::channel_fds::Token;
 
-/// Zeroed shared memory of `size` bytes, as a writable buffer.
+/// Zeroed shared memory; a writable buffer of `size` bytes, one-dimensional, of format 'B'.
 #[pyclass(frozen, subclass, module = "fastmp.sharedctypes")]
 pub struct Block {
     core: fcore::objects::Memory,
@@ -51,7 +51,7 @@ impl Block {
         handles::attached::<Self>(cls, (fd, token, offset, size))
     }
 
-    /// Bytes.
+    /// Length in bytes.
     #[getter]
     fn size(&self) -> usize {
         self.core.len()

@@ -92,9 +92,18 @@ impl Method for CompareExchange {
     }
 }
 
+const DOC: &str = "A number or character.
+
+Subclasses have `_get_value()` and `_set_value(value)`, for what is not done natively.
+
+What is atomic here is so across processes, takes no lock, and is sequentially consistent.
+Arguments are ints of any size, of which the lowest bits count, as in C. Raises TypeError for
+other arguments, and if it is no integer.";
+
 /// A subclass of `Guarded` with `.value` and the rest.
 pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     let class = subclass::<Guarded>(py, c"fastmp._native.GuardedValue", made_plainly(Slots::none()))?;
+    class.setattr("__doc__", DOC)?;
     install(&class)?;
     Ok(class)
 }
@@ -107,14 +116,21 @@ pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
         };
     }
     add! {
-        FetchAdd, c"fetch_add", One, c"fetch_add($self, n, /)\n--\n\nAdds; returns the previous value.";
-        FetchSub, c"fetch_sub", One, c"fetch_sub($self, n, /)\n--\n\nSubtracts; returns the previous value.";
-        FetchOr, c"fetch_or", One, c"fetch_or($self, n, /)\n--\n\nSets bits; returns the previous value.";
-        FetchAnd, c"fetch_and", One, c"fetch_and($self, n, /)\n--\n\nKeeps bits; returns the previous value.";
-        FetchXor, c"fetch_xor", One, c"fetch_xor($self, n, /)\n--\n\nFlips bits; returns the previous value.";
-        Exchange, c"exchange", One, c"exchange($self, n, /)\n--\n\nReplaces; returns the previous value.";
+        FetchAdd, c"fetch_add", One, c"fetch_add($self, n, /)\n--\n\nAdds atomically, wrapping around; returns the previous value.";
+        FetchSub, c"fetch_sub", One, c"fetch_sub($self, n, /)\n--\n\nSubtracts atomically, wrapping around; returns the previous value.";
+        FetchOr, c"fetch_or", One, c"fetch_or($self, n, /)\n--\n\nSets bits atomically; returns the previous value.";
+        FetchAnd, c"fetch_and", One, c"fetch_and($self, n, /)\n--\n\nKeeps bits atomically; returns the previous value.";
+        FetchXor, c"fetch_xor", One, c"fetch_xor($self, n, /)\n--\n\nFlips bits atomically; returns the previous value.";
+        Exchange, c"exchange", One, c"exchange($self, n, /)\n--\n\nReplaces the value atomically; returns the previous value.";
         CompareExchange, c"compare_exchange", Fast,
-            c"compare_exchange($self, expected, new, /)\n--\n\nReplaces what is expected; returns whether it was there.";
+            c"compare_exchange($self, expected, new, /)\n--\n\nReplaces the value atomically if it is `expected`; returns whether it was.";
     }
-    class.setattr("value", property::<Value>(class, c"value", c"The number or character.")?)
+    class.setattr(
+        "value",
+        property::<Value>(
+            class,
+            c"value",
+            c"The number or character, read or written with the lock held, in one piece.",
+        )?,
+    )
 }

@@ -12,7 +12,7 @@ use crate::errors::raise;
 use crate::handles::{Descriptor, Given, Lent};
 use crate::{blocking, handles};
 
-/// So many parties wait for each other.
+/// A meeting of so many parties.
 #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
 pub struct Barrier {
     core: fcore::objects::Barrier,
@@ -46,7 +46,11 @@ impl Barrier {
         handles::attached::<Self>(cls, (fd, token, offset))
     }
 
-    /// Wait for the other parties; the last one runs `action`. Gives how many came before.
+    /// Waits for the others; the last one calls `action`. Returns how many came before.
+    ///
+    /// Raises:
+    /// - threading.BrokenBarrierError: it was broken or reset, a party died, or the time has
+    ///   passed.
     #[pyo3(signature = (action = None, timeout = None))]
     fn wait(&self, py: Python<'_>, action: Option<&Bound<'_, PyAny>>, timeout: Option<f64>) -> PyResult<u32> {
         let (core, deadline) = (self.core.core(), blocking::deadline(timeout));
@@ -80,29 +84,29 @@ impl Barrier {
         Ok(arrival.index)
     }
 
-    /// Break it: all who wait, and all who come until `reset`, get BrokenBarrierError.
+    /// Breaks it.
     fn abort(&self) {
         self.core.core().abort();
     }
 
-    /// Make it whole and empty again; who waits gets BrokenBarrierError.
+    /// Makes it whole and empty again; who waits gets BrokenBarrierError.
     fn reset(&self) {
         self.core.core().reset();
     }
 
-    /// How many it takes.
+    /// How many wait for each other.
     #[getter]
     fn parties(&self) -> usize {
         self.core.core().parties()
     }
 
-    /// How many wait; 0 if it is broken.
+    /// How many wait at this instant; 0 if it is broken.
     #[getter]
     fn n_waiting(&self) -> u32 {
         self.core.core().waiting()
     }
 
-    /// Is it broken?
+    /// Whether it is broken.
     #[getter]
     fn broken(&self) -> bool {
         self.core.core().is_broken()

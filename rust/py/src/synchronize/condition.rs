@@ -37,7 +37,7 @@ impl<'a> Guard<'a> {
     }
 }
 
-/// Waiting and waking under a lock that the calling thread holds.
+/// A place to wait under a lock, which each call names and the calling thread holds.
 #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
 pub struct Condvar {
     core: fcore::objects::Condvar,
@@ -65,8 +65,11 @@ impl Condvar {
         handles::attached::<Self>(cls, (fd, token, offset))
     }
 
-    /// Release the lock, wait until notified or for `timeout` seconds, take the lock again; was it
-    /// notified?
+    /// Releases the lock, waits, takes it again; returns False if not notified in time.
+    ///
+    /// Raises:
+    /// - AssertionError: this thread does not hold the lock.
+    /// - AttributeError: it is no lock of fastmp.
     #[pyo3(signature = (lock, timeout = None))]
     fn wait(&self, py: Python<'_>, lock: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
         let guard = Guard::of(lock, "must acquire() condition before using wait()")?;
@@ -98,8 +101,12 @@ impl Condvar {
         }
     }
 
-    /// Wake `n` of those who wait, the longest-waiting first. As in the stdlib `n` is whatever can
-    /// be compared with a number.
+    /// Wakes `n` of those who wait, the longest-waiting first.
+    ///
+    /// Raises:
+    /// - AssertionError: this thread does not hold the lock.
+    /// - AttributeError: it is no lock of fastmp.
+    // As in the stdlib `n` is whatever can be compared with a number.
     fn notify(&self, lock: &Bound<'_, PyAny>, n: &Bound<'_, PyAny>) -> PyResult<()> {
         Guard::of(lock, "lock is not owned")?;
         if n.is_exact_instance_of::<PyInt>() {
@@ -115,14 +122,14 @@ impl Condvar {
         Ok(())
     }
 
-    /// Wake all who wait.
+    /// Wakes all who wait; raises as `notify` does.
     fn notify_all(&self, lock: &Bound<'_, PyAny>) -> PyResult<()> {
         Guard::of(lock, "lock is not owned")?;
         self.core.core().notify(u64::MAX);
         Ok(())
     }
 
-    /// How many wait, at this instant.
+    /// How many wait at this instant.
     fn waiters(&self) -> usize {
         self.core.core().waiters()
     }

@@ -9,7 +9,7 @@ use crate::errors::raise;
 use crate::handles::{Descriptor, Given, Lent};
 use crate::{blocking, handles};
 
-/// A flag that processes wait for.
+/// A flag to wait for.
 #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
 pub struct Event {
     core: fcore::objects::Event,
@@ -50,22 +50,22 @@ impl Event {
         handles::attached::<Self>(cls, (fd, token, offset))
     }
 
-    /// Is it set?
+    /// Whether the flag is set.
     fn is_set(&self) -> bool {
         self.core.is_set()
     }
 
-    /// Set it: all who wait go on.
+    /// Sets the flag, and wakes all who wait.
     fn set(&self) {
         self.core.set();
     }
 
-    /// Clear it.
+    /// Clears the flag.
     fn clear(&self) {
         self.core.clear();
     }
 
-    /// Wait until it is set, for `timeout` seconds at most; was it?
+    /// Waits until the flag is set; returns False if it was not in time.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         if self.core.is_set() {

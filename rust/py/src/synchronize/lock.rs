@@ -1,6 +1,6 @@
 //! `Lock` and `RLock`.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use fastmp_core as fcore;
 use fastmp_core::sync::lock::LockState;
@@ -54,7 +54,7 @@ pub fn warn(py: Python<'_>, name: &str, dead: Owner) -> PyResult<()> {
 }
 
 macro_rules! lock_class {
-    ($class:ident, $recursive:literal, $doc:literal, $attempt:expr, $end:expr) => {
+    ($class:ident, $recursive:literal, $doc:literal, $acquire:literal, $release:literal, $attempt:expr, $end:expr) => {
         #[doc = $doc]
         #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
         pub struct $class {
@@ -104,6 +104,9 @@ macro_rules! lock_class {
         }
 
         impl FastLock for $class {
+            const ACQUIRE: &'static CStr = $acquire;
+            const RELEASE: &'static CStr = $release;
+
             #[inline(always)]
             fn try_acquire(&self) -> bool {
                 Self::take(&self.core)
@@ -172,13 +175,13 @@ macro_rules! lock_class {
                 self.end().map_err(raise)
             }
 
-            /// How often it was taken over from a process that died holding it.
+            /// How often it was taken over from an owner that had ended.
             #[getter]
             fn recoveries(&self) -> u32 {
                 self.core.recoveries()
             }
 
-            /// (process id, native thread id) of the holder, or None.
+            /// Process id and thread id of who holds it, if anyone does.
             #[getter]
             fn owner(&self) -> Option<(u32, u32)> {
                 self.core.owner().map(|(owner, thread)| (owner.pid(), thread))
@@ -218,7 +221,9 @@ macro_rules! lock_class {
 lock_class!(
     Lock,
     false,
-    "A lock that one thread of one process holds at a time.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
+    "A lock that is not recursive, and that any process or thread may release.\n\nIf its owner ends, the next `acquire` has it within 100 ms, and warns.",
+    c"acquire($self, block=True, timeout=None)\n--\n\nTakes the lock; returns False if it was not to be had in time.\n\nWarns:\n- OwnerDiedWarning: the last owner ended while holding it. If the warning is made an error, the\n  lock is free again when it is raised.",
+    c"release($self)\n--\n\nGives the lock back.\n\nRaises:\n- ValueError: nobody holds it.",
     |state: &LockState| -> Result<bool> { Ok(state.try_lock_once(me(), thread_id())) },
     |state: &LockState| state.unlock_any()
 );
@@ -226,7 +231,9 @@ lock_class!(
 lock_class!(
     RLock,
     true,
-    "A lock that its holding thread may take again; it must release it as often.\n\nIf its holder dies, the next `acquire` gets it within 100 ms and warns with `OwnerDiedWarning`.",
+    "A lock that its owner, a thread of a process, may take again.\n\nOnly the owner may release it. If it ends, the next `acquire` has it within 100 ms, and warns.",
+    c"acquire($self, block=True, timeout=None)\n--\n\nTakes the lock, once more if this thread has it; returns False if not in time.\n\nWarns:\n- OwnerDiedWarning: as for `Lock.acquire`.",
+    c"release($self)\n--\n\nUndoes one `acquire`.\n\nRaises:\n- AssertionError: this thread does not hold it.",
     |state: &LockState| -> Result<bool> {
         let (me, thread) = (me(), thread_id());
         if state.try_lock_once(me, thread) { Ok(true) } else { state.try_reenter(me, thread) }

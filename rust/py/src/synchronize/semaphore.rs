@@ -1,5 +1,6 @@
 //! `Semaphore` and `BoundedSemaphore`.
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
 
@@ -130,7 +131,7 @@ impl Permits {
 }
 
 macro_rules! semaphore_class {
-    ($class:ident, $doc:literal, $bounded:literal) => {
+    ($class:ident, $doc:literal, $release:literal, $bounded:literal) => {
         #[doc = $doc]
         #[pyclass(frozen, subclass, module = "fastmp.synchronize")]
         pub struct $class {
@@ -145,6 +146,9 @@ macro_rules! semaphore_class {
         }
 
         impl FastLock for $class {
+            const ACQUIRE: &'static CStr = c"acquire($self, block=True, timeout=None)\n--\n\nTakes a permit; returns False if none was to be had in time.\n\nWarns:\n- OwnerDiedWarning: with `recover`, the permit was a dead process's. If the warning is made an\n  error, the permit is free again when it is raised.";
+            const RELEASE: &'static CStr = $release;
+
             #[inline(always)]
             fn try_acquire(&self) -> bool {
                 self.permits.get().is_some_and(Permits::try_acquire)
@@ -228,7 +232,7 @@ macro_rules! semaphore_class {
                 self.permits()?.release().map_err(raise)
             }
 
-            /// Permits left.
+            /// The number of permits left.
             fn get_value(&self) -> PyResult<u32> {
                 Ok(self.permits()?.permits())
             }
@@ -252,7 +256,8 @@ macro_rules! semaphore_class {
                 Ok(self.permits()?.most())
             }
 
-            /// How often a permit was taken over from a process that died holding it.
+            /// How often a permit was taken over from a process that had ended; 0 without
+            /// `recover`.
             #[getter]
             fn recoveries(&self) -> PyResult<u32> {
                 Ok(self.permits()?.recoveries())
@@ -271,7 +276,13 @@ macro_rules! semaphore_class {
 
 semaphore_class!(
     Semaphore,
-    "A counter of permits: `acquire` takes one, waiting while there is none; `release` adds one.",
+    "A count of permits: `acquire` takes one, waiting while there is none; `release` adds one.",
+    c"release($self)\n--\n\nAdds a permit.\n\nRaises:\n- ValueError: the count would overflow; with `recover`, this process holds none.",
     false
 );
-semaphore_class!(BoundedSemaphore, "A semaphore that cannot be released above its initial value.", true);
+semaphore_class!(
+    BoundedSemaphore,
+    "A count of permits that never exceeds what it was at first.",
+    c"release($self)\n--\n\nGives a permit back.\n\nRaises:\n- ValueError: all of them are there already; with `recover`, this process holds none.",
+    true
+);
