@@ -118,6 +118,7 @@ SAME = {
     "spawn",
     "util",
 }
+LEVELS = {"SUBDEBUG", "SUBWARNING"}  # which the stdlib has beside `__all__`
 
 
 def run_python(code):
@@ -140,7 +141,7 @@ def test_nothing_else_is_public():
         for name, value in vars(fastmp).items()
         if not name.startswith("_") and (name in PROMISED or not isinstance(value, types.ModuleType))
     }
-    assert public == set(PROMISED)
+    assert public == {*PROMISED, *LEVELS}
 
 
 def test_star_import():
@@ -242,6 +243,11 @@ def test_importing_pulls_in_little():
 def test_it_can_be_imported_again_and_reloaded_by_children():
     done = run_python("import fastmp, sys; del sys.modules['fastmp']; import fastmp; fastmp.Lock().acquire()")
     assert done.returncode == 0, done.stderr
+
+
+def test_levels_of_the_logger():
+    for name in LEVELS:
+        assert getattr(fastmp, name) == getattr(multiprocessing, name)
 
 
 def documented():

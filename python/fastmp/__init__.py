@@ -99,6 +99,10 @@ __all__ = [
 ]
 
 
+# Levels of the package's logger. The stdlib has them beside `__all__`.
+SUBDEBUG = 5
+SUBWARNING = 25
+
 # What `import fastmp` need not pay for.
 _submodules = {
     "dummy",

@@ -513,9 +513,6 @@ class Queue:
             Exception: whatever pickling raises; the queue is as before.
         """
 
-    def put_nowait(self, obj: Any) -> None:
-        """`put(obj, block=False)`."""
-
     def __invert__(self) -> Any:
         """`get()`, as an operator."""
 

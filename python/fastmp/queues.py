@@ -55,9 +55,15 @@ class Queue(_native.Queue):
             return ~self
         return _get[self, block, timeout]
 
+    # By `put` and `get`, which a subclass may have of its own.
+
+    def put_nowait(self, obj: Any) -> None:
+        """Puts an object if there is room, else raises `queue.Full`."""
+        return self.put(obj, False)
+
     def get_nowait(self) -> Any:
         """Gets an object if there is one, else raises `queue.Empty`."""
-        return _get[self, False, None]
+        return self.get(False)
 
     def __reduce__(self) -> handles.Reduced:
         reduced = handles.reduce_queue(self)

@@ -131,7 +131,9 @@ class Condition(_native.Guarded):
     """A lock, and a place to wait for what happens under it."""
 
     def __init__(self, lock: Lock | RLock | None = None, *, ctx: object = None) -> None:
-        self._set(lock or RLock(), Condvar())
+        lock = lock or RLock()
+        _ = lock.acquire, lock.release  # what has neither is refused at once
+        self._set(lock, Condvar())
 
     def __getstate__(self) -> Any:
         handles.assert_travelling(self)

@@ -281,3 +281,8 @@ def test_owner_through_the_condition(mp):
     with condition:
         assert lock.owner == (mp.current_process().pid, threading.get_native_id())
     assert lock.owner is None
+
+
+def test_what_is_no_lock_is_refused_at_once(mp):
+    with pytest.raises(AttributeError):
+        mp.Condition(5)

@@ -625,6 +625,19 @@ def test_connection_over_a_descriptor(module, derived):
             made(*wrong)
 
 
+@pytest.mark.method("fork")
+@pytest.mark.fastmp_only("the stdlib's pipe is all in its descriptor")
+def test_no_connection_over_the_descriptor_of_a_pipe(pipe, module):
+    """Its messages are not there: the two would wait for ever."""
+    left, right = pipe
+    again = os.dup(right.fileno())
+    with pytest.raises(ValueError, match="an end of a fastmp Pipe"):
+        importlib.import_module(module).connection.Connection(again)
+    os.close(again)
+    left.send("untouched")
+    assert right.recv() == "untouched"
+
+
 @pytest.mark.parametrize("way", ["argument", "pipe", "queue"])
 def test_connection_over_a_descriptor_travels(mp, module, crew, way):
     one, other = socket.socketpair()

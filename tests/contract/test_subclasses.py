@@ -1,6 +1,8 @@
 """Subclasses as programs write them: own arguments and attributes, overridden methods, state."""
 
+import importlib
 import threading
+import time
 
 import pytest
 from children import named
@@ -177,3 +179,28 @@ def test_locked(mp, crew):
     assert two.locked() is False
     two.acquire()
     assert two.locked() is True
+
+
+class _Counting:
+    """A queue that counts by its own `put` and `get`, as programs do where `qsize` is missing."""
+
+    count = 0
+
+    def put(self, *args, **kwargs):
+        super().put(*args, **kwargs)
+        self.count += 1
+
+    def get(self, *args, **kwargs):
+        item = super().get(*args, **kwargs)
+        self.count -= 1
+        return item
+
+
+def test_the_nowait_methods_go_by_a_subclasss_own(mp, module):
+    queues = importlib.import_module(f"{module}.queues")
+    queue = type("Counting", (_Counting, queues.Queue), {})(ctx=mp)
+    queue.put_nowait("one")
+    assert queue.count == 1
+    time.sleep(0.2)  # the stdlib's is put by a thread
+    assert queue.get_nowait() == "one"
+    assert queue.count == 0

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fastmp_core::channel::pipe::{self, End, Flags};
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::{FOREIGN, Outgoing};
+use fastmp_core::sys::socket;
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyTypeError, PyValueError};
@@ -57,6 +58,19 @@ pub fn new_pipe(
 /// How long to wait on this end: not at all where the program has set O_NONBLOCK.
 fn patience(end: &End) -> Deadline {
     if end.is_nonblocking() { Deadline::PASSED } else { Deadline::Never }
+}
+
+/// A pipe's messages are not in its socket: over that alone a connection would wait for ever.
+fn refuse_pipe(handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    // What else may be wrong with it the stdlib says.
+    let Ok(fd) = handle.extract::<RawFd>() else { return Ok(()) };
+    if !socket::is_end(fd) {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "descriptor {fd} is an end of a fastmp Pipe, whose messages lie in shared memory: \
+         give the Connection itself to a Process, or use os.pipe() or socket.socketpair()"
+    )))
 }
 
 fn closed() -> PyErr {
@@ -227,6 +241,7 @@ impl Connection {
         let handle = handle.ok_or_else(|| PyTypeError::new_err("Connection() needs a descriptor"))?;
         let truth = |argument: Option<&Bound<'_, PyAny>>| argument.map_or(Ok(true), |argument| argument.is_truthy());
         let (readable, writable) = (truth(readable)?, truth(writable)?);
+        refuse_pipe(handle)?;
         let class = py.import("multiprocessing.connection")?.getattr("Connection")?;
         let connection = class.call1((handle, readable, writable))?;
         Ok(Self { way: Way::Stdlib(connection.unbind()), readable: AtomicBool::new(readable), writable })

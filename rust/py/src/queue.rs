@@ -207,11 +207,6 @@ impl Queue {
         )
     }
 
-    /// `put(obj, block=False)`.
-    fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        Self::put(slf, obj, false, None)
-    }
-
     /// The number of messages at this instant; once it is closed here, as they were then.
     fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
         let len = self.made()?.attached(py, |queue| queue.ring().len());

@@ -1,8 +1,9 @@
 //! A pair of connected sockets: hang-up, tokens and descriptors travel on it.
+#![allow(unsafe_code)]
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 #[cfg(not(miri))]
 use rustix::event::poll;
@@ -37,6 +38,13 @@ const READY: &[u8; 1] = b"t";
 /// `Os` when descriptors have run out.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Is an end of such a pair, or something of its kind, behind this number?
+pub fn is_end(fd: RawFd) -> bool {
+    // SAFETY: not -1; any file may answer the one question that it is borrowed for.
+    let is_packets = |fd| rustix::net::sockopt::socket_type(unsafe { BorrowedFd::borrow_raw(fd) });
+    fd >= 0 && is_packets(fd) == Ok(SocketType::SEQPACKET)
 }
 
 /// Has somebody set O_NONBLOCK?
