@@ -1,5 +1,7 @@
 """Making, sharing and dropping keeps everything flat: descriptors, mappings, memory, children,
 /dev/shm.
+
+FASTMP_TEST_CYCLES: for how many cycles of use, by and large (a full run is 3000).
 """
 
 import ctypes
@@ -17,6 +19,7 @@ from children.common import thread_sleeps, wait_until
 
 pytestmark = pytest.mark.fastmp_only("the stdlib takes a descriptor or a name for each")
 MIB = 1 << 20
+CYCLES = int(os.environ.get("FASTMP_TEST_CYCLES", "3000"))
 
 
 def expect_flat(before, after, shared=MIB, resident=16 * MIB):
@@ -152,9 +155,9 @@ def test_messages_leave_nothing(mp, size):
     expect_flat(before, usage.look(), shared=2 * MIB, resident=2 * size + 16 * MIB)
 
 
-@pytest.mark.timeout(120, method="signal")
+@pytest.mark.timeout(60 + CYCLES // 20, method="signal")
 def test_shared_with_children_and_dropped(mp, crew):
-    """2,000 cycles with fork; the holder is killed in every twentieth."""
+    """Two cycles out of three of a full run's, with fork; the holder is killed in each twentieth."""
 
     count = itertools.count(1)
 
@@ -184,7 +187,7 @@ def test_shared_with_children_and_dropped(mp, crew):
                 assert shared[0].recoveries == 1
             assert shared[4].is_set()
 
-    once = 2000 if mp.get_start_method() == "fork" else 40
+    once = CYCLES * 2 // 3 if mp.get_start_method() == "fork" else 40
     cycle(once // 10)
     children = len(usage.own_children())
     before = usage.least(cycle, mp)
