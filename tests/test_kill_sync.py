@@ -168,7 +168,7 @@ class TestRecover:
         assert taken.value >= died
 
     def test_one_who_polls_gets_it(self, mp, crew, kind):
-        """Also if each of its waits is over before it would look at a zombie that is not its own."""
+        """Also if each wait is over before it would look at a zombie that is not its own."""
         semaphore, held, waiting = getattr(mp, kind)(1, recover=True), mp.RawValue("b"), mp.RawValue("b")
         holder = crew.start(conditions.hold_permits, semaphore, 1, held)
         wait_until(lambda: held.value)

@@ -157,7 +157,7 @@ def test_messages_leave_nothing(mp, size):
 
 @pytest.mark.timeout(60 + CYCLES // 20, method="signal")
 def test_shared_with_children_and_dropped(mp, crew):
-    """Two cycles out of three of a full run's, with fork; the holder is killed in each twentieth."""
+    """With fork two thirds of a full run; the holder is killed in each twentieth cycle."""
 
     count = itertools.count(1)
 

@@ -63,7 +63,7 @@ def test_selectors_for_writing(mp, crew, duplex, selector):
 
 @pytest.mark.parametrize("duplex", [True, False])
 def test_a_router(mp, crew, duplex):
-    """Messages of all sizes from several processes to several: `wait` to read, `select` to write."""
+    """Messages of all sizes, from several to several: `wait` to read, `select` to write."""
     sizes = [10, 1000, 60_000, 300_000, 1 << 20, 100, 20_000, 0, 5000]
     sources, sinks, backlog, count = [], [], {}, 150
     for seed in range(3):

@@ -11,8 +11,8 @@
 //! 8 bytes, a ready packet has one, a filler more than 8. All three begin as only ours do. A filler
 //! never carries a descriptor, and fillers leave half of the buffer and more to those that do.
 //!
-//! - `SENDER` in `watched`, then `TELLS` in `ready`: senders see to all this. Set by whoever asks for
-//!   the sending end's descriptor, and never taken back.
+//! - `SENDER` in `watched`, then `TELLS` in `ready`: senders see to all this. Set by whoever asks
+//!   for the sending end's descriptor, and never taken back.
 //! - `FULL` in `watched`: there may be fillers. Set by a sender, cleared by a receiver, or by the
 //!   sender that set it in vain; always under the put lock.
 //!
