@@ -35,7 +35,7 @@ STRESS = {
     "FASTMP_TEST_SOAK": "3",
     "FASTMP_EXAMPLE_KILLS": "1",
 }
-LIMIT = 2400  # seconds for one interpreter's tests: a watchdog
+LIMIT = 3000  # seconds for one interpreter's tests: a watchdog
 
 
 class Unavailable(Exception):
