@@ -273,6 +273,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.method("fork", "spawn")  # the other has its server
 def test_no_thread_and_no_process_beside_the_children(mp, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -75,7 +75,7 @@ def least(cycle, mp):
     """
     cycle(1)
     held = look()
-    for _ in range(24 if mp.get_start_method() == "fork" else 12):
+    for _ in range(24 if mp.get_start_method() == "fork" else 40):
         cycle(1)
         seen = look()
         held = {what: min(held[what], seen[what]) for what in held}
