@@ -14,7 +14,7 @@ from children.common import wait_until
 pytestmark = pytest.mark.fastmp_only("the stdlib takes a descriptor or a name for each")
 CYCLES = int(os.environ.get("FASTMP_TEST_CYCLES", "3000"))
 EACH = 10  # pairs that one forked child is given
-LIMIT = 120 + CYCLES // 50
+LIMIT = 60 + CYCLES // 100
 KIB = 1 << 10
 
 

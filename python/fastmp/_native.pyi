@@ -10,6 +10,8 @@ Shared memory that makes no sense raises `CorruptedError`, memory that the kerne
 `ctx` is accepted as the stdlib's classes do, and not used: an object serves every start method.
 `__new__` looks at no argument but its `_handle`, so that a subclass can be called with its own.
 What is annotated `bool` may be anything: what counts is whether it is true.
+
+It is long because a stub stands beside one module, and says what each name means.
 """
 
 from collections.abc import Callable

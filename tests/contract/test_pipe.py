@@ -1,4 +1,7 @@
-"""Pipe and Connection, held to what the stdlib's do."""
+"""Pipe and Connection, held to what the stdlib's do.
+
+One file, though a long one: each test takes one of three pipes made at its head.
+"""
 
 import array
 import contextlib

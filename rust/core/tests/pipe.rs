@@ -1,4 +1,5 @@
 //! Pipes between processes: order, hang-up, readiness, descriptors; ends killed at every step.
+//! Long, as all of it shares the processes that send and receive.
 #![cfg(not(loom))]
 // Forks, and lays test words over shared memory; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]

@@ -1,5 +1,5 @@
 //! Queues between processes: order, bounds, readiness; producers and consumers killed at every
-//! step.
+//! step. Long, as all of it shares the processes that put and get.
 #![cfg(not(loom))]
 // Forks, and lays test words over shared memory; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
