@@ -29,6 +29,8 @@ pub(super) struct Tokens {
     open: Option<Arc<HoldToken>>,
     /// The newest when last asked after.
     asked: u64,
+    /// How many were left then.
+    left: u64,
 }
 
 impl Tokens {
@@ -55,10 +57,10 @@ impl Tokens {
         self.open.is_some() && self.tokens.last().is_some_and(|token| shared(token) < most)
     }
 
-    /// Forget those that nobody holds, if as many numbers have come since the last look as there
-    /// are tokens: a question for each.
+    /// Forget those that nobody holds, if as many numbers have come since the last look as it left
+    /// tokens: two questions for each. (As many as there are now never come, once one is left.)
     fn ask(&mut self) {
-        if self.newest - self.asked >= ASK_AT.max(self.tokens.len() as u64) {
+        if self.newest - self.asked >= ASK_AT.max(self.left) {
             self.drop_unheld();
         }
     }
@@ -95,6 +97,7 @@ impl Tokens {
         let open = self.open.as_ref().map(|_| self.newest);
         self.tokens.retain(|token| Some(*token.numbers.end()) == open || !token.watch.is_unheld());
         self.asked = self.newest;
+        self.left = self.tokens.len() as u64;
     }
 
     /// May anybody hold one of these? (As of the last look.)
