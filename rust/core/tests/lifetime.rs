@@ -439,6 +439,27 @@ fn ten_thousand_handles_take_few_descriptors() {
 }
 
 #[test]
+fn what_is_held_does_not_keep_the_tokens_of_others() {
+    let _turn = common::turn();
+    // So much waits for one holder that no sweep comes by for long.
+    let held: Vec<_> = (0..500).map(|_| block()).collect();
+    let first = held[0].export(None).unwrap();
+    let kept = attach(&first);
+    for each in &held[1..] {
+        drop(each.export(Some(&first)).unwrap());
+    }
+    drop((first, held));
+    arena::sweep();
+    let before = common::open_fds();
+    for _ in 0..1800 {
+        // A tenth of all that one token stands for.
+        drop(Block::alloc(Kind::Memory, 24 << 10).unwrap().export(None).unwrap());
+    }
+    assert!(common::open_fds() < before + 20, "{} more", common::open_fds() - before);
+    drop(kept);
+}
+
+#[test]
 fn send_receive_drop_stays_flat() {
     let _turn = common::turn();
     let (left, right) = socket::pair().unwrap();
