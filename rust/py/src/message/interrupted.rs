@@ -24,7 +24,7 @@
 use std::ffi::{c_int, c_void};
 
 use fastmp_core::sys::fork;
-use pyo3::exceptions::PyKeyboardInterrupt;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -46,7 +46,8 @@ pub fn uninterrupted<T>(py: Python<'_>, mut make: impl FnMut() -> Option<PyResul
         }
     }
     // The message is lost. The first exception ends this call.
-    let first = raised.remove(0);
+    let mut raised = raised.into_iter();
+    let first = raised.next().unwrap_or_else(|| PyRuntimeError::new_err("the object was not even begun"));
     raise_later(raised)?;
     Err(first)
 }
@@ -62,7 +63,7 @@ struct Pending {
 /// Have the main thread raise them, each where it looks for signals next. Gives one for which there
 /// is no room.
 #[cold]
-fn raise_later(errors: Vec<PyErr>) -> PyResult<()> {
+fn raise_later(errors: impl IntoIterator<Item = PyErr>) -> PyResult<()> {
     for error in errors {
         let pending = Box::into_raw(Box::new(Pending { error, generation: fork::generation() }));
         // SAFETY: the function takes over what is given along, and is called once.
