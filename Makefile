@@ -74,9 +74,10 @@ test-miri: have-rust
 test-miri-queues: have-rust
 	MIRIFLAGS="$(MIRIFLAGS) -Zmiri-permissive-provenance -Zmiri-disable-isolation" $(MIRI_TEST) queue_ $(ARGS)
 
-# From elsewhere, so that nothing but the installed wheel can be what is imported.
+# From elsewhere, so that nothing but the installed wheel can be what is imported. Spawned children, thousands of them,
+# need not compile what they import.
 test-python: $(VENV)/.installed $(VENV)/.group-test
-	cd $(VENV) && $(PY) -m pytest $(CURDIR)/tests $(ARGS)
+	cd $(VENV) && PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(VENV)/pycache $(PY) -m pytest $(CURDIR)/tests $(ARGS)
 
 # One wheel for all of them; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`, which may run beside it.
 test-pythons: $(VENV)/.installed

@@ -155,7 +155,8 @@ def test(version, wheel, log):
         scratch.chmod(0o755)  # tests become another user, whose children import from here
         interpreter = find(version, scratch)
         python = install(interpreter, wheel)
-        environment = {**STRESS, **os.environ}
+        compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": interpreter.path("pycache")}
+        environment = {**STRESS, **os.environ, **compiled}
         started = time.monotonic()
         command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--color=no"]
         command += [f"{interpreter.repo}/tests", f"--junit-xml={interpreter.path('report.xml')}"]

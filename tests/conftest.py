@@ -13,6 +13,7 @@ import ctypes
 import faulthandler
 import gc
 import importlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -69,7 +70,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    # Tests collect garbage again and again: not all that pytest has made every time.
+    set_aside()
+
+
+def set_aside():
+    """Tests collect garbage again and again: what is there now is not looked through each time."""
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
@@ -96,6 +102,9 @@ def watchdog(request):
     faulthandler.cancel_dump_traceback_later()
 
 
+_tests = itertools.count(1)
+
+
 @pytest.fixture(autouse=True)
 def no_strays():
     yield
@@ -111,6 +120,8 @@ def no_strays():
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(stray.pid, 0)
     gc.collect()
+    if next(_tests) % 50 == 0:
+        set_aside()  # pytest keeps something of each test
 
 
 class Crew:

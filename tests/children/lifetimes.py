@@ -12,7 +12,7 @@ MARK = 0x600D
 COUNT = 100
 
 # What `steps` has: how far each of the two is.
-TRIED, HAS, SEEN, RESULT = range(4)
+TRIED, HAS, SEEN, RESULT, PID = range(5)
 WELL, USED_TOO_EARLY, NOT_USED_AGAIN, CHANGED = range(1, 5)
 WAYS = ["argument", "grandchild", "queue", "pipe", "queue, sent on", "queue, received", "pipe, received"]
 
@@ -53,14 +53,13 @@ def keep(steps, values):
 
 def leave_to_a_child(steps, values):
     """Its child is the one that keeps them; this one is killed."""
-    pid = os.fork()
-    if pid == 0:
+    if os.fork() == 0:
         try:
             os.closerange(3, 200)
+            steps[PID] = os.getpid()
             keep(steps, values)
         finally:
             os._exit(1)
-    steps[SEEN + 1] = pid
     signal.pause()
 
 
@@ -90,7 +89,6 @@ def make(mp, way, steps, place=None):
         children.append(mp.Process(target=target, args=(steps, *args)))
         children[-1].start()
 
-    grandchild = 0
     if "received" in way:
         start(receive_and_keep, source)  # before there is anything that it could inherit
     values = [mp.RawValue("i", MARK) for _ in range(COUNT)]
@@ -99,9 +97,6 @@ def make(mp, way, steps, place=None):
         start(keep, values)
     elif way == "grandchild":
         start(leave_to_a_child, values)
-        wait_until(lambda: steps[HAS])
-        grandchild = steps[SEEN + 1]
-        steps[SEEN + 1] = 0
     elif "sent on" in way:
         start(send_on, values, queue)
     else:
@@ -125,8 +120,8 @@ def make(mp, way, steps, place=None):
         del values
     wait_until(lambda: steps[SEEN])
     end(children)
-    if grandchild:
-        os.kill(grandchild, signal.SIGKILL)
+    if steps[PID]:
+        os.kill(steps[PID], signal.SIGKILL)
     if steps[SEEN] != WELL:
         steps[RESULT] = CHANGED
     elif place is not None:
