@@ -81,7 +81,8 @@ test-python: $(VENV)/.installed $(VENV)/.group-test
 
 # One wheel for all of them; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`, which may run beside it.
 test-pythons: $(VENV)/.installed
-	$(PY) $(CURDIR)/.ci/pythons.py $(if $(ONLY),--only $(ONLY)) $(if $(REPORT),--junit $(REPORT)) $(WHEELS)/*.whl
+	$(PY) $(CURDIR)/.ci/pythons.py $(if $(ONLY),--only $(ONLY)) $(if $(JOBS),--jobs $(JOBS)) \
+		$(if $(REPORT),--junit $(REPORT)) $(WHEELS)/*.whl
 
 test-benches: $(VENV)/.installed $(VENV)/.group-bench
 	cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py --quick --rounds 1 $(ARGS)

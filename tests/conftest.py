@@ -23,7 +23,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from children.common import process_table
+from children.common import look_at, process_table
 
 # What is the default from Python 3.14 on is tested there. It is the stdlib's own server still.
 METHODS = ("fork", "spawn") if sys.version_info < (3, 14) else ("fork", "spawn", "forkserver")
@@ -102,6 +102,20 @@ def watchdog(request):
     faulthandler.cancel_dump_traceback_later()
 
 
+def forkserver():
+    """The number of the stdlib's server, if it runs: one does for all tests."""
+    module = sys.modules.get("multiprocessing.forkserver")
+    number = module and module._forkserver._forkserver_pid
+    if number and (seen := look_at(number)) is not None and seen.state == "Z":  # killed by a test
+        module._forkserver._stop()
+        return None
+    return number
+
+
+def is_stray(process, server):
+    return process.pid != server and not process.is_resource_tracker()
+
+
 _tests = itertools.count(1)
 
 
@@ -111,9 +125,8 @@ def no_strays():
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
-    if "multiprocessing.forkserver" in sys.modules:
-        sys.modules["multiprocessing.forkserver"]._forkserver._stop()
-    while strays := [p for p in process_table() if p.parent == os.getpid() and not p.is_resource_tracker()]:
+    server = forkserver()
+    while strays := [p for p in process_table() if p.parent in (os.getpid(), server) and is_stray(p, server)]:
         for stray in strays:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(stray.pid, signal.SIGKILL)

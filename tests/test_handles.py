@@ -5,7 +5,6 @@ the process.
 import importlib
 import os
 import resource
-from multiprocessing import forkserver
 
 import fastmp
 import pytest
@@ -32,9 +31,6 @@ def start(request):
     for one in started:
         one.join()
         assert one.exitcode == 0
-    if method == "forkserver":
-        # It would be taken for a stray, and the stdlib does not expect that it is gone.
-        forkserver._forkserver._stop()
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -114,8 +110,6 @@ def test_a_temporary_is_lent_until_the_child_is_started(method):
     assert traveller.other.recv() == "through"
     child.join()
     assert child.exitcode == 0
-    if method == "forkserver":
-        forkserver._forkserver._stop()
 
 
 @pytest.mark.parametrize("start", STARTS[1:], indirect=True)
