@@ -1,7 +1,7 @@
 """Waiting for a state, and looking at processes from outside."""
 
+import collections
 import contextlib
-import dataclasses
 import os
 import signal
 import threading
@@ -51,13 +51,8 @@ def thread_sleeps(thread_id):
     return True
 
 
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """One process, as /proc shows it."""
-
-    pid: int
-    state: str
-    parent: int
+class Seen(collections.namedtuple("Seen", ["pid", "state", "parent"])):
+    """One process, as /proc shows it. (No dataclass: children import this module by the thousand.)"""
 
     def command(self):
         try:
