@@ -223,8 +223,8 @@ def main():
             log.seek(0)
             return outcome, log.read().splitlines()
 
-    # Side by side: tests wait for each other's processes more than they compute. The newest first: they have one start
-    # method more to test.
+    # Side by side: tests wait for each other's processes more than they compute. The newest first:
+    # they have one start method more to test.
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         versions.reverse()
         for version, (outcome, lines) in reversed(list(zip(versions, pool.map(run, versions), strict=True))):

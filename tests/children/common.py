@@ -52,7 +52,10 @@ def thread_sleeps(thread_id):
 
 
 class Seen(collections.namedtuple("Seen", ["pid", "state", "parent"])):
-    """One process, as /proc shows it. (No dataclass: children import this module by the thousand.)"""
+    """One process, as /proc shows it.
+
+    No dataclass: children import this module by the thousand.
+    """
 
     def command(self):
         try:
