@@ -1,16 +1,18 @@
 """Measure fastmp and multiprocessing in turn, and print one table.
 
     python compare.py [--rounds N] [--only PATTERN] [--json OUT] [--quick] [--list]
-                      [--against PYTHON]
+                      [--against PYTHON | --peer NAME]
 
 Every case runs in a process of its own under a time limit; one that hangs or fails is reported as
 such, and one of fastmp's makes the exit status 1. A ratio is multiprocessing's time over fastmp's,
 measured one after the other; the table has the median over the rounds and the range. "goal" is the
 ratio to reach, "floor" what must hold already. With `--against` the second one is the fastmp that
-another interpreter has installed: before and after a change.
+another interpreter has installed: before and after a change. With `--peer` it is another package,
+in the cases that this can do: `peers` has what stands in for `multiprocessing`.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -21,6 +23,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import peers
 import runner
 from cases import CASES
 
@@ -90,7 +93,7 @@ def verdict(row):
         return "SLOWER" if ratio < 0.95 else ""
     if row["floor"] is not None and ratio < row["floor"]:
         return "BELOW THE FLOOR"
-    return "below the goal" if ratio < row["goal"] else ""
+    return "below the goal" if row["goal"] is not None and ratio < row["goal"] else ""
 
 
 def show_time(seconds):
@@ -109,11 +112,13 @@ def cells(row):
     ratios = row["ratios"]
     spread = [f"{statistics.median(ratios):.2f}x", f"{min(ratios):.2f}-{max(ratios):.2f}"] if ratios else ["-", "-"]
     floor = "" if row["floor"] is None else f"{row['floor']:g}x"
-    return [row["title"], *times, *spread, floor, f"{row['goal']:.3g}x", row["verdict"]]
+    goal = "" if row["goal"] is None else f"{row['goal']:.3g}x"
+    return [row["title"], *times, *spread, floor, goal, row["verdict"]]
 
 
 def print_table(rows):
-    print_lines(["operation", *MODULES, "ratio", "range", "floor", "goal", ""], list(map(cells, rows)))
+    names = [module.removeprefix("peers.") for module in MODULES]
+    print_lines(["operation", *names, "ratio", "range", "floor", "goal", ""], list(map(cells, rows)))
 
 
 def print_lines(heading, lines):
@@ -163,10 +168,15 @@ def main():
     parser.add_argument("--limit", type=float, default=60.0, metavar="S", help="seconds for one measurement")
     parser.add_argument("--list", action="store_true", help="print the cases' names only")
     parser.add_argument("--against", metavar="PYTHON", help="compare with the fastmp of this interpreter")
+    parser.add_argument("--peer", choices=peers.NAMES, help="compare with this package, which is installed")
     options = parser.parse_args()
+    cases = [case for case in CASES.values() if re.search(options.only, case.name)]
     if options.against:
         MODULES[1] = BEFORE
-    cases = [case for case in CASES.values() if re.search(options.only, case.name)]
+    elif options.peer:
+        MODULES[1] = f"peers.{options.peer}"
+        chosen = [case for case in cases if options.peer in case.peers]
+        cases = [dataclasses.replace(case, goal=case.peers[options.peer], floor=None) for case in chosen]
     if options.list:
         print("\n".join(case.name for case in cases))
         return False

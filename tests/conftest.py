@@ -3,7 +3,8 @@ children.
 
 A test that asks for `mp` runs for fastmp and for the stdlib, each with fork and with spawn; for
 fastmp from Python 3.14 on with forkserver too; and one that is marked `fastmp_only(reason)` for
-fastmp alone.
+fastmp alone. Where the fastmp that is installed is the portable one, it is the stdlib, and is
+tested as such.
 What child processes run lives in the package `children`, which spawned children import by name: it
 imports neither pytest nor the tests, whatever import mode pytest is in.
 """
@@ -19,14 +20,16 @@ import os
 import signal
 import sys
 
+import fastmp
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from children.common import look_at, process_table
+from children.common import children_of, look_at
 
 # What is the default from Python 3.14 on is tested there. It is the stdlib's own server still.
 METHODS = ("fork", "spawn") if sys.version_info < (3, 14) else ("fork", "spawn", "forkserver")
+collect_ignore = ["portable"] if fastmp.accelerated else []
 LIMIT = 60.0  # seconds for a test that names no limit of its own
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -36,7 +39,8 @@ _stderr = None  # the terminal, however much pytest captures
 def pytest_configure(config):
     global _stderr
     config.addinivalue_line("markers", "fastmp_only(reason): the stdlib differs, or has no such thing")
-    config.addinivalue_line("markers", "method(name): it is about one start method")
+    config.addinivalue_line("markers", "not_emulated(reason): qemu's user mode is not as a kernel is there")
+    config.addinivalue_line("markers", "method(name...): it is about some start methods alone")
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         _stderr = os.dup(2)
@@ -52,7 +56,7 @@ def pytest_generate_tests(metafunc):
     if "mp" not in metafunc.fixturenames:
         return
     only = metafunc.definition.get_closest_marker("fastmp_only")
-    modules = ("fastmp",) if only else ("multiprocessing", "fastmp")
+    modules = ("fastmp",) if only or not fastmp.accelerated else ("multiprocessing", "fastmp")
     one = metafunc.definition.get_closest_marker("method")
     pairs = [
         (module, method)
@@ -67,6 +71,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LIMIT, method="signal"))
+        emulated = os.environ.get("FASTMP_TEST_EMULATED") and item.get_closest_marker("not_emulated")
+        if emulated:
+            item.add_marker(pytest.mark.skip(reason=f"emulated: {emulated.args[0]}"))
+        only = item.get_closest_marker("fastmp_only")
+        if only and not fastmp.accelerated:
+            item.add_marker(pytest.mark.skip(reason=f"for fastmp's core alone: {only.args[0]}"))
 
 
 def pytest_collection_finish():
@@ -93,6 +103,12 @@ def module(mp):
     return type(mp).__module__.partition(".")[0]
 
 
+@pytest.fixture
+def native(module):
+    """Is it fastmp with its core, and not the stdlib by whatever name?"""
+    return module == "fastmp" and fastmp.accelerated
+
+
 @pytest.fixture(autouse=True)
 def watchdog(request):
     """Ends the run, with every thread's stack, where the timeout's signal is not even looked at."""
@@ -112,8 +128,14 @@ def forkserver():
     return number
 
 
+def tracker():
+    """The number of the stdlib's other helper: until its program runs it cannot be told by name."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    return module and module._resource_tracker._pid
+
+
 def is_stray(process, server):
-    return process.pid != server and not process.is_resource_tracker()
+    return process.pid not in (server, tracker()) and not process.is_resource_tracker()
 
 
 _tests = itertools.count(1)
@@ -126,7 +148,8 @@ def no_strays():
         child.kill()
         child.join()
     server = forkserver()
-    while strays := [p for p in process_table() if p.parent in (os.getpid(), server) and is_stray(p, server)]:
+    parents = [os.getpid(), *([server] if server else [])]
+    while strays := [p for parent in parents for p in children_of(parent) if is_stray(p, server)]:
         for stray in strays:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(stray.pid, signal.SIGKILL)

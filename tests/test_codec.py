@@ -1,8 +1,11 @@
 """Whatever nesting of builtins goes in, what comes out is what pickle gives: values, types,
 aliases, order.
+
+FASTMP_TEST_EXAMPLES of each kind.
 """
 
 import contextlib
+import os
 import pickle
 import random
 
@@ -13,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 EXAMPLES = settings(
-    max_examples=250,
+    max_examples=int(os.environ.get("FASTMP_TEST_EXAMPLES", "250")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     database=None,

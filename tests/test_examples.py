@@ -1,21 +1,25 @@
-"""The example program, run as a user runs it: whole, and with a worker killed half-way."""
+"""The example programs, run as a user runs them: whole, and with a worker killed half-way."""
 
 import os
 import signal
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
+import fastmp
 import pytest
 
-WORDCOUNT = Path(__file__).resolve().parent.parent / "examples" / "wordcount.py"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 KILLS = int(os.environ.get("FASTMP_EXAMPLE_KILLS", "4"))
+# More than a hundred files. All of the library takes ten seconds of computing: once will do.
+FEWER = os.path.join(sysconfig.get_path("stdlib"), "encodings")
 
 
-def count_words(tmp_path, *options):
-    """Return what the program prints; its exit status is 0 only if its total is right."""
+def run(tmp_path, program, *options):
+    """Return what the program prints; its exit status is 0 only if what it checks is right."""
     process = subprocess.Popen(
-        [sys.executable, str(WORDCOUNT), *options],
+        [sys.executable, str(EXAMPLES / program), *options],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -32,15 +36,24 @@ def count_words(tmp_path, *options):
     return output
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_wordcount(tmp_path, method):
-    assert "the total is right\n" in count_words(tmp_path, "--method", method)
+@pytest.mark.parametrize(("method", "files"), [("fork", []), ("spawn", [FEWER])], ids=["fork", "spawn"])
+def test_wordcount(tmp_path, method, files):
+    assert "the total is right\n" in run(tmp_path, "wordcount.py", "--method", method, *files)
 
 
 @pytest.mark.timeout(40 * KILLS)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_wordcount_with_a_worker_killed(tmp_path, method):
     for _ in range(KILLS):
-        output = count_words(tmp_path, "--method", method, "--kill")
+        output = run(tmp_path, "wordcount.py", "--method", method, "--kill", FEWER)
         assert "worker 0: killed\n" in output
         assert "the total is right" in output
+
+
+@pytest.mark.skipif(not fastmp.accelerated, reason="for fastmp's core alone")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_broadcast_with_a_worker_killed_and_a_slow_one(tmp_path, method):
+    output = run(tmp_path, "broadcast.py", "--method", method)
+    assert "worker 0: killed\n" in output
+    for worker in (1, 2, 3):
+        assert f"worker {worker}: frames {0 if worker == 1 else 20} to 59; " in output

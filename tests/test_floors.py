@@ -29,12 +29,14 @@ CORE = """
 """
 
 BINDINGS = """
-    lib -> specialize queue connection
+    lib -> specialize asynchronous batch connection broadcast
+    batch -> queue
+    asynchronous -> queue connection
     specialize -> sharedctypes queue
     sharedctypes -> synchronize
     synchronize -> capi handles
-    queue connection -> handles closing
-    queue connection -> capi
+    queue connection broadcast -> handles closing
+    queue connection broadcast -> capi
     handles -> message capi
     message -> descriptor blocking
     capi -> blocking
@@ -44,16 +46,19 @@ BINDINGS = """
 PACKAGE = """
     __init__ -> context exceptions dummy heap reduction
     __init__ -> resource_sharer resource_tracker shared_memory spawn util
-    context -> pool futures managers
+    context -> pool futures managers broadcast
     pool futures managers -> process
+    broadcast -> handles exceptions
     process -> popen_fork popen_spawn popen_forkserver
     popen_forkserver -> popen_spawn forkserver
     popen_spawn -> popen_fork spawn_main
     popen_fork forkserver -> queues lifelines start_method
     spawn_main -> queues lifelines start_method
-    queues -> synchronize sharedctypes connection
+    queues -> synchronize sharedctypes connection queue_stats
     sharedctypes -> synchronize
     synchronize connection -> handles exceptions
+    queues connection -> asynchronous
+    asynchronous -> _native
     handles exceptions -> _native
 """
 
@@ -61,6 +66,7 @@ PACKAGE = """
 ROOMS = {
     "channel": """
         queue pipe -> transport wait
+        broadcast -> ring
         transport -> ring
         wait ring -> extents
         extents -> mapping_cache
@@ -68,7 +74,8 @@ ROOMS = {
     "sync": """
         condition -> condvar lock
         lock barrier robust_semaphore -> mutex
-        turns condvar robust_semaphore -> waitset
+        broadcast -> turns mutex
+        turns condvar robust_semaphore tasks -> waitset
         mutex event semaphore waitset condvar -> waiting probe
         waiting -> spin
     """,
@@ -76,6 +83,7 @@ ROOMS = {
         liveness -> owner
         owner -> fork procfs pidfd
         hold_token -> lease verified_fd socket
+        epoll -> socket
         lease -> mapping memfd
         verified_fd -> memfd
         memfd -> limits

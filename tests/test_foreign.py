@@ -126,6 +126,7 @@ def test_death_there_can_be_proved(mp, crew, kind, way):
 
 
 @KINDS
+@pytest.mark.not_emulated("the emulator's main thread does not end alone")
 def test_leader_that_ended_before_the_first_use(mp, crew, kind):
     lock, held = getattr(mp, kind)(), mp.RawValue("b")
     holder = crew.start(victims.hold_after_main_thread, lock, held)

@@ -467,7 +467,7 @@ def test_killed_in_the_middle_of_a_large_put(mp, crew, choice, kind):
         if mp.get_start_method() == "spawn":
             time.sleep(0.05)  # about what the start takes
         victims.random_delay(choice, 0.1)
-        os.kill(victim.pid, signal.SIGKILL)
+        victim.kill()  # unless it is at its end already
         victim.join()
         crew.members.remove(victim)
         if kind == "pipe":

@@ -1,4 +1,4 @@
-"""The soak for a little while: FASTMP_TEST_SOAK seconds; `make soak` runs it for ten minutes."""
+"""The soaks for a little while: FASTMP_TEST_SOAK seconds; `make soak` runs it for ten minutes."""
 
 import os
 import subprocess
@@ -10,9 +10,11 @@ SECONDS = float(os.environ.get("FASTMP_TEST_SOAK", "10"))
 
 
 @pytest.mark.timeout(120 + 2 * SECONDS, method="signal")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_all_primitives_under_random_kills(method):
-    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "soak.py")
+@pytest.mark.parametrize(
+    ("program", "method"), [("soak.py", "fork"), ("soak.py", "spawn"), ("soak_channels.py", "fork")]
+)
+def test_under_random_kills(program, method):
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), program)
     pace = "0.03" if method == "fork" else "0.3"  # a spawned worker takes a while to be there
     command = [sys.executable, program, "--seconds", str(SECONDS), "--method", method, "--pace", pace]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@ import math
 import multiprocessing
 import timeit
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from types import ModuleType
 
@@ -24,6 +24,7 @@ class Case:
         goal: the ratio to multiprocessing that the design asks for; above 1, fastmp is faster.
         floor: the ratio that must hold already, where it differs.
         most: for a row about fastmp alone: the percentage it may reach.
+        peers: the packages in `peers` that can do it, each with the ratio to reach, or None.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Case:
     goal: float | None = None
     floor: float | None = None
     most: float | None = None
+    peers: dict[str, float | None] = field(default_factory=dict)
 
 
 def case(name, title, **limits):

@@ -41,24 +41,67 @@ def time_messages(mp, budget, message, *, producers=1, consumers=1, maxsize=0, f
     return time_counted(run, math.ceil(first_count / together), budget) / together
 
 
-@case("queue-small-1-1", "Queue, small tuple, 1->1", goal=18, floor=8)
+SMALL_PEERS = {"faster_fifo": None, "zeroq": 4, "pyzmq": None, "cloudtoid": 3}
+ARRAY_PEERS = {"faster_fifo": 2, "pyzmq": None}
+
+
+@case("queue-small-1-1", "Queue, small tuple, 1->1", goal=18, floor=8, peers=SMALL_PEERS)
 def small(mp, budget):
     return time_messages(mp, budget, SMALL)
 
 
-@case("queue-dict-1-1", "Queue, dict of an environment's step, 1->1", goal=7)
+STEP_PEERS = dict.fromkeys(["faster_fifo", "pyzmq", "cloudtoid"])
+
+
+@case("queue-dict-1-1", "Queue, dict of an environment's step, 1->1", goal=7, peers=STEP_PEERS)
 def step(mp, budget):
     return time_messages(mp, budget, STEP)
 
 
-@case("queue-small-4-1", "Queue, small tuple, 4->1", goal=14)
+@case("queue-small-4-1", "Queue, small tuple, 4->1", goal=14, peers=dict.fromkeys(SMALL_PEERS))
 def small_from_four(mp, budget):
     return time_messages(mp, budget, SMALL, producers=4)
 
 
-@case("queue-small-4-4", "Queue, small tuple, 4->4", goal=14, floor=7)
+@case("queue-small-4-4", "Queue, small tuple, 4->4", goal=14, floor=7, peers=dict.fromkeys(["faster_fifo", "zeroq"]))
 def small_among_eight(mp, budget):
     return time_messages(mp, budget, SMALL, producers=4, consumers=4)
+
+
+@case("queue-batch-100", "Queue, small tuple in batches of 100, 1->1", goal=25)
+def batches(mp, budget):
+    """By one at a time where there are no batches."""
+
+    def run(rounds):
+        queue = mp.Queue()
+        count = rounds * 100
+
+        def produce():
+            if hasattr(queue, "put_many"):
+                batch = [SMALL] * 100
+                for _ in range(rounds):
+                    queue.put_many(batch)
+            else:
+                for _ in range(count):
+                    queue.put(SMALL)
+
+        def consume():
+            received = []
+            if hasattr(queue, "get_many"):
+                left = count
+                while left:
+                    received = queue.get_many(min(100, left))
+                    left -= len(received)
+            else:
+                for _ in range(count):
+                    received = [queue.get()]
+            if received[-1] != SMALL:
+                raise ValueError("the last message is not what was sent")
+
+        elapsed, _ = race(mp, produce, consume)
+        return elapsed
+
+    return time_counted(run, 20, budget) / 100
 
 
 def _time_arrays(mp, budget, size, first_count):
@@ -69,12 +112,12 @@ def _time_arrays(mp, budget, size, first_count):
     return time_messages(mp, budget, message, maxsize=4, first_count=first_count, same=np.array_equal)
 
 
-@case("queue-array-1MiB", "Queue, 1 MiB array, 1->1", goal=14)
+@case("queue-array-1MiB", "Queue, 1 MiB array, 1->1", goal=14, peers=ARRAY_PEERS)
 def array_1mib(mp, budget):
     return _time_arrays(mp, budget, 1 << 20, 50)
 
 
-@case("queue-array-32MiB", "Queue, 32 MiB array, 1->1", goal=20)
+@case("queue-array-32MiB", "Queue, 32 MiB array, 1->1", goal=20, peers=ARRAY_PEERS | {"faster_fifo": 12})
 def array_32mib(mp, budget):
     return _time_arrays(mp, budget, 32 << 20, 8)
 

@@ -15,17 +15,21 @@ from . import synchronize as synchronize
 from .context import _default_context as _context
 from .exceptions import (
     AuthenticationError,
+    BatchError,
     BufferTooShort,
     CorruptedError,
     OwnerDiedWarning,
     ProcessError,
     TimeoutError,
+    WorkerDiedError,
+    WorkerDiedWarning,
 )
 from .process import Process
 
 Array = _context.Array
 Barrier = _context.Barrier
 BoundedSemaphore = _context.BoundedSemaphore
+Broadcast = _context.Broadcast
 Condition = _context.Condition
 Event = _context.Event
 JoinableQueue = _context.JoinableQueue
@@ -60,7 +64,9 @@ __all__ = [
     "Array",
     "AuthenticationError",
     "Barrier",
+    "BatchError",
     "BoundedSemaphore",
+    "Broadcast",
     "BufferTooShort",
     "Condition",
     "CorruptedError",
@@ -78,9 +84,13 @@ __all__ = [
     "RawArray",
     "RawValue",
     "Semaphore",
+    "ShutDown",
     "SimpleQueue",
     "TimeoutError",
     "Value",
+    "WorkerDiedError",
+    "WorkerDiedWarning",
+    "accelerated",
     "active_children",
     "allow_connection_pickling",
     "cpu_count",
@@ -99,12 +109,16 @@ __all__ = [
 ]
 
 
+# False in the portable package: where there is no core, it is the stdlib under the same names.
+accelerated = True
+
 # Levels of the package's logger. The stdlib has them beside `__all__`.
 SUBDEBUG = 5
 SUBWARNING = 25
 
 # What `import fastmp` need not pay for.
 _submodules = {
+    "broadcast",
     "dummy",
     "forkserver",
     "heap",
@@ -122,6 +136,8 @@ _submodules = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "ShutDown":
+        return exceptions.ShutDown
     if name in _submodules:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

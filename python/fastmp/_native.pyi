@@ -8,14 +8,15 @@ Shared memory that makes no sense raises `CorruptedError`, memory that the kerne
 `_handle()` lends the descriptors that it returns, which come first: they stay the object's.
 `_attach()` makes an object of the class it is called on, by the descriptors that it is given.
 `ctx` is accepted as the stdlib's classes do, and not used: an object serves every start method.
-`__new__` looks at no argument but its `_handle`, so that a subclass can be called with its own.
+`__new__` looks at no argument but its `_handle`, so that a subclass can be called with its own;
+that of a broadcast and its reader looks at all.
 What is annotated `bool` may be anything: what counts is whether it is true.
 
 It is long because a stub stands beside one module, and says what each name means.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol, Self, SupportsIndex, TypeVar, final, type_check_only
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Literal, Protocol, Self, SupportsIndex, TypeVar, final, type_check_only
 
 from typing_extensions import Buffer
 
@@ -26,6 +27,8 @@ __all__ = [
     "Barrier",
     "Block",
     "BoundedSemaphore",
+    "Broadcast",
+    "BroadcastReader",
     "Condvar",
     "Connection",
     "CorruptedError",
@@ -35,20 +38,30 @@ __all__ = [
     "GuardedArray",
     "GuardedValue",
     "Lock",
+    "Message",
     "OwnerDiedWarning",
     "Pipe",
     "Queue",
     "RLock",
     "Semaphore",
     "Token",
+    "_BUSY",
+    "_NOTHING",
+    "_arm",
     "_channel_fd",
     "_get",
+    "_get_many",
     "_in_channel",
     "_own_descriptors",
+    "_prepare",
+    "_put_many",
+    "_put_now",
     "_received_fd",
     "_recv",
+    "_recv_broadcast",
     "_recv_bytes",
     "_recv_bytes_into",
+    "_take_now",
 ]
 
 class OwnerDiedWarning(RuntimeWarning):
@@ -495,6 +508,90 @@ class GuardedArray(Guarded):
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+class Broadcast:
+    """Messages that each of any number of readers gets."""
+
+    def __new__(
+        cls,
+        maxsize: int = 128,
+        *,
+        max_bytes: int | None = None,
+        lag: Literal["block", "skip"] = "block",
+        ctx: object = None,
+    ) -> Self: ...
+    @classmethod
+    def _attach(cls, memfd: Descriptor, maxsize: int) -> Self: ...
+    def _handle(self) -> tuple[int, int]: ...
+    def _send(self, obj: Any, timeout: float | None = None) -> bool:
+        """Sends an object to all readers; waits for the slowest `timeout` seconds at most.
+
+        False: there was no room in time.
+
+        Raises:
+            ValueError: it is closed here, or shut down; the message is larger than max_bytes.
+            TypeError: the object has descriptors, which cannot go to many.
+        """
+
+    def _readers(self) -> list[tuple[int, int, int]]:
+        """Who reads: pid, messages behind, messages missed; but for those who are known to be dead."""
+
+    def _stats(self) -> tuple[int, int, int, int]:
+        """Messages sent, unread messages and their bytes, readers."""
+
+    def shutdown(self) -> None:
+        """Announces the end: readers get what is there, then EOFError; `send` raises ValueError.
+
+        Raises:
+            ValueError: it is closed here.
+        """
+
+    def close(self) -> None:
+        """Closes it for this process; its readers go on."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` has been called in this process."""
+
+    @property
+    def maxsize(self) -> int:
+        """Messages that there may be at a time."""
+
+    @property
+    def max_bytes(self) -> int | None:
+        """Their bytes, at most; None: any number."""
+
+    @property
+    def lag(self) -> Literal["block", "skip"]:
+        """What becomes of slow readers: 'block' or 'skip'."""
+
+class BroadcastReader:
+    """A reader of a broadcast: gets each message from the moment it was made."""
+
+    def __new__(cls, broadcast: Broadcast) -> Self: ...
+    @classmethod
+    def _attach(cls, memfd: Descriptor, maxsize: int, index: int, tag: int, owner: int, number: int) -> Self: ...
+    def _handle(self) -> tuple[int, int, int, int, int, int]: ...
+    def _give(self, pid: int) -> None:
+        """The child `pid`, just started, was given this reader."""
+
+    @property
+    def missed(self) -> int:
+        """Messages that were gone when this reader came for them.
+
+        Raises:
+            ValueError: it is closed, or belongs to another process now.
+        """
+
+    def close(self) -> None:
+        """Leaves: nobody waits for this reader any more.
+
+        A `recv` that waits in another thread raises ValueError.
+        """
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` has been called in this process."""
+
 class Queue:
     """A queue of messages; one that has been put survives the process that put it."""
 
@@ -505,13 +602,13 @@ class Queue:
         _handle: tuple[Descriptor, Descriptor, Descriptor, int] | None = None,
         **_kwargs: Any,
     ) -> Self: ...
-    def __init__(self, maxsize: int = 0, *, ctx: object = None) -> None: ...
+    def __init__(self, maxsize: int = 0, *, max_bytes: int | None = None, ctx: object = None) -> None: ...
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Pickles the object and appends it.
 
         Raises:
             queue.Full: there was no room in time.
-            ValueError: the queue is closed here.
+            ValueError: the queue is closed here, or the message larger than `max_bytes`.
             Exception: whatever pickling raises; the queue is as before.
         """
 
@@ -529,7 +626,7 @@ class Queue:
         """
 
     def full(self) -> bool:
-        """Whether `maxsize` messages are there at this instant.
+        """Whether `maxsize` messages are there at this instant, or no byte more has room.
 
         Once it is closed here, whether they were then.
         """
@@ -553,6 +650,53 @@ class Queue:
     @property
     def _closed(self) -> bool:
         """Whether `close()` has been called in this process."""
+
+    def _shutdown(self, immediate: bool = False) -> None:
+        """Takes no more messages; with `immediate` those that are there are thrown away.
+
+        Raises:
+            ValueError: the queue is closed here.
+        """
+
+    def _keep_takers(self) -> None:
+        """From now on it is noted who takes messages that are tasks. Nobody else has the queue yet."""
+
+    def _task_done(self) -> None:
+        """One of the tasks is done.
+
+        Raises:
+            ValueError: it is closed here, or all of them are done.
+        """
+
+    def _unfinished(self) -> int:
+        """Tasks that are not done.
+
+        Raises:
+            ValueError: it is closed here.
+        """
+
+    def _join(self, judges: bool) -> list[int] | None:
+        """Waits until all tasks are done, and returns None; or, if it `judges`, until all who took
+        those that are left have died, and returns their numbers.
+
+        Raises:
+            ValueError: it is closed here, and was so when tasks were left.
+        """
+
+    def _stats(self) -> list[int]:
+        """(depth, high-water mark, messages in, out, bytes in, out, waits to get, to put).
+
+        Raises:
+            ValueError: the queue is closed here.
+        """
+
+    @property
+    def _max_bytes(self) -> int:
+        """The most bytes that may be unread; 0: any number.
+
+        Raises:
+            ValueError: the queue is closed here.
+        """
 
     def _poll(self, timeout: float | None = ...) -> bool:
         """Waits for a message, which another may take; False if not in time (by default 0.0).
@@ -664,6 +808,32 @@ class Connection:
             OSError: this end is closed or only writes.
         """
 
+    async def recv_async(self) -> Any:
+        """Receives an object, in a task of an asyncio event loop.
+
+        A task that is cancelled while it waits takes nothing out. Over a descriptor of the
+        program's, it waits for the beginning of a message as a task, and for the rest as `recv`.
+
+        Raises:
+            EOFError: nobody has the other end any more, and nothing is left.
+            OSError: this end is closed or only writes.
+            NotImplementedError: the event loop has no `add_reader`.
+        """
+
+    def send_async(self, obj: Any) -> Coroutine[Any, Any, None]:
+        """Pickles the object at once; what it returns sends it when awaited, once there is room.
+
+        A task that is cancelled while it waits sends nothing. Those that wait in one event loop
+        send in the order in which they came. Over a descriptor of the program's, it waits for the
+        descriptor as a task, and until all is sent as `send`.
+
+        Raises:
+            BrokenPipeError: when awaited: nobody has the other end any more.
+            OSError: this end is closed or only reads.
+            NotImplementedError: when awaited: the event loop has no `add_reader`.
+            Exception: whatever pickling raises.
+        """
+
     def poll(self, timeout: float | None = ...) -> bool:
         """Waits for something to receive, the end included; returns False if not in time (0.0).
 
@@ -707,16 +877,51 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     With duplex=False the first only receives, the second only sends.
     """
 
-# Calls as operators: `_get[queue, block, timeout]`; `_recv[connection]`;
+# Calls as operators: `_get[queue, block, timeout]`; `_get_many[queue, max_items, block, timeout]`;
+# `_recv_broadcast[reader, timeout]`; `_recv[connection]`;
 # `_recv_bytes[connection]`, or with `, maxlength`; `_recv_bytes_into[connection, buf, offset]`.
 @type_check_only
 class _Operator(Protocol[_T_co]):
     def __getitem__(self, key: Any, /) -> _T_co: ...
 
 _get: _Operator[Any]
+_get_many: _Operator[list[Any]]
 _recv: _Operator[Any]
+_recv_broadcast: _Operator[Any]
 _recv_bytes: _Operator[bytes]
 _recv_bytes_into: _Operator[int]
+
+# For tasks of an event loop: `_take_now[channel, told]`, told if it has waited for readiness;
+# `_put_now[message, told]` gives None once it is put. Else they give what stands for: there was
+# no message or no room; or: another is putting or getting just now.
+_take_now: _Operator[Any]
+_put_now: _Operator[Any]
+_NOTHING: object
+_BUSY: object
+
+@final
+class Message:
+    """A message on its way into a channel."""
+
+    @property
+    def channel(self) -> Any: ...
+
+def _prepare(channel: Queue | Connection, obj: Any) -> Message:
+    """Serialises an object for a queue or a connection.
+
+    Raises:
+        ValueError: the queue is closed here.
+        OSError: this end is closed or only reads.
+        Exception: whatever pickling raises.
+    """
+
+def _arm(channel: Queue | Connection, epoll: int, token: int, writing: bool) -> None:
+    """Has an epoll tell once, by `token`, when a queue or connection is readable, or writable.
+
+    Raises:
+        ValueError: the queue is closed here.
+        OSError: the connection is; or the kernel refuses.
+    """
 
 def _in_channel() -> bool:
     """Whether this thread is pickling a message for a channel of ours."""
@@ -728,6 +933,15 @@ def _channel_fd(fd: int | Token, own: bool) -> int:
 
     Raises:
         RuntimeError: no message is being pickled in this thread.
+    """
+
+def _put_many(queue: Queue, objects: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+    """Pickles all of the objects, then appends them, as many at a time as there is room for.
+
+    Raises:
+        queue.Full, ShutDown: not all went in; `count` of them did.
+        ValueError: the queue is closed here, or one is larger than `max_bytes`; none was appended.
+        Exception: whatever iterating and pickling raise; none was appended.
     """
 
 def _own_descriptors(cls: _Class) -> _Class:

@@ -10,7 +10,7 @@ from ._native import Connection, Pipe, _recv, _recv_bytes, _recv_bytes_into
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from multiprocessing.connection import Client, Listener, wait
     from typing import Any
 
@@ -69,7 +69,43 @@ def recv_bytes_into(self: Connection, buf: Any, offset: int = 0) -> int:
     return _recv_bytes_into[self, buf, offset]
 
 
-del recv, recv_bytes, recv_bytes_into
+@_method
+async def recv_async(self: Connection) -> Any:
+    """Receives an object, in a task of an asyncio event loop.
+
+    A task that is cancelled while it waits takes nothing out. Over a descriptor of the program's,
+    it waits for the beginning of a message as a task, and for the rest as `recv`.
+
+    Raises:
+        EOFError: nobody has the other end any more, and nothing is left.
+        OSError: this end is closed or only writes.
+        NotImplementedError: the event loop has no `add_reader`.
+    """
+    from .asynchronous import take
+
+    return await take(self)
+
+
+@_method
+def send_async(self: Connection, obj: Any) -> Coroutine[Any, Any, None]:
+    """Pickles the object at once; what it returns sends it when awaited, once there is room.
+
+    A task that is cancelled while it waits sends nothing. Those that wait in one event loop send in
+    the order in which they came. Over a descriptor of the program's, it waits for the descriptor as
+    a task, and until all is sent as `send`.
+
+    Raises:
+        BrokenPipeError: when awaited: nobody has the other end any more.
+        OSError: this end is closed or only reads.
+        NotImplementedError: when awaited: the event loop has no `add_reader`.
+        Exception: whatever pickling raises.
+    """
+    from .asynchronous import put
+
+    return put(self, obj)
+
+
+del recv, recv_async, recv_bytes, recv_bytes_into, send_async
 
 
 @functools.cache

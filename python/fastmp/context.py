@@ -22,10 +22,11 @@ from .process import BaseProcess, ForkProcess, ForkServerProcess, Process, Spawn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import multiprocessing.pool
-    import multiprocessing.queues
     import types
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Any
+    from typing import Any, Literal
+
+    from . import broadcast
 
 __all__ = [
     "AuthenticationError",
@@ -104,17 +105,33 @@ class BaseContext(multiprocessing.context.BaseContext):
         self.get_context()  # settles the start method, as in the stdlib
         return synchronize.Barrier(parties, action, timeout)
 
-    def Queue(self, maxsize: int = 0) -> queues.Queue:
-        """Returns a queue that holds at most `maxsize` items, if that is positive."""
-        return queues.Queue(maxsize, ctx=self.get_context())
+    def Queue(self, maxsize: int = 0, *, max_bytes: int | None = None) -> queues.Queue:
+        """Returns a queue that holds at most `maxsize` items, if that is positive.
 
-    def JoinableQueue(self, maxsize: int = 0) -> multiprocessing.queues.JoinableQueue[Any]:
-        """Returns a queue whose `join()` waits until all items have been dealt with."""
-        return queues.JoinableQueue(maxsize, ctx=self.get_context())
+        `max_bytes` bounds the bytes of what is unread, as it lies in shared memory.
+        """
+        return queues.Queue(maxsize, max_bytes=max_bytes, ctx=self.get_context())
 
-    def SimpleQueue(self) -> multiprocessing.queues.SimpleQueue[Any]:
-        """Returns a queue that is little more than a pipe with locks."""
+    def JoinableQueue(self, maxsize: int = 0, *, max_bytes: int | None = None) -> queues.JoinableQueue:
+        """Returns a queue whose `join()` waits until all items have been dealt with.
+
+        `max_bytes` as for Queue.
+        """
+        return queues.JoinableQueue(maxsize, max_bytes=max_bytes, ctx=self.get_context())
+
+    def SimpleQueue(self) -> queues.SimpleQueue:
+        """Returns a queue with `put`, which never waits, `get`, `empty` and `close`."""
         return queues.SimpleQueue(ctx=self.get_context())
+
+    def Broadcast(
+        self, maxsize: int = 128, *, max_bytes: int | None = None, lag: Literal["block", "skip"] = "block"
+    ) -> broadcast.Broadcast:
+        """Returns a broadcast, of which every reader gets each message.
+
+        At most `maxsize` messages are there at a time, of at most `max_bytes` bytes. Slow readers
+        hold the senders back, or miss messages with lag="skip".
+        """
+        return _submodule("broadcast").Broadcast(maxsize, max_bytes=max_bytes, lag=lag, ctx=self.get_context())
 
     def Pool(
         self,

@@ -40,6 +40,11 @@ def reduce_queue(obj: Any) -> Reduced:
     return _reduce(obj, type(obj), obj._handle, 3, own=True)
 
 
+def reduce_segment(obj: Any) -> Reduced:
+    """Reduces an object with a segment of its own: its handle is `(fd, *numbers)`."""
+    return _reduce(obj, type(obj), obj._handle, 1, own=True)
+
+
 def reduce_connection(obj: Any) -> Reduced:
     """Reduces an object with a segment and a socket: its handle is `(fd, fd, *numbers)`."""
     return _reduce_connection(obj, share=False)

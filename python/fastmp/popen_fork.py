@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["Popen"]
 
 
+def give_readers(process_obj: BaseProcess, pid: int) -> None:
+    """What readers of broadcasts the child was started with are its own."""
+    if (module := sys.modules.get("fastmp.broadcast")) is not None:
+        module.give_readers(process_obj, pid)
+
+
 def _close_ends(sentinel: int, lifeline: int) -> None:
     os.close(sentinel)
     lifelines.close(lifeline)
@@ -56,6 +62,7 @@ class Popen(popen_fork.Popen):
         self.finalizer = util.Finalize(self, _close_ends, (self.sentinel, lifeline))
         try:
             self.pid = self._start(process_obj, parent_sentinel, child_lifeline)
+            give_readers(process_obj, self.pid)
         except BaseException:
             self.finalizer()
             raise

@@ -4,6 +4,7 @@ from multiprocessing import popen_forkserver
 from multiprocessing.process import BaseProcess
 
 from . import handles
+from .popen_fork import give_readers
 
 __all__ = ["Popen"]
 
@@ -16,5 +17,6 @@ class Popen(popen_forkserver.Popen):
     def _launch(self, process_obj: BaseProcess) -> None:
         try:
             super()._launch(process_obj)  # type: ignore[misc]
+            give_readers(process_obj, self.pid)
         finally:
             handles.forget_lent(self)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import errno
 import functools
 import threading
+import time
 import types
 from multiprocessing import reduction
 
 from . import _native, handles
-from ._native import _get
+from ._native import _get, _get_many, _put_many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multiprocessing.queues import JoinableQueue, SimpleQueue
+    from collections.abc import Coroutine, Iterable
     from queue import Empty, Full
-    from typing import Any
+    from typing import Any, NoReturn
+
+    from .exceptions import ShutDown, WorkerDiedError
+    from .queue_stats import QueueStats
 
 SEM_VALUE_MAX = 2**31 - 1  # as the stdlib's queues say that they are unbounded
 
-__all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
+__all__ = ["Empty", "Full", "JoinableQueue", "Queue", "QueueStats", "ShutDown", "SimpleQueue"]
 
 
 @_native._own_descriptors
@@ -43,17 +47,83 @@ class Queue(_native.Queue):
         """Does nothing; a subclass's own takes off first what it has added."""
 
     # By operators: after a call the interpreter looks for signals, and a handler that raises would
-    # lose the message that was taken out.
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+    # lose the message that was taken out. None has arguments that go by name only: the interpreter
+    # does not specialise calls of such functions, which costs half as much as all the rest.
+    def get(self, block: bool = True, timeout: float | None = None, watch: Iterable[Any] | None = None) -> Any:
         """Gets an object; waits for one for `timeout` seconds at most if `block`.
+
+        Args:
+            block: wait for one if there is none.
+            timeout: seconds to wait at most; None: for ever.
+            watch: processes (children of this one) that are to put it. If one of them is killed, or
+                ends with an error, and the queue is empty, it is not waited for.
 
         Raises:
             queue.Empty: none has come.
+            ShutDown: none will come, for the queue has been shut down.
+            WorkerDiedError: one of `watch` has died, and what it had put has been got.
             ValueError: the queue is closed.
         """
-        if block and timeout is None:
+        if block and timeout is None and watch is None:
             return ~self
-        return _get[self, block, timeout]
+        if watch is None:
+            return _get[self, block, timeout]
+        return _watching(_get, (self, False, None), watch, block, timeout)
+
+    def get_many(
+        self, max_items: int, block: bool = True, timeout: float | None = None, watch: Iterable[Any] | None = None
+    ) -> list[Any]:
+        """Gets what is there, `max_items` objects at most; waits for the first as `get` does.
+
+        They are taken together, at a fraction of the cost; also from other consumers: how many each
+        of them gets is chance.
+
+        Raises:
+            BatchError: some could not be unpickled; it has the others.
+            queue.Empty: none has come.
+            ShutDown: none will come, for the queue has been shut down.
+            WorkerDiedError: one of `watch` has died, and what it had put has been got.
+            ValueError: the queue is closed, or `max_items` is not positive.
+        """
+        if watch is not None:
+            return _watching(_get_many, (self, max_items, False, None), watch, block, timeout)
+        return _get_many[self, max_items, block, timeout]
+
+    def put_many(self, iterable: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+        """Pickles all objects of an iterable, then appends them, in order.
+
+        As many as there is room for go in together, at a fraction of the cost. Those of other
+        producers may come in between.
+
+        Raises:
+            queue.Full: there was no room for all in time; its `count` says how many went in.
+            ShutDown: the queue has been shut down; with a `count` too.
+            ValueError: the queue is closed, or a message larger than `max_bytes`: none went in.
+            Exception: whatever pickling raises: none went in.
+        """
+        _put_many(self, iterable, block, timeout)
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Ends the queue, in all processes: `put` raises ShutDown, and `get` once nothing is left.
+
+        Whoever waits in one of them is woken. With `immediate` what is left is thrown away. The
+        queue's reader is readable from then on, and its writer writable: an event loop comes to
+        call `get` or `put`, and learns of it.
+
+        Raises:
+            ValueError: the queue is closed.
+        """
+        self._shutdown(immediate)
+
+    def stats(self) -> QueueStats:
+        """What has gone through it, and how it is now; always counted, by all processes together.
+
+        Raises:
+            ValueError: the queue is closed.
+        """
+        from .queue_stats import QueueStats
+
+        return QueueStats(*self._stats())
 
     # By `put` and `get`, which a subclass may have of its own.
 
@@ -64,6 +134,34 @@ class Queue(_native.Queue):
     def get_nowait(self) -> Any:
         """Gets an object if there is one, else raises `queue.Empty`."""
         return self.get(False)
+
+    async def get_async(self) -> Any:
+        """Gets an object, in a task of an asyncio event loop, as `asyncio.Queue.get` does.
+
+        A task that is cancelled while it waits takes nothing out.
+
+        Raises:
+            ValueError: the queue is closed.
+            NotImplementedError: the event loop has no `add_reader`.
+        """
+        from .asynchronous import take
+
+        return await take(self)
+
+    def put_async(self, obj: Any) -> Coroutine[Any, Any, None]:
+        """Pickles the object at once; what it returns puts it when awaited, once there is room.
+
+        A task that is cancelled while it waits puts nothing. Those that wait in one event loop put
+        in the order in which they came.
+
+        Raises:
+            ValueError: the queue is closed.
+            NotImplementedError: when awaited: the event loop has no `add_reader`.
+            Exception: whatever pickling raises.
+        """
+        from .asynchronous import put
+
+        return put(self, obj)
 
     def __reduce__(self) -> handles.Reduced:
         reduced = handles.reduce_queue(self)
@@ -110,6 +208,207 @@ class Queue(_native.Queue):
         return threading.Condition(threading.Lock())
 
 
+def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: bool, timeout: float | None) -> Any:
+    """`operator[key]`, a get that does not wait, again and again until a process in `watch` has died."""
+    from multiprocessing.connection import wait
+    from queue import Empty
+
+    living = list(watch)
+    reader = key[0]._reader
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        # Looked at before the queue: what a dead one has put is there.
+        dead = next((process for process in living if process.exitcode not in (None, 0)), None)
+        try:
+            return operator[key]
+        except Empty:
+            if dead is not None:
+                raise worker_died(dead) from None
+            left = None if deadline is None else deadline - time.monotonic()
+            if not block or (left is not None and left <= 0):
+                raise
+        # One that has died since the look stays, and ends the wait at once.
+        living = [process for process in living if process.exitcode != 0]
+        wait([reader, *(process.sentinel for process in living)], left)
+
+
+def worker_died(process: Any) -> WorkerDiedError:
+    """What says how a process has ended, which has."""
+    from .exceptions import WorkerDiedError
+
+    error = WorkerDiedError(pids=[process.pid], exitcode=process.exitcode)
+    how = f"was killed by {error.signal}" if error.signal else f"ended with exit code {error.exitcode}"
+    error.args = (f"{process.name} (pid {process.pid}) {how}, and nothing of it is left to be got",)
+    return error
+
+
+@_native._own_descriptors
+class JoinableQueue(Queue):
+    """A queue of tasks: whoever has got one says `task_done` once it is done."""
+
+    def __init__(self, maxsize: int = 0, *, max_bytes: int | None = None, ctx: Any = None) -> None:
+        super().__init__(maxsize, max_bytes=max_bytes, ctx=ctx)
+        self._keep_takers()
+
+    def task_done(self) -> None:
+        """Says that a task that was got from the queue is done.
+
+        Raises:
+            ValueError: more have been done than were put, or the queue is closed.
+        """
+        self._task_done()
+
+    def join(self, *, on_death: str | None = None) -> None:
+        """Waits until all tasks that were put are done.
+
+        Tasks that were got by a process that has died since will never be. If no others are left, and
+        none are queued, it warns, once, and waits on. (It cannot tell once more than 128 processes
+        have got tasks, or one says `task_done` of what another got.)
+
+        Args:
+            on_death: "raise": raise WorkerDiedError instead of the warning.
+
+        Raises:
+            WorkerDiedError: those who got the rest have died; with on_death="raise" only.
+            ValueError: the queue has been closed with tasks left, or `on_death` is something else.
+        """
+        if on_death not in (None, "raise"):
+            raise ValueError(f'on_death is None or "raise", not {on_death!r}')
+        lost = self._join(True)
+        if lost is None:
+            return
+        count = self._unfinished()
+        text = (
+            f"{count} tasks will not be done: the processes that got them have died (pid {', '.join(map(str, lost))})"
+        )
+        from .exceptions import WorkerDiedError, WorkerDiedWarning
+
+        if on_death == "raise":
+            raise WorkerDiedError(text, pids=lost)
+        import warnings
+
+        warnings.warn(text, WorkerDiedWarning, stacklevel=2)
+        self._join(False)
+
+    @property
+    def _unfinished_tasks(self) -> _Unfinished:
+        return _Unfinished(self)
+
+
+@_native._own_descriptors
+class SimpleQueue(_native.Queue):
+    """A queue with `put`, `get`, `empty` and `close`; `put` never waits."""
+
+    _is_simple = True  # the native class's errors are a pipe's then
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        super().__init__(ctx=ctx)
+
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> types.GenericAlias:
+        return types.GenericAlias(cls, item)
+
+    def get(self) -> Any:
+        """Gets an object; waits for one.
+
+        Raises:
+            EOFError: this process has closed `_writer`, and its parent, whose end is told so, has
+                ended.
+            OSError: the queue is closed.
+        """
+        if _Writer in vars(self).get("_closed_ends", ()):
+            return _get_from_parent(self)
+        return ~self
+
+    def empty(self) -> bool:
+        """Whether there is no message at this instant.
+
+        Raises:
+            OSError: the queue is closed.
+        """
+        if self._closed:
+            raise OSError(errno.EBADF, "handle is closed")
+        return super().empty()
+
+    def __reduce__(self) -> handles.Reduced:
+        return handles.reduce_queue(self)
+
+    @property
+    def _reader(self) -> _Reader:
+        return _Reader(self)
+
+    @property
+    def _writer(self) -> _Writer:
+        return _Writer(self)
+
+    @functools.cached_property
+    def _rlock(self) -> Any:
+        return threading.Lock()
+
+    @functools.cached_property
+    def _wlock(self) -> Any:
+        return threading.Lock()
+
+
+class _Absent:
+    """What the stdlib's simple queue does not have, and the native class has."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}")
+
+
+for _name in ("qsize", "full", "join_thread", "cancel_join_thread"):
+    _absent = _Absent()
+    _absent.__set_name__(SimpleQueue, _name)
+    setattr(SimpleQueue, _name, _absent)
+del _name, _absent
+
+
+def _get_from_parent(queue: SimpleQueue) -> Any:
+    """Gets where this process has closed its writing end, as a pool's worker does.
+
+    With the stdlib's it is the end of the file once the others are gone too. Here the parent's death
+    says so.
+    """
+    from multiprocessing.connection import wait
+    from multiprocessing.process import parent_process
+    from queue import Empty
+
+    parent = parent_process()
+    reader: Any = queue._reader
+    while True:
+        try:
+            return _get[queue, False, None]
+        except Empty:
+            pass
+        if parent is None:
+            return ~queue
+        if parent.sentinel in wait([reader, parent.sentinel]) and not queue._poll():
+            raise EOFError
+
+
+class _Unfinished:
+    """The tasks that are left, as the semaphore that the stdlib's queue counts them by."""
+
+    def __init__(self, queue: JoinableQueue) -> None:
+        self._queue = queue
+
+    @property
+    def _semlock(self) -> _Unfinished:
+        return self
+
+    def get_value(self) -> int:
+        return self._queue._unfinished()
+
+    _get_value = get_value
+
+    def _is_zero(self) -> bool:
+        return self.get_value() == 0
+
+
 class _Room:
     """The room in a queue, as the semaphore that the stdlib's counts it by."""
 
@@ -139,7 +438,7 @@ class _End:
 
     readable = writable = False
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue | SimpleQueue) -> None:
         self._queue = queue
         self._closed = vars(queue).setdefault("_closed_ends", set())
 
@@ -149,7 +448,7 @@ class _End:
     def __hash__(self) -> int:
         return hash((type(self), id(self._queue)))
 
-    def _open_queue(self) -> Queue:
+    def _open_queue(self) -> Queue | SimpleQueue:
         if self.closed:
             raise OSError(errno.EBADF, "handle is closed")
         return self._queue
@@ -198,6 +497,14 @@ class _Writer(_End):
 
 
 def __getattr__(name: str) -> Any:
+    if name == "QueueStats":
+        from .queue_stats import QueueStats
+
+        return QueueStats
+    if name == "ShutDown":
+        from .exceptions import ShutDown
+
+        return ShutDown
     # The stdlib's, whatever is not ours; its import is not cheap.
     from multiprocessing import queues
 

@@ -88,6 +88,20 @@ def process_table():
     return [process for process in seen if process is not None]
 
 
+def children_of(pid):
+    """Those of one process, by the kernel's own list: a look at every process takes a hundred times
+    as long.
+    """
+    numbers = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                numbers += file.read().split()
+    except OSError:  # a kernel without it, or a thread that has just left its children to another
+        return [process for process in process_table() if process.parent == pid]
+    return [process for process in map(look_at, numbers) if process is not None]
+
+
 @contextlib.contextmanager
 def later(delay, function, *args):
     """Calls a function in another thread after so many seconds."""

@@ -18,6 +18,13 @@ def wait_once(condition, waiting, outcome, timeout=None, depth=1):
     outcome.value = 1 if woken is True else 2
 
 
+def wait_once_a_turn(condition, turn, flags):
+    """As `wait_once` for each pair of flags, when it is its turn."""
+    for at, (waiting, outcome) in enumerate(flags):
+        wait_until(lambda at=at: turn.value == at, "its turn")
+        wait_once(condition, waiting, outcome)
+
+
 def wait_for_value(condition, state, target, outcome):
     with condition:
         result = condition.wait_for(lambda: state.value >= target and "reached")

@@ -72,6 +72,12 @@ def echo(inbox, outbox):
         outbox.put(item)
 
 
+def echo_all(pairs):
+    """Through one pair of queues after the other: as many children would show no more."""
+    for inbox, outbox in pairs:
+        echo(inbox, outbox)
+
+
 def put_later(queue, delay, item):
     time.sleep(delay)
     queue.put(item)
@@ -165,3 +171,169 @@ def put_beyond_the_limit(outcome):
 def put_when_asked(queue, asked, count):
     for _ in range(count):
         queue.put(asked.get())
+
+
+def put_for_ever(queue, item):
+    while True:
+        queue.put(item)
+
+
+def get_some(queue, count):
+    for _ in range(count):
+        queue.get()
+
+
+def put_batch(queue, items):
+    queue.put_many(items)
+
+
+def put_batches(queue, count, size):
+    for start in range(0, count, size):
+        queue.put_many(range(start, start + size))
+
+
+def put_batches_for_ever(queue, size):
+    start = 0
+    while True:
+        queue.put_many(range(start, start + size))
+        start += size
+
+
+def pass_on(queue, out):
+    out.put(queue.get())
+
+
+def put_into_each(queue, count):
+    got = []
+    while len(got) < count:
+        got += queue.get_many(count)
+    for inner, lock, number in got:
+        with lock:
+            inner.put(number)
+
+
+def get_until_shut(queue):
+    from fastmp import ShutDown
+
+    try:
+        while True:
+            queue.get()
+    except ShutDown:
+        return
+
+
+def put_until_shut(queue, item):
+    from fastmp import ShutDown
+
+    try:
+        while True:
+            queue.put(item)
+    except ShutDown:
+        return
+
+
+def count_puts_until_shut(queue, out, me):
+    from fastmp import ShutDown
+
+    count = 0
+    try:
+        while True:
+            queue.put(count)
+            count += 1
+    except ShutDown:
+        out.put((me, count))
+
+
+def count_gets_until_shut(queue, out):
+    from fastmp import ShutDown
+
+    count = 0
+    try:
+        while True:
+            queue.get()
+            count += 1
+    except ShutDown:
+        out.put(("got", count))
+
+
+def shut_down_now(queue):
+    queue.shutdown(immediate=True)
+    time.sleep(10)
+
+
+def do_tasks(queue, done):
+    while True:
+        task = queue.get()
+        if task is not None:
+            with done.get_lock():
+                done.value += task
+        queue.task_done()
+        if task is None:
+            return
+
+
+def join_tasks(queue):
+    queue.join()
+
+
+def type_of(queue, out):
+    queue.get()
+    out.put(type(queue).__name__)
+    queue.task_done()
+
+
+def put_and_sleep(queue, count):
+    for number in range(count):
+        queue.put(number)
+    time.sleep(100)
+
+
+def take_and_sleep(queue, taken):
+    queue.get()
+    taken.value = os.getpid()
+    time.sleep(100)
+
+
+def echo_simple(queue, out):
+    while True:
+        item = queue.get()
+        out.put(item)
+        if item is None:
+            return
+
+
+def get_simple(queue):
+    queue.get()
+
+
+def start_worker_and_sleep(queue, told):
+    import multiprocessing
+
+    worker = multiprocessing.get_context("fork").Process(target=wait_for_work, args=(queue,))
+    worker.start()
+    told.send(worker.pid)
+    queue._writer.close()
+    time.sleep(100)
+
+
+def wait_for_work(queue):
+    queue._writer.close()
+    try:
+        queue.get()
+    except (EOFError, OSError):
+        return
+
+
+def end_with(queue, code, *items):
+    for item in items:
+        queue.put(item)
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def put_after(queue, delay, *items):
+    time.sleep(delay)
+    for item in items:
+        queue.put(item)
+    time.sleep(100)

@@ -1,5 +1,6 @@
 """Waits that signals come to."""
 
+import ctypes
 import importlib
 import os
 import pickle
@@ -258,3 +259,32 @@ def serve(made, operation):
         made[1].send("served")
     else:
         made.release()
+
+
+class _Stop(Exception):
+    pass
+
+
+def _stop(number, frame):
+    raise _Stop
+
+
+def fork_after_a_handler_raised(queue):
+    signal.signal(signal.SIGUSR1, _stop)
+    queue.put(Interrupted("object"))
+    Interrupted.numbers[:] = [signal.SIGUSR1]
+    fork = ctypes.PyDLL(None).fork  # not os.fork, which runs Python code first
+    parent, raised = os.getpid(), False
+    try:
+        item = queue.get()
+        fork()
+        for _ in range(100):  # looks for signals often
+            pass
+    except _Stop:
+        raised = True
+    if os.getpid() != parent:
+        os._exit(10 + raised)
+    # The only child. Had the exception come before the fork, there would be none.
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 10
+    assert raised
+    assert item.name == "object"

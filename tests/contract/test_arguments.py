@@ -19,13 +19,17 @@ SHORT = [0.001, 0, -1, -0.5, True, Fraction(1, 1000), numpy.float32(0.001), nump
 # The stdlib's locks took integers alone before Python 3.12.
 INTEGERS_ONLY = sys.version_info < (3, 12)
 
+# What an argument means is decided in the process that calls, before anything that is shared is
+# looked at, and long waits are many here: how other processes would be started says nothing.
+pytestmark = pytest.mark.method("fork")
+
 LOCKS = ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Value"]
 
 
 @pytest.fixture
-def true_and_false(module):
+def true_and_false(native):
     """What counts as each for the locks of the package under test."""
-    if module == "multiprocessing" and INTEGERS_ONLY:
+    if not native and INTEGERS_ONLY:
         return [True, 1, 5], [False, 0]
     return TRUE, FALSE
 

@@ -139,21 +139,25 @@ def test_as_many_as_told_are_woken(mp, crew):
         assert condition.wait(0.02) is False
 
 
-@pytest.mark.parametrize(
-    ("n", "woken"),
-    [(1.5, 2), (2.0, 2), (0.0, 0), (True, 1), (float("inf"), 3), (float("nan"), 0), (-(10**30), 0), (10**30, 3)]
-    + [(fractions.Fraction(3, 2), 2), (decimal.Decimal("0.1"), 1)],
-)
-def test_as_many_as_any_number_says(mp, crew, n, woken):
-    condition = mp.Condition()
-    outcomes = start_waiters(mp, crew, condition, 3)
-    with condition:
-        condition.notify(n)
-    wait_until(lambda: count_woken(outcomes) == woken)
-    time.sleep(0.02)
-    assert count_woken(outcomes) == woken
-    with condition:
-        condition.notify_all()
+def test_as_many_as_any_number_says(mp, crew):
+    numbers = [(1.5, 2), (2.0, 2), (0.0, 0), (True, 1), (float("inf"), 3), (float("nan"), 0), (-(10**30), 0)]
+    numbers += [(10**30, 3), (fractions.Fraction(3, 2), 2), (decimal.Decimal("0.1"), 1)]
+    condition, turn = mp.Condition(), mp.RawValue("i", -1)
+    flags = [[(mp.RawValue("b"), mp.RawValue("b")) for _ in numbers] for _ in range(3)]
+    waiters = [crew.start(conditions.wait_once_a_turn, condition, turn, each) for each in flags]
+    for at, (n, woken) in enumerate(numbers):
+        turn.value = at
+        for waiter, each in zip(waiters, flags, strict=True):
+            wait_asleep(waiter.pid, each[at][0])
+        outcomes = [each[at][1] for each in flags]
+        with condition:
+            condition.notify(n)
+        wait_until(lambda outcomes=outcomes, woken=woken: count_woken(outcomes) == woken)
+        time.sleep(0.02)
+        assert count_woken(outcomes) == woken, n
+        with condition:
+            condition.notify_all()
+        wait_until(lambda outcomes=outcomes: count_woken(outcomes) == 3)
     crew.join()
 
 

@@ -90,9 +90,9 @@ def test_deep(through):
     assert objects.fingerprint(through(item)) == objects.fingerprint(item)
 
 
-def test_too_deep_is_an_error_and_no_more(through, module):
+def test_too_deep_is_an_error_and_no_more(through, native):
     item = objects.deep(100_000)
-    if through.queue is not None and module == "multiprocessing":
+    if through.queue is not None and not native:
         through.put = pickle.dumps  # the feeder thread would print the error
     with pytest.raises(RecursionError):
         through.put(item)
@@ -100,8 +100,8 @@ def test_too_deep_is_an_error_and_no_more(through, module):
         item = item.pop()
 
 
-def test_usable_after_an_error(through, module):
-    if through.queue is None or module == "fastmp":
+def test_usable_after_an_error(through, native):
+    if through.queue is None or native:
         with pytest.raises(objects.SomeError):
             through.put([b"x" * 100_000, objects.Unsendable()])
     through.put(objects.Unreceivable())
@@ -204,62 +204,66 @@ def test_numpy(through):
     assert first is second
 
 
-@pytest.mark.skipif(numpy is None, reason="numpy is not installed")
-@pytest.mark.parametrize("count", [3, 1000, 100_000, 4_000_000])
-def test_numpy_is_writable_after_get(mp, crew, count):
-    inbox, outbox = mp.Queue(), mp.Queue()
-    crew.start(queues.echo, inbox, outbox)
-    item = numpy.arange(count, dtype="f8")
-    inbox.put(item)
-    got = outbox.get()
-    assert (got == item).all()
-    assert got.flags.writeable
-    got += 1
-    inbox.put(item)
-    assert (outbox.get() == item).all()
-    assert got[-1] == count
-    inbox.put(None)
+def echoed(mp, crew, count):
+    """So many pairs of new queues; what goes into the first of one comes back by its second."""
+    pairs = [(mp.Queue(), mp.Queue()) for _ in range(count)]
+    crew.start(queues.echo_all, pairs)
+    for inbox, outbox in pairs:
+        yield inbox, outbox
+        inbox.put(None)
     crew.join()
 
 
 @pytest.mark.skipif(numpy is None, reason="numpy is not installed")
-@pytest.mark.parametrize("size", [0, 8, 1000, 100_000, 4_000_000])
-def test_read_only_arrays_arrive_writable(mp, module, crew, size):
-    if module == "multiprocessing" and sys.version_info >= (3, 14):
+def test_numpy_is_writable_after_get(mp, crew):
+    counts = [3, 1000, 100_000, 4_000_000]
+    for count, (inbox, outbox) in zip(counts, echoed(mp, crew, len(counts)), strict=True):
+        item = numpy.arange(count, dtype="f8")
+        inbox.put(item)
+        got = outbox.get()
+        assert (got == item).all()
+        assert got.flags.writeable
+        got += 1
+        inbox.put(item)
+        assert (outbox.get() == item).all()
+        assert got[-1] == count
+
+
+@pytest.mark.skipif(numpy is None, reason="numpy is not installed")
+def test_read_only_arrays_arrive_writable(mp, native, crew):
+    if not native and sys.version_info >= (3, 14):
         pytest.skip("its protocol is 5 there, which keeps them read-only")
-    inbox, outbox = mp.Queue(), mp.Queue()
-    crew.start(queues.echo, inbox, outbox)
-    frozen = numpy.arange(size // 8, dtype="f8")
-    frozen.flags.writeable = False
-    for item in (
-        numpy.frombuffer(bytes(size), "u1"),
-        frozen,
-        frozen.reshape(-1, 1),
-        numpy.asfortranarray(frozen.reshape(2, -1) if size % 16 == 0 else frozen),
-        numpy.broadcast_to(numpy.float64(1.5), (size // 8,)),
-    ):
-        for wrap in (lambda x: x, lambda x: [x, {"again": x}]):
-            inbox.put(wrap(item))
-            got = outbox.get()
-            if isinstance(got, list):
-                assert got[0] is got[1]["again"]
-                got = got[0]
-            assert (got.dtype, got.shape) == (item.dtype, item.shape)
-            assert (got == item).all()
-            assert got.flags.writeable
-            got += 1
-        assert not item.flags.writeable or item.base is None
-    inbox.put(None)
-    crew.join()
+    sizes = [0, 8, 1000, 100_000, 4_000_000]
+    for size, (inbox, outbox) in zip(sizes, echoed(mp, crew, len(sizes)), strict=True):
+        frozen = numpy.arange(size // 8, dtype="f8")
+        frozen.flags.writeable = False
+        for item in (
+            numpy.frombuffer(bytes(size), "u1"),
+            frozen,
+            frozen.reshape(-1, 1),
+            numpy.asfortranarray(frozen.reshape(2, -1) if size % 16 == 0 else frozen),
+            numpy.broadcast_to(numpy.float64(1.5), (size // 8,)),
+        ):
+            for wrap in (lambda x: x, lambda x: [x, {"again": x}]):
+                inbox.put(wrap(item))
+                got = outbox.get()
+                if isinstance(got, list):
+                    assert got[0] is got[1]["again"]
+                    got = got[0]
+                assert (got.dtype, got.shape) == (item.dtype, item.shape)
+                assert (got == item).all()
+                assert got.flags.writeable
+                got += 1
+            assert not item.flags.writeable or item.base is None
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
-def test_read_only_buffers_of_other_classes(module, through, size):
+def test_read_only_buffers_of_other_classes(native, through, size):
     """Each class decides by protocol.
 
     What comes of it may be written to as it may with the stdlib.
     """
-    if module == "multiprocessing" and sys.version_info >= (3, 14):
+    if not native and sys.version_info >= (3, 14):
         pytest.skip("its protocol is 5 there, which keeps them read-only")
     content = bytes(range(100)) * (size // 100)
     for kind in (objects.Buffered, objects.BufferedState):
@@ -270,21 +274,19 @@ def test_read_only_buffers_of_other_classes(module, through, size):
             got.data[0] = 5
 
 
-@pytest.mark.parametrize("size", [0, 1, 4095, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 32 << 20])
 @pytest.mark.parametrize("kind", [bytes, bytearray, str])
-def test_sizes(mp, crew, size, kind):
-    inbox, outbox = mp.Queue(), mp.Queue()
-    crew.start(queues.echo, inbox, outbox)
-    item = "\N{SNOWMAN}" * (size // 3) if kind is str else kind(size)
-    if kind is bytearray and size:
-        item[-1] = item[size // 2] = 7
-    for _ in range(2):
-        inbox.put(item)
-        got = outbox.get()
-        assert type(got) is kind
-        assert got == item
-    inbox.put(None)
-    crew.join()
+def test_sizes(mp, crew, kind):
+    """Each the first message of a queue."""
+    sizes = [0, 1, 4095, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 32 << 20]
+    for size, (inbox, outbox) in zip(sizes, echoed(mp, crew, len(sizes)), strict=True):
+        item = "\N{SNOWMAN}" * (size // 3) if kind is str else kind(size)
+        if kind is bytearray and size:
+            item[-1] = item[size // 2] = 7
+        for _ in range(2):
+            inbox.put(item)
+            got = outbox.get()
+            assert type(got) is kind
+            assert got == item, size
 
 
 def test_many_sizes_in_a_row(mp, crew):

@@ -547,7 +547,7 @@ def test_connections_travel_by_what_the_stdlib_sends_with(mp, crew, way):
 
 @pytest.mark.parametrize("way", ["SimpleQueue", "stdlib pipe"])
 def test_locks_and_queues_do_not_travel_by_them(mp, way):
-    put = mp.SimpleQueue().put if way == "SimpleQueue" else multiprocessing.Pipe()[0].send
+    put = multiprocessing.SimpleQueue().put if way == "SimpleQueue" else multiprocessing.Pipe()[0].send
     for one in (mp.Lock(), mp.Queue(), mp.Value("i"), mp.Event(), mp.Condition()):
         with pytest.raises(RuntimeError):
             put(one)
@@ -765,9 +765,9 @@ def test_nonblocking_goes_on(mp, size):
 
 
 @pytest.mark.parametrize("duplex", [True, False])
-def test_descriptors_sent_by_hand(mp, duplex):
+def test_descriptors_sent_by_hand(mp, native, duplex):
     """The stdlib's send_handle and recv_handle, over the pipe's socket, between its messages."""
-    if not duplex and mp is multiprocessing.get_context(mp.get_start_method()):
+    if not duplex and not native:
         pytest.skip("the stdlib's is no socket")
     receiver, sender = mp.Pipe(duplex)
     for _ in range(3):

@@ -88,8 +88,18 @@ impl Deadline {
 pub enum Patience {
     /// No: it spins for a microsecond, then gives `WouldBlock`.
     Spin,
+    /// For a third of a millisecond, as long as it takes a holder that has a core, or whose core
+    /// the caller has taken, then it gives `WouldBlock`.
+    Moment,
     /// Yes, until this deadline, and for a moment in any case.
     Sleep(Deadline),
+}
+
+impl Patience {
+    /// When a moment that begins now is over.
+    pub fn moment() -> Deadline {
+        Deadline::At(now() + NANOS / 3000)
+    }
 }
 
 /// An absolute reading as the kernel wants it.

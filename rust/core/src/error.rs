@@ -24,6 +24,8 @@ pub enum Error {
     Full,
     /// The channel has no message.
     Empty,
+    /// The queue has been shut down, and nothing is left in it.
+    ShutDown,
     /// This end was closed, here.
     Closed,
     /// Every copy of the other end is gone.
@@ -60,6 +62,7 @@ impl std::fmt::Display for Error {
             Error::Broken => f.write_str("the barrier is broken"),
             Error::Full => f.write_str("full"),
             Error::Empty => f.write_str("empty"),
+            Error::ShutDown => f.write_str("shut down"),
             Error::Closed => f.write_str("closed"),
             Error::PeerGone => f.write_str("the other end is closed"),
             Error::TooLarge => f.write_str("message too large"),

@@ -47,6 +47,8 @@ pub enum Kind {
     Barrier = 9,
     /// A semaphore that knows its holders.
     RobustSemaphore = 10,
+    /// A broadcast.
+    Broadcast = 11,
 }
 
 /// A handle to this object has left without a token (see the arena).

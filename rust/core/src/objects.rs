@@ -182,9 +182,10 @@ impl Semaphore {
     }
 }
 
-/// Declares an object that is a state with a slice behind it, and a view that works on both.
+/// Declares an object that is a state with a slice of so many items at most behind it, and a view
+/// that works on both.
 macro_rules! with_slice {
-    ($(#[$about:meta])* $name:ident, $state:ty, $item:ty, $kind:expr, $core:path) => {
+    ($(#[$about:meta])* $name:ident, $state:ty, $item:ty, $most:expr, $kind:expr, $core:path) => {
         $(#[$about])*
         #[derive(Debug)]
         pub struct $name {
@@ -200,9 +201,13 @@ macro_rules! with_slice {
             /// One that another process has sent.
             ///
             /// # Errors
-            /// `Corrupted` if no such object is there.
+            /// `Corrupted` if no such object is there, or one larger than any that can be made.
             pub fn attach(from: Given) -> Result<Self> {
-                Ok($name { shared: from.block($kind)?.with_slice()? })
+                let shared: WithSlice<$state, $item, Block> = from.block($kind)?.with_slice()?;
+                match shared.slice().len() <= $most {
+                    true => Ok($name { shared }),
+                    false => Err(Error::Corrupted("an object of impossible size")),
+                }
             }
 
             /// What it can do.
@@ -222,15 +227,16 @@ macro_rules! with_slice {
 
 with_slice!(
     /// What a condition adds to its lock.
-    Condvar, CondvarState, Slot, Kind::Condition, condvar::Condvar<'_>
+    Condvar, CondvarState, Slot, SLOTS, Kind::Condition, condvar::Condvar<'_>
 );
 with_slice!(
     /// A barrier.
-    Barrier, BarrierState, Place, Kind::Barrier, barrier::Barrier<'_>
+    Barrier, BarrierState, Place, u32::MAX as usize, Kind::Barrier, barrier::Barrier<'_>
 );
 with_slice!(
     /// A semaphore that knows its holders.
-    RobustSemaphore, RobustSemaphoreState, Permit, Kind::RobustSemaphore, robust_semaphore::RobustSemaphore<'_>
+    RobustSemaphore, RobustSemaphoreState, Permit, robust_semaphore::MAX, Kind::RobustSemaphore,
+    robust_semaphore::RobustSemaphore<'_>
 );
 
 impl Condvar {

@@ -164,3 +164,36 @@ fn a_message_is_quick_to_drop_unless_that_gives_pages_back() {
     (0..10_000).for_each(|_| put(&queue, 1, 0, 300));
     assert!((0..10_000).map(|_| receive()).filter(|received| !received.is_quick_to_drop()).count() > 0);
 }
+
+/// Ages are counted in ticks: what is freed at one time is of one age.
+#[test]
+fn no_more_is_kept_of_what_is_freed_at_one_time() {
+    const SIZE: usize = 4 << 20;
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    for number in 0..12 {
+        put(&queue, 1, number, SIZE);
+    }
+    let get = || queue.get(&mut Vec::new(), &mut Vec::new(), Deadline::Never).unwrap();
+    let received: Vec<_> = (0..12).map(|_| get()).collect();
+    let memory = || resident(&queue.handles()[0]);
+    assert!(memory() >= 12 * SIZE as u64);
+    drop(received);
+    // 32 MiB, and what the channel is made of.
+    assert!(memory() < 9 * SIZE as u64, "{}", memory());
+}
+
+#[test]
+fn a_row_of_extents_that_is_held_makes_no_table_grow_for_ever() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    let held: Vec<_> = (0..300).map(|_| queue.extent(70_000).unwrap()).collect();
+    let most = held.iter().map(|extent| extent.index()).max().unwrap();
+    // Each without pages of its own, as those that are too large to be kept: from an empty slot.
+    let highest = (0..20_000).map(|_| queue.extent(70_000).unwrap().index()).max().unwrap();
+    assert!(highest <= most + 64, "slot {highest}, where {most} would do");
+    drop(held);
+    // All of which were empty before.
+    let again: Vec<_> = (0..300).map(|_| queue.extent(70_000).unwrap()).collect();
+    assert!(again.iter().all(|extent| extent.index() <= highest));
+}

@@ -8,11 +8,11 @@ mod common;
 
 use std::collections::VecDeque;
 
-use common::channel::{Channel, recv, send};
+use common::channel::{Channel, LARGE, recv, send};
 use common::{Child, Dice, KILLED, message, read_message, resident, words};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
-use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, INLINE, Ring, UNIT};
+use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, INLINE, LARGE_UNREAD, Ring, UNIT};
 use fastmp_core::sys::memfd;
 use fastmp_core::{Deadline, Error};
 use proptest::prelude::*;
@@ -24,6 +24,8 @@ enum Step {
     Puts(usize, usize),
     Gets(usize),
     Drain,
+    /// Drain, and then all but so many messages to where the counts are the same again.
+    Age(u64),
 }
 
 /// Sizes of every kind: empty, unit borders, the largest inline, extents.
@@ -44,6 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1..60usize, 16..9000usize).prop_map(|(n, len)| Step::Puts(n, len)),
         4 => (1..40usize).prop_map(Step::Gets),
         1 => Just(Step::Drain),
+        1 => (0..400u64).prop_map(Step::Age),
     ]
 }
 
@@ -56,6 +59,7 @@ struct Model<'a, C> {
     tx: &'a C,
     rx: &'a C,
     ring: Option<&'a Ring>,
+    age: Box<dyn Fn(u64) + 'a>,
     maxsize: usize,
     /// May it be full before `maxsize`?
     bounded_by_bytes: bool,
@@ -75,7 +79,12 @@ impl<C: Channel> Model<'_, C> {
                 self.put += 1;
             }
             Err(Error::Full) => {
-                assert!(full || (self.bounded_by_bytes && !self.held.is_empty()), "full without reason")
+                let is_large = |&len: &usize| len > INLINE;
+                let large = self.held.iter().copied().filter(is_large).count();
+                let inline: usize = self.held.iter().copied().filter(|len| !is_large(len)).sum();
+                let full_of_large = is_large(&len) && large >= LARGE_UNREAD;
+                let full_of_bytes = inline + if is_large(&len) { 16 } else { len } > 64 << 10;
+                assert!(full || (self.bounded_by_bytes && (full_of_bytes || full_of_large)), "full without reason")
             }
             Err(e) => panic!("{e:?}"),
         }
@@ -115,6 +124,10 @@ impl<C: Channel> Model<'_, C> {
                     }
                     self.get();
                 }
+                Step::Age(k) => {
+                    self.run(&[]);
+                    (self.age)(k);
+                }
             }
         }
         while !self.held.is_empty() {
@@ -127,11 +140,13 @@ fn queue(queue: &Queue) -> Model<'_, Queue> {
     let ring = queue.ring();
     let maxsize = ring.maxsize() as usize;
     let held = VecDeque::new();
-    Model { tx: queue, rx: queue, ring: Some(ring), maxsize, bounded_by_bytes: false, held, put: 0, got: 0 }
+    let age = Box::new(|k| queue.ring().age((1 << 28) - k, u64::MAX - k).unwrap());
+    Model { tx: queue, rx: queue, ring: Some(ring), age, maxsize, bounded_by_bytes: false, held, put: 0, got: 0 }
 }
 
 fn pipe<'a>(rx: &'a pipe::End, tx: &'a pipe::End) -> Model<'a, pipe::End> {
-    Model { tx, rx, ring: None, maxsize: 0, bounded_by_bytes: true, held: VecDeque::new(), put: 0, got: 0 }
+    let age = Box::new(|k| tx.age((1 << 28) - k, u64::MAX - k).unwrap());
+    Model { tx, rx, ring: None, age, maxsize: 0, bounded_by_bytes: true, held: VecDeque::new(), put: 0, got: 0 }
 }
 
 fn config() -> ProptestConfig {
@@ -194,6 +209,8 @@ fn apply<C: Channel>(model: &mut Model<'_, C>, step: Step) {
         Step::Puts(n, len) => (0..n).for_each(|_| model.put(len)),
         Step::Gets(n) => (0..n).for_each(|_| model.get()),
         Step::Drain => (0..5).for_each(|_| model.get()),
+        // The other way is not empty.
+        Step::Age(_) => (),
     }
 }
 
@@ -275,6 +292,24 @@ fn a_chunked_ring_that_is_never_empty_gives_back_what_was_read() {
     }
     assert!(most <= 16 << 20, "{most} bytes for 4 MB of messages");
     model.run(&[Step::Drain]);
+}
+
+#[test]
+fn large_messages_of_long_ago_are_not_among_the_unread() {
+    for (large_before, k) in [(0, 30), (3, 30), (4, 30), (9, 2), (4, 0), (4, 60)] {
+        let (rx, tx) = pipe::create(false).unwrap();
+        let mut model = pipe(&rx, &tx);
+        (0..large_before).for_each(|_| {
+            model.put(LARGE);
+            model.get();
+        });
+        model.run(&[Step::Age(k)]);
+        // The counts come round to where they were among these.
+        (0..60).for_each(|_| model.put(20));
+        (0..4).for_each(|_| model.put(LARGE));
+        assert_eq!(model.held.len(), 64, "{large_before} {k}");
+        model.run(&[]);
+    }
 }
 
 /// Fill a pipe that nobody reads; gives the bytes that it took.

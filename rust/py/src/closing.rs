@@ -12,9 +12,11 @@
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fastmp_core::channel::{pipe, queue};
+use fastmp_core::channel::{broadcast, pipe, queue};
+use fastmp_core::deadline::Patience;
 use fastmp_core::sync::waiting::in_between;
 use fastmp_core::sys::fork;
 use fastmp_core::{Error, Result};
@@ -24,6 +26,8 @@ use pyo3::prelude::*;
 pub trait Channel: Send + Sync {
     /// Have waits come to an end.
     fn end_waits(&self);
+    /// Does that take long?
+    const IS_SLOW: bool = false;
     /// Close its descriptors whatever still refers to it: threads that exist no more.
     fn abandon(&self);
 }
@@ -42,6 +46,23 @@ impl Channel for queue::Queue {
     fn abandon(&self) {
         self.close_segment();
     }
+}
+
+impl Channel for Arc<broadcast::Broadcast> {
+    fn end_waits(&self) {}
+    fn abandon(&self) {
+        self.close_segment();
+    }
+}
+
+impl Channel for broadcast::Reader {
+    // It may be the last to have read, and give the memory of all messages back.
+    const IS_SLOW: bool = true;
+    fn end_waits(&self) {
+        self.leave();
+    }
+    // Other readers, and the broadcast itself, have the same descriptor.
+    fn abandon(&self) {}
 }
 
 /// See the module.
@@ -144,19 +165,43 @@ impl<T: Channel> Closing<T> {
         }
     }
 
+    /// Call `attempt` for a task, which must not wait: attached, and detached for a moment if what
+    /// it comes to is `WouldBlock`. Others are held up for a moment at most, as by any lock.
+    pub fn for_task<R: Send>(
+        &self,
+        py: Python<'_>,
+        mut attempt: impl FnMut(&T, Patience) -> Result<R> + Send,
+    ) -> PyResult<Option<Result<R>>> {
+        match self.attached(py, |value| attempt(value, Patience::Spin)) {
+            Some(Err(Error::WouldBlock | Error::Interrupted)) => {
+                self.wait(py, |value| attempt(value, Patience::Moment))
+            }
+            done => Ok(done),
+        }
+    }
+
     /// Close it, now or with the last call that is under way in this process. `last` sees what it
     /// was, if it was open.
-    pub fn close<R>(&self, py: Python<'_>, last: impl FnOnce(&T) -> R + Send) -> Option<R> {
-        let seen = self.attached(py, |value| {
+    pub fn close<R: Send>(&self, py: Python<'_>, last: impl FnOnce(&T) -> R + Send) -> Option<R> {
+        let end = |value: &T| {
             value.end_waits();
             last(value)
-        })?;
+        };
+        let seen = if T::IS_SLOW { py.detach(|| self.with(end)) } else { self.attached(py, end) }?;
         let word = self.update(|word| (word & CLOSED == 0).then_some(word | CLOSED))?;
         if word & CALLS == 0 {
             // What is mapped may take long to unmap.
             py.detach(|| self.give_up(word));
         }
         Some(seen)
+    }
+
+    /// Drop what is left of it, detached.
+    pub fn drop_detached(&mut self) {
+        let Some(value) = self.value.get_mut().take() else { return };
+        // Not called: the interpreter is on its way out, or this is not one of its threads.
+        let mut value = Some(value);
+        Python::try_attach(|py| py.detach(|| drop(value.take())));
     }
 
     /// `word`: closed, without calls; by who has made it so.
@@ -168,6 +213,16 @@ impl<T: Channel> Closing<T> {
         {
             value.abandon();
         }
+    }
+}
+
+/// Have the tasks that wait for `channel`, which has just been closed, find that out.
+#[cold]
+pub fn tell_tasks(channel: &Bound<'_, PyAny>) -> PyResult<()> {
+    // While the interpreter ends it may be gone, and its tasks with it.
+    match channel.py().import("fastmp.asynchronous") {
+        Ok(module) => module.call_method1("_closed", (channel,)).map(drop),
+        Err(_) => Ok(()),
     }
 }
 

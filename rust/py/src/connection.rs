@@ -1,4 +1,5 @@
-//! `Connection` and `Pipe`.
+//! `Connection` and `Pipe`. Long, for it is one class with all that the stdlib's has, and its
+//! operators.
 
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fastmp_core::channel::pipe::{self, End, Flags};
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::{FOREIGN, Outgoing};
-use fastmp_core::sys::socket;
+use fastmp_core::sys::{epoll, socket};
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyTypeError, PyValueError};
@@ -18,7 +19,8 @@ use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error, os_error_saying, raise, raise_receiving};
 use crate::handles::Descriptor;
-use crate::{blocking, handles, message};
+use crate::message::{Now, Prepared};
+use crate::{blocking, closing, handles, message};
 
 const READABLE: u32 = 1;
 const WRITABLE: u32 = 2;
@@ -33,6 +35,8 @@ pub struct Connection {
     /// Cleared when a message was refused for its size, as in the stdlib.
     readable: AtomicBool,
     writable: bool,
+    /// Has a task waited for it?
+    awaited: AtomicBool,
 }
 
 enum Way {
@@ -80,7 +84,11 @@ fn closed() -> PyErr {
 impl Connection {
     fn over(end: End) -> Self {
         let Flags { readable, writable, .. } = end.flags();
-        Self { way: Way::Pipe(Closing::new(end)), readable: AtomicBool::new(readable), writable }
+        Self::by(Way::Pipe(Closing::new(end)), readable, writable)
+    }
+
+    fn by(way: Way, readable: bool, writable: bool) -> Self {
+        Self { way, readable: AtomicBool::new(readable), writable, awaited: AtomicBool::new(false) }
     }
 
     /// The pipe's end, if it may receive.
@@ -114,6 +122,7 @@ impl Connection {
         encoded.with_payload(
             py,
             |bytes| end.with(|end| end.extent(bytes)).unwrap_or(Err(Error::Closed)),
+            |_| Ok(()),
             |payload| Self::send_one(py, end, encoded.meta(), payload, &fds),
         )
     }
@@ -170,21 +179,98 @@ impl Connection {
         self.receive(py, |received, inbox, fds| message::decode(py, received, inbox, fds))
     }
 
+    /// Receive an object, for a task that cannot wait: `told` if it has waited for readiness.
+    pub(crate) fn take_now<'py>(slf: &Bound<'py, Self>, told: bool) -> PyResult<Now<Bound<'py, PyAny>>> {
+        let (py, this) = (slf.py(), slf.get());
+        if let Way::Stdlib(connection) = &this.way {
+            let connection = connection.bind(py);
+            // Whoever shares the descriptor may have been quicker.
+            if !told || !connection.call_method1("poll", (0.0,))?.is_truthy()? {
+                return Ok(Now::Nothing);
+            }
+            return connection.call_method0("recv").map(Now::Done);
+        }
+        let end = this.receiver()?;
+        message::with_inbox(|inbox| {
+            let mut fds = Vec::new();
+            let received = if told {
+                // As for a `recv` that was waiting when it was closed.
+                let received = end.for_task(py, |end, patience| end.recv_told(inbox, &mut fds, patience))?;
+                received.unwrap_or(Err(Error::Closed))
+            } else {
+                end.attached(py, |end| end.try_recv(inbox, &mut fds)).ok_or_else(closed)?
+            };
+            match received {
+                Ok(received) => message::decode(py, received, inbox, fds).map(Now::Done),
+                Err(other) => Now::failed(other, raise_receiving),
+            }
+        })
+    }
+
+    /// An object as a message that can be sent later.
+    pub(crate) fn prepare(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<Prepared> {
+        let (py, this) = (slf.py(), slf.get());
+        if let Way::Stdlib(connection) = &this.way {
+            // What is wrong with it, it says itself.
+            connection.call_method0(py, "_check_closed")?;
+            connection.call_method0(py, "_check_writable")?;
+            let class = py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?;
+            return Ok(Prepared::pickled(class.call_method1("dumps", (obj,))?.unbind()));
+        }
+        let end = this.sender()?;
+        if end.is_closed() {
+            return Err(closed());
+        }
+        message::prepare(obj, |bytes| end.with(|end| end.extent(bytes)).unwrap_or(Err(Error::Closed)), |_| Ok(()))
+    }
+
+    /// Send a message, for a task, likewise.
+    pub(crate) fn send_now(slf: &Bound<'_, Self>, message: &Prepared, told: bool) -> PyResult<Now<()>> {
+        let (py, this) = (slf.py(), slf.get());
+        if let Way::Stdlib(connection) = &this.way {
+            let Some(pickled) = message.as_pickled().filter(|_| told) else { return Ok(Now::Nothing) };
+            return connection.call_method1(py, "send_bytes", (pickled,)).map(|_| Now::Done(()));
+        }
+        let end = this.sender()?;
+        let sent = message.with(|outgoing| end.for_task(py, |end, patience| end.send_told(outgoing, patience)))?;
+        match sent.ok_or_else(closed)? {
+            Ok(()) => Ok(Now::Done(())),
+            Err(other) => Now::failed(other, raise),
+        }
+    }
+
+    /// Have an epoll tell by `token` when there is a message or the end, or, for who is `sending`,
+    /// room.
+    pub(crate) fn arm(slf: &Bound<'_, Self>, epoll: RawFd, token: u32, sending: bool) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        // Before it is looked whether it is open: who closes it looks at this afterwards.
+        this.awaited.store(true, Ordering::SeqCst);
+        let Way::Pipe(end) = &this.way else {
+            return epoll::arm_number(epoll, this.fileno(py)?, token, sending).map_err(raise);
+        };
+        let arm = |end: &End| {
+            let fd = if sending { end.watch_sending() } else { end.watch_receiving()? };
+            epoll::arm(epoll, fd, token, sending)
+        };
+        end.attached(py, arm).ok_or_else(closed)?.map_err(raise)
+    }
+
     /// Receive the bytes of one message, of at most `maxlength`.
-    fn recv_bytes<'py>(&self, py: Python<'py>, maxlength: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
-        if let Way::Stdlib(connection) = &self.way {
+    fn recv_bytes<'py>(slf: &Bound<'py, Self>, maxlength: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+        let (py, this) = (slf.py(), slf.get());
+        if let Way::Stdlib(connection) = &this.way {
             return Ok(connection.bind(py).call_method1("recv_bytes", (maxlength,))?.cast_into::<PyBytes>()?);
         }
         if maxlength.is_some_and(|n| n < 0) {
             return Err(PyValueError::new_err("negative maxlength"));
         }
-        let bytes = self.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
+        let bytes = this.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
         if maxlength.is_some_and(|n| bytes.as_bytes().len() > n as usize) {
             // As the stdlib's: this direction is of no more use.
-            if self.writable {
-                self.readable.store(false, Ordering::Relaxed);
+            if this.writable {
+                this.readable.store(false, Ordering::Relaxed);
             } else {
-                self.close(py)?;
+                Self::close(slf)?;
             }
             return Err(os_error_saying(libc::EMSGSIZE, "bad message length"));
         }
@@ -244,7 +330,7 @@ impl Connection {
         refuse_pipe(handle)?;
         let class = py.import("multiprocessing.connection")?.getattr("Connection")?;
         let connection = class.call1((handle, readable, writable))?;
-        Ok(Self { way: Way::Stdlib(connection.unbind()), readable: AtomicBool::new(readable), writable })
+        Ok(Self::by(Way::Stdlib(connection.unbind()), readable, writable))
     }
 
     #[classmethod]
@@ -287,7 +373,7 @@ impl Connection {
         if end.is_closed() {
             return Err(closed());
         }
-        let encoding = message::encode(obj);
+        let encoding = message::encode(obj, message::Instances::Pickled);
         if let Some((meta, bytes)) = encoding.small() {
             return Self::send_one(obj.py(), end, meta, &mut Some(Payload::Inline(bytes)), &[]);
         }
@@ -380,14 +466,17 @@ impl Connection {
     }
 
     /// Closes this end; a recv that waits in another thread raises EOFError.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        match &self.way {
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        match &this.way {
             Way::Pipe(end) => {
                 end.close(py, |_| ());
-                Ok(())
             }
-            Way::Stdlib(connection) => connection.call_method0(py, "close").map(drop),
+            Way::Stdlib(connection) => {
+                connection.call_method0(py, "close")?;
+            }
         }
+        if this.awaited.load(Ordering::SeqCst) { closing::tell_tasks(slf) } else { Ok(()) }
     }
 
     /// Whether this end is closed.
@@ -419,8 +508,9 @@ impl Connection {
     }
 
     #[pyo3(signature = (*args))]
-    fn __exit__(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        self.close(args.py())
+    fn __exit__(slf: &Bound<'_, Self>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let _ = args;
+        Self::close(slf)
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
@@ -459,13 +549,13 @@ pub struct RecvBytes;
 impl Method for RecvBytes {
     type Of = Operator;
     #[inline(always)]
-    fn call<'py>(slf: Borrowed<'_, 'py, Operator>, args: Args<'_, 'py>) -> Answer<'py> {
+    fn call<'py>(_slf: Borrowed<'_, 'py, Operator>, args: Args<'_, 'py>) -> Answer<'py> {
         let Some(key) = args.get(0) else { return Ok(Err(PyAssertionError::new_err("a key"))?) };
         if let Ok(connection) = key.cast::<Connection>() {
-            return Ok(connection.get().recv_bytes(slf.py(), None)?.into_any());
+            return Ok(Connection::recv_bytes(&connection, None)?.into_any());
         }
         let (connection, maxlength) = key.extract::<(Bound<'_, Connection>, Option<isize>)>()?;
-        Ok(connection.get().recv_bytes(slf.py(), maxlength)?.into_any())
+        Ok(Connection::recv_bytes(&connection, maxlength)?.into_any())
     }
 }
 

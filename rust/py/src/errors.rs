@@ -36,6 +36,7 @@ pub fn raise(error: Error) -> PyErr {
         Error::TooLarge => PyValueError::new_err("message too large"),
         Error::Full => instance(&FULL, "queue", "Full"),
         Error::Empty => instance(&EMPTY, "queue", "Empty"),
+        Error::ShutDown => instance(&SHUT_DOWN, "fastmp.exceptions", "ShutDown"),
         Error::Broken => instance(&BROKEN, "threading", "BrokenBarrierError"),
         Error::TimedOut | Error::WouldBlock => PyTimeoutError::new_err("timed out"),
         // Never leaves `blocking`.
@@ -71,6 +72,7 @@ pub fn os_error_saying(errno: i32, text: &'static str) -> PyErr {
 
 static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static EMPTY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static SHUT_DOWN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static BROKEN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 fn instance(cell: &PyOnceLock<Py<PyType>>, module: &'static str, name: &'static str) -> PyErr {

@@ -1,6 +1,9 @@
 //! Python bindings of `fastmp-core`: conversions and waiting, no logic of their own.
 
+mod asynchronous;
+mod batch;
 mod blocking;
+mod broadcast;
 mod capi;
 mod closing;
 mod connection;
@@ -16,6 +19,12 @@ mod synchronize;
 /// The native half of fastmp.
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
+    #[pymodule_export]
+    use crate::asynchronous::{Message, arm, prepare};
+    #[pymodule_export]
+    use crate::batch::put_many;
+    #[pymodule_export]
+    use crate::broadcast::{Broadcast, BroadcastReader};
     #[pymodule_export]
     use crate::connection::{Connection, new_pipe};
     #[pymodule_export]
@@ -47,6 +56,8 @@ mod _native {
 
         use crate::capi::construct::class;
 
+        use crate::asynchronous::{PutNow, TakeNow, answers};
+        use crate::broadcast::RecvBroadcast;
         use crate::capi::operator;
         use crate::connection::{Recv, RecvBytes, RecvBytesInto};
         use crate::queue::Queue;
@@ -67,9 +78,16 @@ mod _native {
         crate::queue::install(&py.get_type::<Queue>())?;
         module.add("Queue", crate::queue::class(py)?)?;
         module.add("_get", operator::new::<crate::queue::Get>(py, c"fastmp._native.Get")?)?;
+        module.add("_get_many", operator::new::<crate::batch::GetMany>(py, c"fastmp._native.GetMany")?)?;
+        module.add("_recv_broadcast", operator::new::<RecvBroadcast>(py, c"fastmp._native.RecvBroadcast")?)?;
         module.add("_recv", operator::new::<Recv>(py, c"fastmp._native.Recv")?)?;
         module.add("_recv_bytes", operator::new::<RecvBytes>(py, c"fastmp._native.RecvBytes")?)?;
         module.add("_recv_bytes_into", operator::new::<RecvBytesInto>(py, c"fastmp._native.RecvBytesInto")?)?;
+        module.add("_take_now", operator::new::<TakeNow>(py, c"fastmp._native.TakeNow")?)?;
+        module.add("_put_now", operator::new::<PutNow>(py, c"fastmp._native.PutNow")?)?;
+        for (name, answer) in answers(py)? {
+            module.add(name, answer)?;
+        }
         module.add("Lock", class::<Lock>(py, c"fastmp._native.Lock")?)?;
         module.add("RLock", class::<RLock>(py, c"fastmp._native.RLock")?)?;
         module.add("Semaphore", class::<Semaphore>(py, c"fastmp._native.Semaphore")?)?;

@@ -2,10 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core as fcore;
+use fastmp_core::channel::queue::Joined;
 use fastmp_core::channel::ring::{MessageMeta, Payload};
 use fastmp_core::channel::transport::Outgoing;
+use fastmp_core::deadline::Patience;
+use fastmp_core::sys::epoll;
 use fastmp_core::{Deadline, Error};
 use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -16,13 +20,14 @@ use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error_saying, raise};
 use crate::handles::Descriptor;
-use crate::{blocking, handles, message};
+use crate::message::{Now, Prepared};
+use crate::{blocking, closing, handles, message};
 
 /// What `_attach()` is given: descriptors of the segment and of both ends of the socket; maxsize.
 type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
 
 /// Seconds to wait at most for a message that readiness has told of: its sender may be stopped.
-const ANNOUNCED: f64 = 0.1;
+pub const ANNOUNCED: f64 = 0.1;
 
 /// A queue of messages; one that has been put survives the process that put it.
 #[pyclass(frozen, subclass, module = "fastmp.queues")]
@@ -31,6 +36,8 @@ pub struct Queue {
     queue: OnceLock<Closing<fcore::channel::queue::Queue>>,
     /// What `close` saw.
     last: OnceLock<Last>,
+    /// Has a task waited for it?
+    awaited: AtomicBool,
 }
 
 /// A queue at an instant.
@@ -40,13 +47,22 @@ struct Last {
     full: bool,
     used: bool,
     maxsize: u64,
+    unfinished: u64,
 }
 
 impl Last {
     fn of(queue: &fcore::channel::queue::Queue) -> Last {
         let ring = queue.ring();
-        Last { len: ring.len(), full: ring.is_full(), used: ring.was_used(), maxsize: ring.maxsize() }
+        let (full, used, unfinished) = (ring.is_full(), ring.was_used(), queue.unfinished());
+        Last { len: ring.len(), full, used, maxsize: ring.maxsize(), unfinished }
     }
+}
+
+/// A message of `size` bytes has no room in a queue of `most` at any time.
+#[cold]
+pub fn too_large(most: Option<u64>, size: u64) -> PyErr {
+    let most = most.unwrap_or_default();
+    PyValueError::new_err(format!("a message of {size} bytes does not go into a queue of max_bytes={most}"))
 }
 
 impl Queue {
@@ -54,7 +70,7 @@ impl Queue {
         self.queue.get().ok_or_else(|| PyAttributeError::new_err("__init__ has not been called"))
     }
 
-    fn open<'a>(slf: &'a Bound<'_, Self>) -> PyResult<&'a Closing<fcore::channel::queue::Queue>> {
+    pub fn open<'a>(slf: &'a Bound<'_, Self>) -> PyResult<&'a Closing<fcore::channel::queue::Queue>> {
         let queue = slf.get().made()?;
         if queue.is_closed() { Err(Self::closed(slf)) } else { Ok(queue) }
     }
@@ -74,7 +90,7 @@ impl Queue {
             let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
                 // Who was told by the descriptor finds the message, though its sender is not quite
                 // done.
-                Some(Err(Error::Empty)) if !block => match queue.attached(py, |queue| queue.is_announced()) {
+                Some(Err(Error::Empty)) if !block => match Self::is_announced(py, queue)? {
                     Some(true) => {
                         let deadline = Deadline::after(ANNOUNCED);
                         queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
@@ -89,6 +105,14 @@ impl Queue {
             };
             message::decode(py, received.ok_or_else(|| Self::closed(slf))?.map_err(raise)?, inbox, fds)
         })
+    }
+
+    /// Is a message just being put? Not waited for attached; None if it is closed.
+    pub fn is_announced(py: Python<'_>, queue: &Closing<fcore::channel::queue::Queue>) -> PyResult<Option<bool>> {
+        match queue.attached(py, |queue| queue.is_announced(Patience::Spin)) {
+            Some(Ok(false)) => Ok(Some(false)),
+            _ => Ok(queue.wait(py, |queue| queue.is_announced(Patience::Moment))?.map(|is| is == Ok(true))),
+        }
     }
 
     #[inline]
@@ -111,10 +135,81 @@ impl Queue {
             }
             done => done,
         };
-        put.ok_or_else(|| Self::closed(slf))?.map_err(raise)
+        put.ok_or_else(|| Self::closed(slf))?.map_err(|e| match (e, &*outgoing.payload) {
+            (Error::TooLarge, Some(payload)) => {
+                too_large(queue.attached(py, |queue| queue.ring().max_bytes()), payload.size())
+            }
+            _ => raise(e),
+        })
     }
 
-    fn closed(slf: &Bound<'_, Self>) -> PyErr {
+    /// Get an object, for a task that cannot wait: `told` if it has waited for readiness.
+    pub(crate) fn take_now<'py>(slf: &Bound<'py, Self>, told: bool) -> PyResult<Now<Bound<'py, PyAny>>> {
+        let (py, queue) = (slf.py(), slf.get().made()?);
+        message::with_inbox(|inbox| {
+            let mut fds = Vec::new();
+            let received = if told {
+                queue.for_task(py, |queue, patience| queue.get_told(inbox, &mut fds, patience))?
+            } else {
+                queue.attached(py, |queue| queue.try_get(inbox, &mut fds))
+            };
+            match received.ok_or_else(|| Self::closed(slf))? {
+                Ok(received) => message::decode(py, received, inbox, fds).map(Now::Done),
+                Err(other) => Now::failed(other, raise),
+            }
+        })
+    }
+
+    /// An object as a message that can be put later.
+    pub(crate) fn prepare(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<Prepared> {
+        let queue = Self::open(slf)?;
+        let extent = |bytes| queue.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed));
+        message::prepare(obj, extent, |size| Self::allows(slf.py(), queue, size))
+    }
+
+    /// May a message be so large?
+    fn allows(py: Python<'_>, queue: &Closing<fcore::channel::queue::Queue>, size: u64) -> PyResult<()> {
+        match queue.attached(py, |queue| queue.ring().max_bytes()) {
+            Some(most) if most > 0 && size > most => Err(too_large(Some(most), size)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Put a message, for a task, likewise.
+    pub(crate) fn put_now(slf: &Bound<'_, Self>, message: &Prepared, told: bool) -> PyResult<Now<()>> {
+        let (py, queue) = (slf.py(), slf.get().made()?);
+        let put = message.with(|outgoing| {
+            if told {
+                return queue.for_task(py, |queue, patience| queue.put_told(outgoing, patience));
+            }
+            Ok(queue.attached(py, |queue| queue.try_put(outgoing)))
+        })?;
+        match put.ok_or_else(|| Self::closed(slf))? {
+            Ok(()) => Ok(Now::Done(())),
+            Err(Error::TooLarge) => {
+                let most = queue.attached(py, |queue| queue.ring().max_bytes());
+                Err(message.size().map_or_else(|| raise(Error::TooLarge), |size| too_large(most, size)))
+            }
+            Err(other) => Now::failed(other, raise),
+        }
+    }
+
+    /// Have an epoll tell by `token` when there is a message, or, for who is `sending`, room.
+    pub(crate) fn arm(slf: &Bound<'_, Self>, epoll: RawFd, token: u32, sending: bool) -> PyResult<()> {
+        // Before it is looked whether it is open: who closes it looks at this afterwards.
+        slf.get().awaited.store(true, Ordering::SeqCst);
+        let arm = |queue: &fcore::channel::queue::Queue| {
+            let fd = if sending { queue.watch_sending() } else { queue.watch()? };
+            epoll::arm(epoll, fd, token, sending)
+        };
+        slf.get().made()?.attached(slf.py(), arm).ok_or_else(|| Self::closed(slf))?.map_err(raise)
+    }
+
+    pub fn closed(slf: &Bound<'_, Self>) -> PyErr {
+        // A simple queue is as a pipe's two ends are.
+        if slf.hasattr("_is_simple").unwrap_or(false) {
+            return os_error_saying(libc::EBADF, "handle is closed");
+        }
         match slf.repr() {
             Ok(name) => PyValueError::new_err(format!("Queue {name} is closed")),
             Err(e) => e,
@@ -125,7 +220,7 @@ impl Queue {
 #[pymethods]
 impl Queue {
     #[new]
-    #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(maxsize=0, *, ctx=None)")]
+    #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(maxsize=0, *, max_bytes=None, ctx=None)")]
     fn new(
         _args: &Bound<'_, PyTuple>,
         ctx: Option<&Bound<'_, PyAny>>,
@@ -139,13 +234,18 @@ impl Queue {
                 fcore::channel::queue::Queue::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?);
             let _ = queue.set(Closing::new(core.map_err(raise)?));
         }
-        Ok(Self { queue, last: OnceLock::new() })
+        Ok(Self { queue, last: OnceLock::new(), awaited: AtomicBool::new(false) })
     }
 
-    #[pyo3(signature = (maxsize = 0, *, ctx = None))]
-    fn __init__(&self, maxsize: i64, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    #[pyo3(signature = (maxsize = 0, *, max_bytes = None, ctx = None))]
+    fn __init__(&self, maxsize: i64, max_bytes: Option<i64>, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let _ = ctx;
+        let max_bytes = match max_bytes {
+            Some(bytes) if bytes <= 0 => return Err(PyValueError::new_err("max_bytes must be positive")),
+            bytes => bytes.unwrap_or(0) as u64,
+        };
         let queue = fcore::channel::queue::Queue::create(maxsize.max(0) as u64).map_err(raise)?;
+        queue.bound_bytes(max_bytes);
         let again = |_| PyRuntimeError::new_err("__init__ has been called already");
         self.queue.set(Closing::new(queue)).map_err(again)
     }
@@ -178,7 +278,7 @@ impl Queue {
     ///
     /// Raises:
     /// - queue.Full: there was no room in time.
-    /// - ValueError: the queue is closed here.
+    /// - ValueError: the queue is closed here, or the message larger than `max_bytes`.
     /// - Exception: whatever pickling raises; the queue is as before.
     #[pyo3(name = "_put", signature = (obj, block = true, timeout = None))]
     fn put(
@@ -194,7 +294,7 @@ impl Queue {
             return Err(raise(Error::Full));
         }
         let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-        let encoding = message::encode(obj);
+        let encoding = message::encode(obj, message::Instances::Encoded);
         if let Some((meta, bytes)) = encoding.small() {
             return Self::put_one(slf, queue, meta, &mut Some(Payload::Inline(bytes)), &[], block, deadline);
         }
@@ -203,8 +303,94 @@ impl Queue {
         encoded.with_payload(
             py,
             |bytes| queue.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed)),
+            |size| Self::allows(py, queue, size),
             |payload| Self::put_one(slf, queue, encoded.meta(), payload, &fds, block, deadline),
         )
+    }
+
+    /// Takes no more messages; with `immediate` those that are there are thrown away.
+    ///
+    /// Raises:
+    /// - ValueError: the queue is closed here.
+    #[pyo3(signature = (immediate = false))]
+    fn _shutdown(slf: &Bound<'_, Self>, #[pyo3(from_py_with = blocking::truth)] immediate: bool) -> PyResult<()> {
+        let shut = Self::open(slf)?.wait(slf.py(), |queue| queue.shut_down(immediate))?;
+        shut.ok_or_else(|| Self::closed(slf))?.map_err(raise)
+    }
+
+    /// From now on it is noted who takes messages that are tasks. Nobody else has the queue yet.
+    fn _keep_takers(&self, py: Python<'_>) -> PyResult<()> {
+        self.made()?.attached(py, |queue| queue.keep_takers());
+        Ok(())
+    }
+
+    /// One of the tasks is done.
+    ///
+    /// Raises:
+    /// - ValueError: it is closed here, or all of them are done.
+    fn _task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let done = Self::open(slf)?.attached(slf.py(), |queue| queue.task_done());
+        done.ok_or_else(|| Self::closed(slf))?.map_err(|e| match e {
+            Error::Overflow => PyValueError::new_err("task_done() called too many times"),
+            other => raise(other),
+        })
+    }
+
+    /// Tasks that are not done.
+    ///
+    /// Raises:
+    /// - ValueError: it is closed here.
+    fn _unfinished(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        let unfinished = Self::open(slf)?.attached(slf.py(), |queue| queue.unfinished());
+        unfinished.ok_or_else(|| Self::closed(slf))
+    }
+
+    /// Waits until all tasks are done, and returns None; or, if it `judges`, until all who took
+    /// those that are left have died, and returns their numbers.
+    ///
+    /// Raises:
+    /// - ValueError: it is closed here, and was so when tasks were left.
+    fn _join(slf: &Bound<'_, Self>, judges: bool) -> PyResult<Option<Vec<u32>>> {
+        let (py, queue) = (slf.py(), slf.get().made()?);
+        if queue.is_closed() && slf.get().now(py)?.unfinished == 0 {
+            return Ok(None);
+        }
+        let since = queue.attached(py, |queue| queue.tasks_put()).unwrap_or_default();
+        let joined = queue.wait(py, |queue| queue.join(since, judges, Deadline::Never))?;
+        match joined.ok_or_else(|| Self::closed(slf))?.map_err(raise)? {
+            Joined::Done => Ok(None),
+            Joined::Lost(pids) => Ok(Some(pids)),
+        }
+    }
+
+    /// (depth, high-water mark, messages in, out, bytes in, out, waits to get, to put).
+    ///
+    /// Raises:
+    /// - ValueError: the queue is closed here.
+    fn _stats(slf: &Bound<'_, Self>) -> PyResult<[u64; 8]> {
+        let stats = Self::open(slf)?.attached(slf.py(), |queue| queue.stats());
+        let now = stats.ok_or_else(|| Self::closed(slf))?;
+        let all = now.totals;
+        Ok([
+            now.depth,
+            all.high_water,
+            all.messages_in,
+            all.messages_out,
+            all.bytes_in,
+            all.bytes_out,
+            now.get_waits,
+            now.put_waits,
+        ])
+    }
+
+    /// The most bytes that may be unread; 0: any number.
+    ///
+    /// Raises:
+    /// - ValueError: the queue is closed here.
+    #[getter]
+    fn _max_bytes(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        let bound = Self::open(slf)?.attached(slf.py(), |queue| queue.ring().max_bytes());
+        bound.ok_or_else(|| Self::closed(slf))
     }
 
     /// The number of messages at this instant; once it is closed here, as they were then.
@@ -225,7 +411,7 @@ impl Queue {
         }
     }
 
-    /// Whether `maxsize` messages are there at this instant.
+    /// Whether `maxsize` messages are there at this instant, or no byte more has room.
     ///
     /// Once it is closed here, whether they were then.
     fn full(&self, py: Python<'_>) -> PyResult<bool> {
@@ -235,11 +421,12 @@ impl Queue {
     /// Closes it for this process, and its descriptors with the last call that is under way.
     ///
     /// Messages stay.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.made()?.close(py, |queue| {
-            let _ = self.last.set(Last::of(queue));
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        this.made()?.close(slf.py(), |queue| {
+            let _ = this.last.set(Last::of(queue));
         });
-        Ok(())
+        if this.awaited.load(Ordering::SeqCst) { closing::tell_tasks(slf) } else { Ok(()) }
     }
 
     /// Does nothing, as there is no thread.
@@ -342,6 +529,6 @@ impl Method for Put {
 
 /// Give the class, `Queue` or a subclass, its own `put`.
 pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
-    let doc = c"put($self, obj, block=True, timeout=None)\n--\n\nPickles the object and appends it.\n\nRaises:\n- queue.Full: there was no room in time.\n- ValueError: the queue is closed here.\n- Exception: whatever pickling raises; the queue is as before.";
+    let doc = c"put($self, obj, block=True, timeout=None)\n--\n\nPickles the object and appends it.\n\nRaises:\n- queue.Full: there was no room in time.\n- ValueError: the queue is closed here, or the message larger than `max_bytes`.\n- Exception: whatever pickling raises; the queue is as before.";
     class.setattr("put", call::method::<Put>(class, c"put", Convention::Named, doc)?)
 }

@@ -13,12 +13,13 @@
 use crate::channel::extents::ExtentState;
 use crate::channel::ring::{MessageMeta, RingState};
 
-/// Offsets in a channel's segment: the rings' words, the extents' words, the bases.
+/// Offsets in a channel's segment: the rings' words, a queue's own, the extents' words, the bases.
 pub(super) const RINGS: usize = 64;
+pub(super) const QUEUE: usize = RINGS + 2 * size_of::<RingState>();
 pub(super) const TABLE: usize = 4096;
 pub(super) const BASES: u64 = 8192;
 const _: () = assert!(TABLE + size_of::<ExtentState>() <= BASES as usize);
-const _: () = assert!(RINGS + 2 * size_of::<RingState>() <= TABLE);
+const _: () = assert!(QUEUE.is_multiple_of(64) && QUEUE <= TABLE);
 
 /// Bytes of a unit, and of a record's header.
 pub const UNIT: u64 = 16;

@@ -1,5 +1,7 @@
-//! Channels: rings of messages in shared memory, and the queue and the pipe made of them.
+//! Channels: rings of messages in shared memory, and the queue and the pipe made of them;
+//! and broadcasts, which many read.
 
+pub mod broadcast;
 pub mod extents;
 mod format;
 pub mod mapping_cache;

@@ -210,8 +210,13 @@ impl End {
     /// `OutOfMemory`. Nothing has been sent then.
     pub fn send(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
         let ring = self.outgoing.ring();
-        let place =
-            WaitPlace { waiters: &ring.state().not_full, spin: &SEND_SPIN, none: Error::Full, extents: &self.extents };
+        let place = WaitPlace {
+            waiters: &ring.state().not_full,
+            spin: &SEND_SPIN,
+            none: Error::Full,
+            extents: &self.extents,
+            waits: None,
+        };
         place.wait(
             deadline,
             || {
@@ -236,12 +241,51 @@ impl End {
     }
 
     fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
-        let received = self.incoming.recv(self.socket.as_fd(), scratch, fds, patience)?;
+        let received = self.incoming.recv(self.socket.as_fd(), scratch, fds, patience, || ())?;
+        self.wake_senders();
+        Ok(received)
+    }
+
+    #[inline]
+    fn wake_senders(&self) {
         let ring = self.incoming.ring();
         if ring.state().not_full.is_waited_on() && ring.has_room_again() {
             ring.state().not_full.notify();
         }
-        Ok(received)
+    }
+
+    /// Receive at once, for one who has been told by the descriptor of
+    /// [`watch_receiving`](Self::watch_receiving).
+    ///
+    /// # Errors
+    /// `PeerGone` if no message is left and none can come; those of [`Transport::recv_told`].
+    pub fn recv_told(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
+        match self.incoming.recv_told(self.socket.as_fd(), scratch, fds, patience, || ()) {
+            Ok(received) => {
+                self.wake_senders();
+                Ok(received)
+            }
+            // Whoever is gone may have sent something in between.
+            Err(Error::Empty) if socket::hung_up(&self.socket) => match self.incoming.ring().is_empty() {
+                true => Err(Error::PeerGone),
+                false => Err(Error::WouldBlock),
+            },
+            other => other,
+        }
+    }
+
+    /// Send at once, for one who waits for the descriptor of
+    /// [`watch_sending`](Self::watch_sending) else.
+    ///
+    /// # Errors
+    /// Those of [`try_send`](Self::try_send).
+    pub fn send_told(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
+        let sent = self.send_once(outgoing, patience);
+        if sent == Err(Error::Full) {
+            // A hang-up tells as well. Then the next attempt is to see it.
+            self.asked.store(0, Ordering::Relaxed);
+        }
+        sent
     }
 
     /// Receive, waiting until `deadline` for a message.
@@ -336,12 +380,27 @@ impl End {
     /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
         if self.flags.readable {
-            self.incoming.watch(self.socket.as_fd())?;
+            self.watch_receiving()?;
         }
         if self.flags.writable {
-            self.outgoing.watch_sending(self.socket.as_fd());
+            self.watch_sending();
         }
         Ok(self.socket.as_fd())
+    }
+
+    /// A descriptor that is readable while a message or a hang-up is there, from now on.
+    ///
+    /// # Errors
+    /// As for [`watch`](Self::watch).
+    pub fn watch_receiving(&self) -> Result<BorrowedFd<'_>> {
+        self.incoming.watch(self.socket.as_fd())?;
+        Ok(self.socket.as_fd())
+    }
+
+    /// One that is writable while a message of 16 KiB may be sent without waiting, from now on.
+    pub fn watch_sending(&self) -> BorrowedFd<'_> {
+        self.outgoing.watch_sending(self.socket.as_fd());
+        self.socket.as_fd()
     }
 
     /// Has the program set O_NONBLOCK on the descriptor that [`watch`](Self::watch) gives?
@@ -353,6 +412,16 @@ impl End {
     /// of its parent may have had parts of it that nobody will ever drop.
     pub fn close_segment(&self) {
         self.segment.close_fd();
+    }
+
+    /// As if so many messages had gone either way: see [`Ring::age`].
+    ///
+    /// # Errors
+    /// Those of the locks.
+    #[cfg(feature = "kill-points")]
+    pub fn age(&self, messages: u64, fds: u64) -> Result<()> {
+        self.incoming.ring().age(messages, fds)?;
+        self.outgoing.ring().age(messages, fds)
     }
 
     /// Have the waits of other threads on this end come to an end.

@@ -1,27 +1,41 @@
-//! A queue: one ring that many put into and many get from, unbounded or bounded by messages.
+//! A queue: one ring that many put into and many get from, unbounded or bounded by messages, bytes
+//! or both.
 //!
 //! Waiting is on the ring's wait sets (see `waitset`): try, spin, prepare, try again, park. A put
-//! or get that ends a wait hands the wake-up on if there is room, or a message, for one more.
+//! or get that ends a wait hands the wake-up on if there is room, or a message, for one more. Where
+//! bytes are bounded, room is waited for as `queue/room` says.
 //!
 //! Once its descriptors have been asked for, the socket also tells whether there are messages, and
 //! room: see [`transport`](super::transport) and [`writable`](super::writable).
 
+mod batch;
+mod joining;
+mod room;
+mod shutdown;
+mod state;
+mod takers;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
-use crate::channel::format::{BASES, RINGS, TABLE};
+use crate::channel::format::{BASES, QUEUE, RINGS, TABLE};
 use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig};
 use crate::channel::transport::{Outgoing, SOCKET_FULL, Transport};
 use crate::channel::wait::WaitPlace;
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, Result};
+use crate::facade::{AtomicU64, Ordering};
 use crate::kill_point;
-use crate::layout::Kind;
+use crate::layout::{Kind, Object};
 use crate::sync::spin::Spin;
 use crate::sys::{liveness, socket};
+
+pub use batch::Found;
+pub use joining::Joined;
+pub use state::{QueueState, Stats};
+pub use takers::TAKERS;
 
 const EXTENTS: u64 = (BASES + BASE_MOST).next_multiple_of(CHUNK);
 
@@ -58,10 +72,14 @@ static PUT_SPIN: Spin = Spin::new(40_000);
 #[derive(Debug)]
 pub struct Queue {
     transport: Transport,
+    state: Object<QueueState, Arc<Segment>>,
     extents: Arc<Extents>,
     segment: Arc<Segment>,
     reader: OwnedFd,
     writer: OwnedFd,
+    /// See [`takers`]: this process's entry, and whose it was.
+    taker: AtomicU64,
+    taker_of: AtomicU64,
 }
 
 impl Queue {
@@ -92,7 +110,9 @@ impl Queue {
         let segment = Arc::new(segment);
         let extents = Arc::new(Extents::new(segment.clone(), TABLE)?);
         let transport = Transport::new(Ring::new(segment.clone(), RINGS, extents.clone(), CONFIG)?);
-        Ok(Queue { transport, extents, segment, reader, writer })
+        let state = Object::new(segment.clone(), QUEUE)?;
+        let (taker, taker_of) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Queue { transport, state, extents, segment, reader, writer, taker, taker_of })
     }
 
     /// The descriptors that another process needs to attach, in the order of `attach`.
@@ -104,6 +124,11 @@ impl Queue {
     /// of its parent may have had parts of it that nobody will ever drop.
     pub fn close_segment(&self) {
         self.segment.close_fd();
+    }
+
+    /// Bound what is unread by bytes of payload too, before anybody else has the queue; 0: not.
+    pub fn bound_bytes(&self, max_bytes: u64) {
+        self.ring().set_max_bytes(max_bytes);
     }
 
     /// The ring, to ask how full it is.
@@ -123,7 +148,7 @@ impl Queue {
     /// nothing.
     #[inline]
     pub fn would_be_full(&self) -> bool {
-        let is_full = self.ring().is_full();
+        let is_full = self.ring().is_full() && !self.ring().is_shut();
         if is_full && self.ring().tells_room() {
             // Whoever filled it may have been killed before it said so.
             self.transport.tell_if_full(self.writer.as_fd(), Patience::Spin, false);
@@ -138,10 +163,15 @@ impl Queue {
     /// [`put`](Self::put).
     #[inline]
     pub fn try_put(&self, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
-        if self.ring().state().not_full.is_reserved() {
+        if self.ring().state().not_full.is_reserved() || self.is_room_held() {
             return Err(Error::WouldBlock);
         }
         self.put_once(outgoing, Patience::Spin)
+    }
+
+    #[inline]
+    fn is_room_held(&self) -> bool {
+        self.ring().max_bytes() > 0 && self.state.room.is_held()
     }
 
     fn put_once(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
@@ -166,36 +196,120 @@ impl Queue {
     /// Put, waiting until `deadline` for room.
     ///
     /// # Errors
-    /// `Full` at the deadline; `Interrupted`; `OutOfMemory`. Nothing has been put then, and
-    /// `outgoing` is as it was.
+    /// `Full` at the deadline; `TooLarge` if there never will be; `Interrupted`; `OutOfMemory`.
+    /// Nothing has been put then, and `outgoing` is as it was.
     pub fn put(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
+        self.wait_to_put(deadline, || self.put_once(outgoing, Patience::Sleep(deadline)))
+    }
+
+    fn wait_to_put<T>(&self, deadline: Deadline, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        if self.ring().max_bytes() > 0 {
+            return self.wait_for_room(deadline, attempt);
+        }
         let place = WaitPlace {
             waiters: &self.ring().state().not_full,
             spin: &PUT_SPIN,
             none: Error::Full,
             extents: &self.extents,
+            waits: Some(&self.state.put_waits),
         };
-        place.wait(deadline, || self.put_once(outgoing, Patience::Sleep(deadline)), || !self.ring().is_full())
+        place.wait(deadline, attempt, || !self.ring().is_full())
     }
 
     /// Get without sleeping; see [`GetGuard::get`](super::ring::GetGuard::get) for `scratch`. `fds`
     /// gets the descriptors that came along.
     ///
     /// # Errors
-    /// `Empty`; `WouldBlock` if another is getting just now, or is to be first; those of
-    /// [`get`](Self::get).
+    /// `Empty`; `ShutDown` if it is for ever; `WouldBlock` if another is getting just now, or is to
+    /// be first; those of [`get`](Self::get).
     #[inline]
     pub fn try_get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Received> {
         if self.ring().state().not_empty.is_reserved() {
             return Err(Error::WouldBlock);
         }
-        self.get_once(scratch, fds, Patience::Spin)
+        self.get_once(scratch, fds, Patience::Spin, false)
     }
 
-    fn get_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
-        let received = self.transport.recv(self.reader.as_fd(), scratch, fds, patience)?;
-        self.ring().state().not_full.notify();
-        Ok(received)
+    #[inline]
+    fn get_once(
+        &self,
+        scratch: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+        patience: Patience,
+        told: bool,
+    ) -> Result<Received> {
+        if self.keeps_takers() {
+            return self.take_task(scratch, fds, patience, told);
+        }
+        let socket = self.reader.as_fd();
+        let received = match told {
+            true => self.transport.recv_told(socket, scratch, fds, patience, || ()),
+            false => self.transport.recv(socket, scratch, fds, patience, || ()),
+        };
+        self.after_get(received)
+    }
+
+    #[inline(never)]
+    fn take_task(
+        &self,
+        scratch: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+        patience: Patience,
+        told: bool,
+    ) -> Result<Received> {
+        let (socket, taker, mut has_taken) = (self.reader.as_fd(), self.taker(), false);
+        let mut taking = || {
+            if let Some(taker) = taker {
+                taker.takes(1);
+                has_taken = true;
+            }
+        };
+        let received = match told {
+            true => self.transport.recv_told(socket, scratch, fds, patience, taking),
+            false => self.transport.recv(socket, scratch, fds, patience, &mut taking),
+        };
+        if let (Err(_), Some(taker), true) = (&received, taker, has_taken) {
+            taker.has_not_taken(1);
+        }
+        self.after_get(received)
+    }
+
+    #[inline]
+    fn after_get(&self, received: Result<Received>) -> Result<Received> {
+        match &received {
+            Ok(_) => self.has_got(),
+            Err(Error::Empty) => return Err(self.after_nothing()),
+            Err(_) => (),
+        }
+        received
+    }
+
+    /// There is room for one more.
+    #[inline]
+    fn has_got(&self) {
+        if self.ring().max_bytes() > 0 {
+            self.tell_room();
+        } else {
+            self.ring().state().not_full.notify();
+        }
+    }
+
+    /// Get at once, for one who has been told by the descriptor of [`watch`](Self::watch), and so
+    /// has waited: it takes no notice of whose turn it is.
+    ///
+    /// # Errors
+    /// Those of [`Transport::recv_told`].
+    pub fn get_told(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
+        self.get_once(scratch, fds, patience, true)
+    }
+
+    /// Put at once, likewise told by that of [`watch_sending`](Self::watch_sending).
+    ///
+    /// # Errors
+    /// `Full`, and that descriptor is writable no more; `WouldBlock` if another is putting just
+    /// now; those of [`put`](Self::put).
+    pub fn put_told(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
+        self.put_once(outgoing, patience)
     }
 
     /// Get, waiting until `deadline` for a message.
@@ -203,7 +317,7 @@ impl Queue {
     /// # Errors
     /// `Empty` at the deadline; `Interrupted`; `Corrupted`.
     pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
-        let attempt = || self.get_once(scratch, fds, Patience::Sleep(deadline));
+        let attempt = || self.get_once(scratch, fds, Patience::Sleep(deadline), false);
         self.getters().wait(deadline, attempt, || self.ring().looks_ready())
     }
 
@@ -213,23 +327,36 @@ impl Queue {
             spin: &GET_SPIN,
             none: Error::Empty,
             extents: &self.extents,
+            waits: Some(&self.state.get_waits),
         }
     }
 
-    /// Wait until there is a message, which another may take before this process does.
+    /// Wait until there is a message, which another may take before this process does, or none will
+    /// come any more.
     ///
     /// # Errors
     /// `Empty` at the deadline; `Interrupted`.
     pub fn wait(&self, deadline: Deadline) -> Result<()> {
-        let attempt = || if self.ring().is_empty() { Err(Error::Empty) } else { Ok(()) };
+        let is_quiet = || self.ring().is_empty() && !self.ring().is_shut();
+        let attempt = || if is_quiet() { Err(Error::Empty) } else { Ok(()) };
         self.getters().wait(deadline, attempt, || self.ring().looks_ready())
     }
 
     /// Whether a message is being put just now that the descriptor of [`watch`](Self::watch) may
-    /// have told of already.
-    pub fn is_announced(&self) -> bool {
-        let is_putting = || matches!(self.ring().put_guard(Patience::Sleep(Deadline::PASSED)), Err(Error::TimedOut));
-        self.ring().state().watched.load(Ordering::SeqCst) != 0 && (!self.ring().is_empty() || is_putting())
+    /// have told of already: whether, that is, the lock is not to be had with `patience`.
+    ///
+    /// # Errors
+    /// `Interrupted`.
+    pub fn is_announced(&self, patience: Patience) -> Result<bool> {
+        if self.ring().state().watched.load(Ordering::SeqCst) == 0 {
+            return Ok(false);
+        }
+        match self.ring().put_guard(patience) {
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            Err(Error::TimedOut | Error::WouldBlock) => Ok(true),
+            // It may have come while the lock was waited for.
+            _ => Ok(!self.ring().is_empty()),
+        }
     }
 
     /// A descriptor that is readable while a message is there, from now on.
@@ -238,6 +365,9 @@ impl Queue {
     /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
         self.transport.watch(self.reader.as_fd())?;
+        if self.ring().is_shut() {
+            self.finish_shutting();
+        }
         Ok(self.reader.as_fd())
     }
 

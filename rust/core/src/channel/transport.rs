@@ -11,13 +11,14 @@
 //! receiver looks at the packet under the get lock without taking it, commits, then takes it. A
 //! packet whose message was never committed, or already taken, is stale: it is skipped.
 //!
-//! Readiness for writing, with packets that fill the socket: see [`writable`](super::writable).
+//! Readiness for writing, with packets that fill the socket: see [`writable`].
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::channel::ring::{MessageMeta, Payload, PutGuard, Received, Ring};
+use crate::channel::ring::{GetGuard, MessageMeta, Payload, PutGuard, Received, Ring};
+use crate::channel::writable;
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
@@ -33,6 +34,27 @@ pub struct Outgoing<'a, 'b> {
     pub payload: &'a mut Option<Payload<'b>>,
     /// The descriptors.
     pub fds: &'a [BorrowedFd<'a>],
+}
+
+/// One of several messages to put.
+#[derive(Debug)]
+pub struct BatchMessage<'a> {
+    /// See [`MessageMeta`]; its `fds` is the number of `fds`.
+    pub meta: MessageMeta,
+    /// The bytes; taken once they are put.
+    pub payload: Option<Payload<'a>>,
+    /// The descriptors.
+    pub fds: Vec<BorrowedFd<'a>>,
+}
+
+impl BatchMessage<'_> {
+    /// The bytes, of one that may be part of a run.
+    fn plain(&self) -> Option<(MessageMeta, &[u8])> {
+        match &self.payload {
+            Some(Payload::Inline(bytes)) if self.fds.is_empty() => Some((self.meta, bytes)),
+            _ => None,
+        }
+    }
 }
 
 /// Bits of a ring's `watched`: whose descriptor has been asked for.
@@ -80,6 +102,37 @@ impl Transport {
         sent
     }
 
+    /// Put as many of `messages` as make up a run; how many? See [`PutGuard::put_run`].
+    ///
+    /// # Errors
+    /// `ShutDown`; `SOCKET_FULL`; those of the lock.
+    pub fn send_many(
+        &self,
+        socket: BorrowedFd<'_>,
+        messages: &mut [BatchMessage<'_>],
+        patience: Patience,
+    ) -> Result<usize> {
+        let putting = self.ring.put_guard(patience)?;
+        Self::make_ready(&putting, socket)?;
+        let put = putting.put_run(messages.iter().map_while(BatchMessage::plain))?;
+        if putting.tells_room() {
+            self.after_put(&putting, socket, &None, &Ok(()));
+        }
+        messages.iter_mut().take(put).for_each(|message| message.payload = None);
+        Ok(put)
+    }
+
+    fn make_ready(putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> Result<()> {
+        if !putting.is_ready() {
+            if !socket::send_ready(socket)? {
+                return Err(SOCKET_FULL);
+            }
+            kill_point!("transport.ready_sent");
+            putting.set_ready(true);
+        }
+        Ok(())
+    }
+
     #[inline]
     fn put(putting: &PutGuard<'_>, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
         let was_ready = putting.is_ready();
@@ -104,7 +157,8 @@ impl Transport {
         putting.put(outgoing.meta, outgoing.payload)
     }
 
-    /// Get one message, and the descriptors that came along.
+    /// Get one message, and the descriptors that came along. `taking` is called just before it is
+    /// taken.
     ///
     /// # Errors
     /// `Empty`; those of `GetGuard::get`.
@@ -115,6 +169,73 @@ impl Transport {
         scratch: &mut Vec<u8>,
         fds: &mut Vec<OwnedFd>,
         patience: Patience,
+        taking: impl FnOnce(),
+    ) -> Result<Received> {
+        let received = self.take(socket, scratch, fds, patience, taking);
+        self.after_take(socket, matches!(received, Err(Error::Empty)), patience)?;
+        received
+    }
+
+    /// Get one message, for one who has been told by the socket that there is one. `patience` is
+    /// for the locks: without any, or with little, whatever another does there does not hold it up.
+    ///
+    /// # Errors
+    /// `Empty`: there is none, and the socket is readable no more. `WouldBlock`: another is putting
+    /// or getting just now, and the socket may stay readable without a message for as long as that
+    /// takes. Those of `GetGuard::get`.
+    pub fn recv_told(
+        &self,
+        socket: BorrowedFd<'_>,
+        scratch: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+        patience: Patience,
+        mut taking: impl FnMut(),
+    ) -> Result<Received> {
+        // What was not there a moment ago may be gone again, but hardly again and again.
+        for _ in 0..4 {
+            match self.take(socket, scratch, fds, patience, &mut taking) {
+                Err(Error::Empty) if self.try_clear_ready(socket, true, patience)? => return Err(Error::Empty),
+                Err(Error::Empty) => (),
+                received => {
+                    self.after_take(socket, false, patience)?;
+                    return received;
+                }
+            }
+        }
+        Err(Error::WouldBlock)
+    }
+
+    /// The socket says what is true of the ring now.
+    #[inline]
+    fn after_take(&self, socket: BorrowedFd<'_>, nothing: bool, patience: Patience) -> Result<()> {
+        // SeqCst: whoever begins to watch either sees the ring empty, or is seen here. So does a
+        // sender that says that it is full.
+        let watched = self.ring.state().watched.load(Ordering::SeqCst);
+        if watched != 0 && self.ring.is_empty() {
+            // A watcher who finds nothing was called for nothing: a kill has left the socket
+            // readable. Failing at this costs a needless call, and must not cost the message.
+            // Whoever must not sleep, and has nothing, is not held up by a stopped sender.
+            let cleared = match patience {
+                Patience::Spin if nothing => self.try_clear_ready(socket, true, Patience::Spin),
+                _ => self.clear_ready(socket, nothing),
+            };
+            if cleared == Err(FOREIGN) && nothing {
+                return Err(FOREIGN);
+            }
+        } else if watched & FULL != 0 {
+            self.tell_room(socket);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn take(
+        &self,
+        socket: BorrowedFd<'_>,
+        scratch: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+        patience: Patience,
+        taking: impl FnOnce(),
     ) -> Result<Received> {
         scratch.clear();
         let getting = self.ring.get_guard(patience)?;
@@ -124,6 +245,7 @@ impl Transport {
             if meta.fds > 0 && !missing {
                 *fds = socket::unpack(std::mem::take(fds), usize::from(meta.fds))?;
             }
+            taking();
             Ok(())
         });
         if received.as_ref().is_ok_and(|received| received.meta.fds > 0 && !missing) {
@@ -135,20 +257,29 @@ impl Transport {
             // Nobody could make anything of the message: those behind it must not wait for ever.
             received = Err(Error::Corrupted("a message's descriptors are missing"));
         }
-        // SeqCst: whoever begins to watch either sees the ring empty, or is seen here. So does a
-        // sender that says that it is full.
-        let watched = self.ring.state().watched.load(Ordering::SeqCst);
-        if watched != 0 && self.ring.is_empty() {
-            // A watcher who finds nothing was called for nothing: a kill has left the socket
-            // readable. Failing at this costs a needless call, and must not cost the message.
-            let nothing = matches!(received, Err(Error::Empty));
-            if self.clear_ready(socket, nothing) == Err(FOREIGN) && nothing {
-                return Err(FOREIGN);
-            }
-        } else if watched & FULL != 0 {
-            self.tell_room(socket);
-        }
         received
+    }
+
+    /// Get as many messages as make up a run, `most` at most; how many? See [`GetGuard::get_run`].
+    ///
+    /// # Errors
+    /// `Empty`; those of `get_run`.
+    pub fn recv_many(
+        &self,
+        socket: BorrowedFd<'_>,
+        scratch: &mut Vec<u8>,
+        metas: &mut Vec<(MessageMeta, usize)>,
+        most: usize,
+        patience: Patience,
+        taking: impl FnOnce(u64),
+    ) -> Result<usize> {
+        let getting = self.ring.get_guard(patience)?;
+        let got = getting.get_run(scratch, metas, most, taking);
+        drop(getting);
+        if got != Ok(0) {
+            self.after_take(socket, got == Err(Error::Empty), patience)?;
+        }
+        got
     }
 
     /// Take the ready packet away if the ring is empty; is it? `force`: the socket was readable
@@ -159,11 +290,16 @@ impl Transport {
     /// `Os`, or `Corrupted` if the ring is.
     #[cold]
     pub fn clear_ready(&self, socket: BorrowedFd<'_>, force: bool) -> Result<bool> {
+        self.try_clear_ready(socket, force, Patience::Sleep(Deadline::PASSED))
+    }
+
+    /// The same, with `patience` for the locks: without any it may give `WouldBlock`.
+    fn try_clear_ready(&self, socket: BorrowedFd<'_>, force: bool, patience: Patience) -> Result<bool> {
         loop {
             // The get lock first: a receiver may have taken the last message and not yet its
             // packet.
-            let both = self.ring.get_guard(Patience::Sleep(Deadline::PASSED));
-            match both.and_then(|getting| Ok((self.ring.put_guard(Patience::Sleep(Deadline::PASSED))?, getting))) {
+            let both = self.ring.get_guard(patience);
+            match both.and_then(|getting| Ok((self.ring.put_guard(patience)?, getting))) {
                 // The loop that called this sleeps next, and sees to signals there.
                 Err(Error::Interrupted) => continue,
                 Err(Error::TimedOut) => return Ok(true),
@@ -171,6 +307,9 @@ impl Transport {
                 Ok((putting, _getting)) => {
                     if !putting.is_empty() {
                         return Ok(false);
+                    }
+                    if self.ring.is_shut() {
+                        return Ok(true);
                     }
                     let watched = &self.ring.state().watched;
                     let before = watched.load(Ordering::Relaxed);
@@ -234,6 +373,73 @@ impl Transport {
         Ok(found)
     }
 
+    /// From now on nothing is put, and the socket stays readable and writable. `cut`: nor is
+    /// anything got, and that is called first. `reader` is the receivers' end, `writer` leads to
+    /// it.
+    ///
+    /// # Errors
+    /// Those of the locks; `Os`.
+    pub fn shut(
+        &self,
+        reader: BorrowedFd<'_>,
+        writer: BorrowedFd<'_>,
+        cut: Option<impl FnOnce()>,
+        patience: Patience,
+    ) -> Result<()> {
+        let getting = self.ring.get_guard(patience)?;
+        let putting = self.ring.put_guard(patience)?;
+        if !putting.is_ready() && socket::send_ready(writer)? {
+            kill_point!("transport.shut_told");
+            putting.set_ready(true);
+        }
+        let immediate = cut.is_some() && !self.ring.is_terminated();
+        if let Some(cut) = cut.filter(|_| immediate) {
+            cut();
+        }
+        self.ring.shut(&getting, &putting, immediate);
+        self.open_up(&getting, &putting, reader, writer)
+    }
+
+    /// Of a ring that is shut: does the socket say so?
+    pub fn has_told_shut(&self) -> bool {
+        // Else nobody looks.
+        self.ring.state().watched.load(Ordering::SeqCst) == 0 || (self.ring.says_ready() && !self.is_said_full())
+    }
+
+    /// Of a ring that is shut: the socket says so, whoever died before it was said. In one that is
+    /// empty nothing else is left.
+    ///
+    /// # Errors
+    /// Those of the locks; `Os`.
+    #[cold]
+    pub fn tell_shut(&self, reader: BorrowedFd<'_>, writer: BorrowedFd<'_>, patience: Patience) -> Result<()> {
+        let getting = self.ring.get_guard(patience)?;
+        let putting = self.ring.put_guard(patience)?;
+        self.open_up(&getting, &putting, reader, writer)
+    }
+
+    fn open_up(
+        &self,
+        getting: &GetGuard<'_>,
+        putting: &PutGuard<'_>,
+        reader: BorrowedFd<'_>,
+        writer: BorrowedFd<'_>,
+    ) -> Result<()> {
+        let watched = &self.ring.state().watched;
+        let needed = getting.first_fds_id()?;
+        if watched.load(Ordering::SeqCst) & FULL != 0 || needed.is_none() {
+            // Of an empty one all descriptors are stale.
+            let needed = needed.unwrap_or_else(|| putting.new_fds_id());
+            if writable::take_fillers(reader, needed) {
+                watched.fetch_and(!FULL, Ordering::SeqCst);
+            }
+        }
+        if !putting.is_ready() && socket::send_ready(writer)? {
+            putting.set_ready(true);
+        }
+        Ok(())
+    }
+
     /// From now on the socket is readable only while a message is there.
     ///
     /// # Errors
@@ -263,7 +469,7 @@ impl Transport {
 #[cold]
 fn look_for(socket: BorrowedFd<'_>, fds_id: u64, fds: &mut Vec<OwnedFd>) -> Result<bool> {
     fds.clear();
-    loop {
+    for _ in 0..socket::MOST_PACKETS {
         match socket::peek(socket)? {
             Packet::Fds(id, found) if id == fds_id => {
                 *fds = found;
@@ -278,4 +484,5 @@ fn look_for(socket: BorrowedFd<'_>, fds_id: u64, fds: &mut Vec<OwnedFd>) -> Resu
             _ => socket::pop(socket),
         }
     }
+    Ok(false)
 }

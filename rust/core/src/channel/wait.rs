@@ -1,11 +1,12 @@
 //! How a channel's put and get wait: by the one loop of all waits, on the ring's wait sets.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::channel::extents::Extents;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::facade::Parked;
+use crate::facade::{AtomicU64, Ordering, Parked};
 use crate::kill_point;
 use crate::sync::spin::Spin;
 use crate::sync::turns::{FairWaitSet, Turn};
@@ -19,6 +20,8 @@ pub(super) struct WaitPlace<'a> {
     pub none: Error,
     /// Who waits sees to what the channel keeps.
     pub extents: &'a Arc<Extents>,
+    /// Where those who have slept are counted.
+    pub waits: Option<&'a AtomicU64>,
 }
 
 impl WaitPlace<'_> {
@@ -34,8 +37,10 @@ impl WaitPlace<'_> {
         attempt: impl FnMut() -> Result<T>,
         more: impl Fn() -> bool,
     ) -> Result<T> {
-        let mut wait = ChannelWait { place: self, attempt, more, turn: Turn::new(self.waiters), deadline };
+        let turn = Turn::new(self.waiters);
+        let mut wait = ChannelWait { place: self, attempt, more, turn, deadline, slept: goes_on() };
         let done = waiting::wait(&mut wait, deadline);
+        comes_up(&done, wait.slept);
         wait.turn.end(done.is_ok());
         if wait.turn.is_prepared() && (wait.more)() {
             self.waiters.notify();
@@ -45,12 +50,29 @@ impl WaitPlace<'_> {
     }
 }
 
+thread_local! {
+    /// Did this thread's last wait come up for signals, having slept?
+    static CAME_UP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does the wait that begins go on with one that has slept? If a handler has ended that one, the
+/// answer is wrong once.
+pub(super) fn goes_on() -> bool {
+    CAME_UP.take()
+}
+
+/// What the next wait is to be told.
+pub(super) fn comes_up<T>(done: &Result<T>, slept: bool) {
+    CAME_UP.set(slept && matches!(done, Err(Error::Interrupted)));
+}
+
 struct ChannelWait<'a, A, M> {
     place: &'a WaitPlace<'a>,
     attempt: A,
     more: M,
     turn: Turn<'a>,
     deadline: Deadline,
+    slept: bool,
 }
 
 impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M> {
@@ -84,6 +106,11 @@ impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M>
     }
 
     fn park(&mut self, until: u64) -> Result<Parked> {
+        if !std::mem::replace(&mut self.slept, true)
+            && let Some(waits) = self.place.waits
+        {
+            waits.fetch_add(1, Ordering::Relaxed);
+        }
         let parked = self.turn.park(until);
         kill_point!("channel.woken");
         parked

@@ -146,7 +146,7 @@ impl Transport {
     #[cold]
     pub(super) fn tell_room(&self, socket: BorrowedFd<'_>) {
         let ring = self.ring();
-        let has_room = || ring.has_room_again() && !ring.is_nearly_full();
+        let has_room = || (ring.has_room_again() && !ring.is_nearly_full()) || ring.is_shut();
         while has_room() {
             let both = ring.get_guard(Patience::Sleep(Deadline::PASSED));
             match both.and_then(|getting| Ok((ring.put_guard(Patience::Sleep(Deadline::PASSED))?, getting))) {
@@ -166,6 +166,9 @@ impl Transport {
                     _ => return,
                 },
             }
+            if ring.is_shut() {
+                return;
+            }
             // Another has emptied it meanwhile. What is wrong with the ring the next call will say.
             let _ = self.clear_ready(socket, false);
             return;
@@ -175,9 +178,9 @@ impl Transport {
 
 /// Take packets from the head, but not the last, nor the descriptors of a message that is there
 /// (from number `needed` on), nor what is the program's. Is the last one all that is left?
-fn take_fillers(socket: BorrowedFd<'_>, needed: u64) -> bool {
+pub(super) fn take_fillers(socket: BorrowedFd<'_>, needed: u64) -> bool {
     let Some(mut left) = socket::unread_bytes(socket) else { return false };
-    loop {
+    for _ in 0..socket::MOST_PACKETS {
         let len = match socket::head(socket) {
             Head::None => return true,
             Head::Foreign => return false,
@@ -192,4 +195,5 @@ fn take_fillers(socket: BorrowedFd<'_>, needed: u64) -> bool {
         left -= len;
         kill_point!("transport.filler_taken");
     }
+    false
 }

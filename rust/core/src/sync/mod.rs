@@ -1,6 +1,7 @@
 //! Locks over shared words. No unsafe code here: its review is about orders alone.
 
 pub mod barrier;
+pub mod broadcast;
 pub mod condition;
 pub mod condvar;
 pub mod event;
@@ -10,6 +11,7 @@ pub mod probe;
 pub mod robust_semaphore;
 pub mod semaphore;
 pub mod spin;
+pub mod tasks;
 pub mod turns;
 pub mod waiting;
 pub mod waitset;

@@ -40,7 +40,7 @@
 //! Flags are set with Relaxed: the futex compares the word itself. A CAS that adds flags to a free
 //! word goes on with the release sequence of the swap.
 
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
@@ -183,6 +183,24 @@ impl Mutex {
             let word = self.word.load(Ordering::Relaxed);
             word & Owner::MASK == 0 && self.take_free(word, me)
         })
+    }
+
+    /// Take it with so much patience. For what is held for about a microsecond as a rule.
+    ///
+    /// # Errors
+    /// `WouldBlock` without patience, or after a moment; `TimedOut`; `Interrupted`.
+    #[inline]
+    pub fn take(&self, me: Owner, patience: Patience) -> Result<Acquired> {
+        match patience {
+            _ if self.try_lock(me) => Ok(Acquired::Clean),
+            Patience::Spin if self.brief_spin(me) => Ok(Acquired::Clean),
+            Patience::Spin => self.try_lock_or_recover(me).ok_or(Error::WouldBlock),
+            Patience::Moment => match self.lock(me, Patience::moment()) {
+                Err(Error::TimedOut) => self.try_lock_or_recover(me).ok_or(Error::WouldBlock),
+                taken => taken,
+            },
+            Patience::Sleep(deadline) => self.lock_with_grace(me, deadline),
+        }
     }
 
     #[cold]

@@ -95,7 +95,7 @@ impl Semaphore {
     /// `Overflow` if all are there.
     #[inline]
     pub fn release(&self) -> Result<()> {
-        let most = self.most.load(Ordering::Relaxed);
+        let most = self.most();
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             let permits = word & MAX;
@@ -126,9 +126,9 @@ impl Semaphore {
         self.word.load(Ordering::Relaxed) & MAX
     }
 
-    /// The upper bound.
+    /// The upper bound, whatever stands there: one more permit than `MAX` would be a flag.
     pub fn most(&self) -> u32 {
-        self.most.load(Ordering::Relaxed)
+        self.most.load(Ordering::Relaxed).min(MAX)
     }
 }
 

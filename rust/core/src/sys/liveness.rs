@@ -15,7 +15,7 @@
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, test_kill_process, waitid};
 
-pub use super::owner::{Owner, me, thread_id};
+pub use super::owner::{Owner, child, me, thread_id};
 
 use super::owner::{Differs, own_start};
 use super::{pidfd, procfs};

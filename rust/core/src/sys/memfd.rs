@@ -193,6 +193,14 @@ pub fn size(fd: impl AsFd) -> Result<u64> {
     Ok(fstat(fd)?.st_size as u64)
 }
 
+/// Bytes of the segment that have pages.
+///
+/// # Errors
+/// `Os` (EBADF) if it is not open.
+pub fn resident(fd: impl AsFd) -> Result<u64> {
+    Ok((fstat(fd)?.st_blocks as u64).saturating_mul(512))
+}
+
 /// What tells one segment from another: (device, inode).
 ///
 /// # Errors

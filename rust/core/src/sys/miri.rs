@@ -55,6 +55,7 @@ pub struct Stat {
     pub st_dev: u64,
     pub st_ino: u64,
     pub st_size: i64,
+    pub st_blocks: i64,
 }
 
 fn file_of(fd: impl AsFd) -> Result<(File, FileId)> {
@@ -106,7 +107,7 @@ pub fn pread(fd: impl AsFd, bytes: &mut [u8], offset: u64) -> Result<usize> {
 pub fn fstat(fd: impl AsFd) -> Result<Stat> {
     let file = File::from(fd.as_fd().try_clone_to_owned().map_err(|_| Errno::BADF)?);
     let it = file.metadata().map_err(|_| Errno::BADF)?;
-    Ok(Stat { st_dev: it.dev(), st_ino: it.ino(), st_size: it.size() as i64 })
+    Ok(Stat { st_dev: it.dev(), st_ino: it.ino(), st_size: it.size() as i64, st_blocks: it.blocks() as i64 })
 }
 
 pub fn ftruncate(fd: impl AsFd, len: u64) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The only layer that calls the kernel. It knows nothing of locks or channels.
 
+pub mod epoll;
 pub mod fork;
 pub mod futex;
 pub mod hold_token;

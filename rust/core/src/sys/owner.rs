@@ -245,6 +245,18 @@ fn identify() -> Owner {
     }
 }
 
+/// That of a child of this process which it has not waited for; None: that cannot be seen from
+/// here. A program that it is still to become is another.
+pub fn child(pid: u32) -> Option<Owner> {
+    procfs::find().filter(|proc| proc.has_common_time())?;
+    let (stat, space) = (procfs::stat(pid)?, me().space());
+    Some(match stat.is_forked() {
+        true => Owner::of(pid, &stat, space),
+        // Where its stack starts may not be settled yet: unknown.
+        false => Owner::with(pid, stat.start & START_MASK, EXECED, space),
+    })
+}
+
 fn by_proc(pid: u32) -> Option<Owner> {
     let proc = procfs::find()?;
     let space = match PID_NAMESPACE.load(Ordering::Relaxed) {

@@ -31,6 +31,10 @@ pub const MAX_FDS: usize = PACKET_FDS * PACKET_FDS;
 /// The ready packet.
 const READY: &[u8; 1] = b"t";
 
+/// More packets than a socket holds, each of which takes some hundred bytes of its buffer. Whoever
+/// takes them one by one stops after so many, however quickly a peer gone mad sends others.
+pub const MOST_PACKETS: u32 = 1 << 12;
+
 /// Two connected ends. Packets keep their borders, and an end notices when every copy of the other
 /// is closed. O_NONBLOCK is the program's to set: nothing here waits but by `poll`.
 ///
@@ -71,7 +75,7 @@ pub fn drain(fd: impl AsFd) {
     let mut byte = [0u8; 1];
     // 0 is a hang-up (packets are never empty); an error means nothing is left. A signal may cut
     // in.
-    loop {
+    for _ in 0..MOST_PACKETS {
         match recv(&fd, &mut byte, RecvFlags::DONTWAIT) {
             Ok((n, _)) if n > 0 => (),
             Err(Errno::INTR | Errno::CONNRESET) => (),
@@ -86,13 +90,14 @@ pub fn drain(fd: impl AsFd) {
 /// # Errors
 /// Those of [`peek`].
 pub fn drain_ours(fd: impl AsFd) -> Result<bool> {
-    loop {
+    for _ in 0..MOST_PACKETS {
         match peek(&fd)? {
             Packet::None => return Ok(true),
             Packet::Foreign => return Ok(false),
             Packet::Token | Packet::Fds(..) => pop(&fd),
         }
     }
+    Ok(true)
 }
 
 /// Send `fds` under the number `tag`; false if the socket is full. More than fit into a packet are

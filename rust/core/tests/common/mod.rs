@@ -41,6 +41,12 @@ pub enum End {
     Signal(i32),
 }
 
+/// The calls that whoever waits sleeps in. Newer machines have no `poll`.
+#[cfg(target_arch = "x86_64")]
+const SLEEPS: [i64; 3] = [libc::SYS_futex, libc::SYS_ppoll, libc::SYS_poll];
+#[cfg(not(target_arch = "x86_64"))]
+const SLEEPS: [i64; 2] = [libc::SYS_futex, libc::SYS_ppoll];
+
 pub const OK: End = End::Exit(0);
 pub const KILLED: End = End::Signal(libc::SIGKILL);
 
@@ -135,7 +141,7 @@ impl Child {
     pub fn is_parked(&self) -> bool {
         let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default();
         let number: i64 = call.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(-1);
-        [libc::SYS_futex, libc::SYS_ppoll, libc::SYS_poll].contains(&number) || state(self.pid()) == Some('Z')
+        SLEEPS.contains(&number) || state(self.pid()) == Some('Z')
     }
 
     /// Seconds of processor time so far.

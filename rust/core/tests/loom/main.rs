@@ -8,11 +8,14 @@
 #![allow(unsafe_code, clippy::unwrap_used)]
 
 mod barrier;
+mod broadcast;
 mod condvar;
 mod event;
 mod mutex;
 mod robust_semaphore;
 mod semaphore;
+mod shutdown;
+mod tasks;
 mod waitset;
 
 use fastmp_core::facade::Owner;

@@ -7,6 +7,7 @@
 // Plain data that only the primitive under test guards; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
+mod broadcasts;
 #[path = "../common/mod.rs"]
 mod common;
 mod meetings;

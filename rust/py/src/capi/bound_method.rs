@@ -10,7 +10,6 @@ use std::ffi::{CStr, c_int, c_void};
 use std::mem::offset_of;
 use std::ptr;
 
-use pyo3::exceptions::PySystemError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -18,9 +17,9 @@ use pyo3::types::PyType;
 
 use crate::capi::call::{Method as Call, check, function};
 
+/// The fields of a descriptor, behind the interpreter's own.
 #[repr(C)]
 struct Binding {
-    head: ffi::PyObject,
     function: ffi::PyCFunction,
     most: ffi::Py_ssize_t,
     /// For access through the class.
@@ -30,14 +29,71 @@ struct Binding {
     owner: *mut ffi::PyTypeObject,
 }
 
+/// The fields of a bound object, likewise.
 #[repr(C)]
 struct Method {
-    head: ffi::PyObject,
     vectorcall: ffi::vectorcallfunc,
     function: ffi::PyCFunction,
     /// The most arguments that it takes.
     most: ffi::Py_ssize_t,
     slf: *mut ffi::PyObject,
+}
+
+/// Where an object's fields are: right behind the interpreter's own.
+#[cfg(not(all(Py_LIMITED_API, Py_GIL_DISABLED)))]
+mod place {
+    use std::ffi::c_int;
+
+    use pyo3::ffi;
+
+    const HEAD: usize = size_of::<ffi::PyObject>();
+    /// How a member's offset counts.
+    pub const FLAGS: c_int = 0;
+
+    pub const fn offset(field: usize) -> usize {
+        HEAD + field
+    }
+
+    pub const fn basicsize<T>() -> c_int {
+        assert!(align_of::<T>() <= HEAD);
+        (HEAD + size_of::<T>()) as c_int
+    }
+
+    /// # Safety
+    /// `object` is of a type made with `basicsize::<T>()`.
+    #[inline(always)]
+    pub unsafe fn fields<T>(object: *mut ffi::PyObject) -> *mut T {
+        // SAFETY: the caller's: so long is the object.
+        unsafe { object.byte_add(HEAD).cast() }
+    }
+}
+
+/// The stable ABI for both kinds of interpreter does not tell how long these are: the interpreter
+/// is asked (PEP 697).
+#[cfg(all(Py_LIMITED_API, Py_GIL_DISABLED))]
+mod place {
+    use std::ffi::c_int;
+
+    use pyo3::ffi;
+
+    pub const FLAGS: c_int = ffi::Py_RELATIVE_OFFSET;
+
+    pub const fn offset(field: usize) -> usize {
+        field
+    }
+
+    /// Less than nothing: so much more than the base.
+    pub const fn basicsize<T>() -> c_int {
+        -(size_of::<T>() as c_int)
+    }
+
+    /// # Safety
+    /// Attached; `object` is of a type made with `basicsize::<T>()`.
+    #[inline(always)]
+    pub unsafe fn fields<T>(object: *mut ffi::PyObject) -> *mut T {
+        // SAFETY: the caller's; nobody derives from the type.
+        unsafe { ffi::PyObject_GetTypeData(object, ffi::Py_TYPE(object)).cast() }
+    }
 }
 
 /// Memory of dead bound objects, which still hold the reference to their type. Without the GIL
@@ -47,18 +103,18 @@ struct Method {
 mod free {
     use std::cell::UnsafeCell;
 
-    use super::Method;
+    use pyo3::ffi::PyObject;
 
     const KEPT: usize = 8;
 
-    struct UnderGil(UnsafeCell<([*mut Method; KEPT], usize)>);
+    struct UnderGil(UnsafeCell<([*mut PyObject; KEPT], usize)>);
     // SAFETY: binding and deallocating happen attached to the one interpreter that PyO3 lets import
     // this module, so under its GIL.
     unsafe impl Sync for UnderGil {}
     static FREE: UnderGil = UnderGil(UnsafeCell::new(([std::ptr::null_mut(); KEPT], 0)));
 
     /// A kept one, if there is one.
-    pub fn take() -> Option<*mut Method> {
+    pub fn take() -> Option<*mut PyObject> {
         // SAFETY: under the GIL, and nothing is called while it is looked at.
         let (list, n) = unsafe { &mut *FREE.0.get() };
         *n = n.checked_sub(1)?;
@@ -66,7 +122,7 @@ mod free {
     }
 
     /// Keep `memory`, if there is room.
-    pub fn keep(memory: *mut Method) -> bool {
+    pub fn keep(memory: *mut PyObject) -> bool {
         // SAFETY: as in `take`.
         let (list, n) = unsafe { &mut *FREE.0.get() };
         let room = *n < KEPT;
@@ -80,13 +136,13 @@ mod free {
 
 #[cfg(Py_GIL_DISABLED)]
 mod free {
-    use super::Method;
+    use pyo3::ffi::PyObject;
 
-    pub fn take() -> Option<*mut Method> {
+    pub fn take() -> Option<*mut PyObject> {
         None
     }
 
-    pub fn keep(_memory: *mut Method) -> bool {
+    pub fn keep(_memory: *mut PyObject) -> bool {
         false
     }
 }
@@ -96,21 +152,15 @@ mod free {
 /// # Safety
 /// Attached; `class` is the type of bound methods.
 #[inline(always)]
-unsafe fn new_method(class: *mut ffi::PyTypeObject) -> *mut Method {
+unsafe fn new_method(class: *mut ffi::PyTypeObject) -> *mut ffi::PyObject {
     // SAFETY: the caller's. A kept one is a dead object with its type in place; only this function
     // knows of it.
     unsafe {
-        if let Some(memory) = free::take() {
-            // All that PyObject_Init would do: the first word is the count of references in every
-            // build with a GIL.
-            memory.cast::<isize>().write(1);
-            return memory;
-        }
-        let memory = ffi::PyObject_Malloc(size_of::<Method>());
-        if memory.is_null() {
-            return ffi::PyErr_NoMemory().cast();
-        }
-        ffi::PyObject_Init(memory.cast(), class).cast()
+        let Some(memory) = free::take() else { return ffi::PyType_GenericAlloc(class, 0) };
+        // All that PyObject_Init would do: the first word is the count of references in every
+        // build with a GIL.
+        memory.cast::<isize>().write(1);
+        memory
     }
 }
 
@@ -122,7 +172,7 @@ unsafe extern "C" fn bind(
     // SAFETY: the slot's contract: `descriptor` is a `Binding`, `slf` null or an instance. The
     // memory is a free one of the right size, and is initialised before it is seen.
     unsafe {
-        let binding = descriptor.cast::<Binding>();
+        let binding = place::fields::<Binding>(descriptor);
         if slf.is_null() {
             ffi::Py_INCREF((*binding).plain);
             return (*binding).plain;
@@ -132,16 +182,14 @@ unsafe extern "C" fn bind(
             ffi::PyErr_SetString(ffi::PyExc_TypeError, c"this method does not go with such an object".as_ptr());
             return ptr::null_mut();
         }
-        let memory = new_method((*binding).bound);
-        if memory.is_null() {
+        let bound = new_method((*binding).bound);
+        if bound.is_null() {
             return ptr::null_mut();
         }
         ffi::Py_INCREF(slf);
-        (&raw mut (*memory).vectorcall).write(call);
-        (&raw mut (*memory).function).write((*binding).function);
-        (&raw mut (*memory).most).write((*binding).most);
-        (&raw mut (*memory).slf).write(slf);
-        memory.cast()
+        let (function, most) = ((*binding).function, (*binding).most);
+        place::fields::<Method>(bound).write(Method { vectorcall: call, function, most, slf });
+        bound
     }
 }
 
@@ -153,7 +201,7 @@ unsafe extern "C" fn call(
 ) -> *mut ffi::PyObject {
     // SAFETY: called through the slot of a `Method`.
     unsafe {
-        let bound = bound.cast::<Method>();
+        let bound = place::fields::<Method>(bound);
         // The top bit says that the slot before the arguments may be used.
         let nargs = nargs & (usize::MAX >> 1);
         if nargs > (*bound).most as usize || !(keywords.is_null() || ffi::PyTuple_Size(keywords) == 0) {
@@ -177,8 +225,8 @@ unsafe extern "C" fn dealloc(bound: *mut ffi::PyObject) {
     // SAFETY: the last reference to a `Method`, whose type is a heap type that it holds a reference
     // to.
     unsafe {
-        let slf = (*bound.cast::<Method>()).slf;
-        if !free::keep(bound.cast()) {
+        let slf = (*place::fields::<Method>(bound)).slf;
+        if !free::keep(bound) {
             let class = ffi::Py_TYPE(bound);
             ffi::PyObject_Free(bound.cast());
             ffi::Py_DECREF(class.cast());
@@ -191,13 +239,13 @@ unsafe extern "C" fn dealloc(bound: *mut ffi::PyObject) {
 fn make_type(
     py: Python<'_>,
     name: &'static CStr,
-    size: usize,
+    basicsize: c_int,
     flags: u64,
     slots: &mut [ffi::PyType_Slot],
 ) -> PyResult<Py<PyType>> {
     let mut spec = ffi::PyType_Spec {
         name: name.as_ptr(),
-        basicsize: size as c_int,
+        basicsize,
         itemsize: 0,
         flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION | flags) as _,
         slots: slots.as_mut_ptr(),
@@ -221,8 +269,8 @@ fn bound_type(py: Python<'_>) -> PyResult<&Py<PyType>> {
         let member = |name: &'static CStr, kind, offset: usize| ffi::PyMemberDef {
             name: name.as_ptr(),
             type_code: kind,
-            offset: offset as _,
-            flags: READONLY,
+            offset: place::offset(offset) as _,
+            flags: READONLY | place::FLAGS,
             doc: ptr::null(),
         };
         let none = ffi::PyMemberDef { name: ptr::null(), type_code: 0, offset: 0, flags: 0, doc: ptr::null() };
@@ -238,7 +286,7 @@ fn bound_type(py: Python<'_>) -> PyResult<&Py<PyType>> {
             ffi::PyType_Slot { slot: ffi::Py_tp_members, pfunc: members.as_mut_ptr().cast() },
             END,
         ];
-        make_type(py, c"fastmp._native.bound_method", size_of::<Method>(), HAVE_VECTORCALL, &mut slots)
+        make_type(py, c"fastmp._native.bound_method", place::basicsize::<Method>(), HAVE_VECTORCALL, &mut slots)
     })
 }
 
@@ -255,23 +303,17 @@ pub fn descriptor<'py, M: Call>(
     let bound = bound_type(py)?.bind(py).as_type_ptr();
     let class = TYPE.get_or_try_init(py, || {
         let mut slots = [ffi::PyType_Slot { slot: ffi::Py_tp_descr_get, pfunc: bind as *mut c_void }, END];
-        make_type(py, c"fastmp._native.method_binding", size_of::<Binding>(), 0, &mut slots)
+        make_type(py, c"fastmp._native.method_binding", place::basicsize::<Binding>(), 0, &mut slots)
     })?;
-    // SAFETY: memory of the type's size, initialised before it is seen. It is never freed (its
-    // class lives for ever), and so holds its references for ever: one extra reference sees to
-    // that.
+    // SAFETY: a new object, whose fields are set before it is seen. It is never freed (its class
+    // lives for ever), and so holds its references for ever: one extra reference sees to that.
     unsafe {
-        let memory: *mut Binding = ffi::PyObject_Malloc(size_of::<Binding>()).cast();
-        if memory.is_null() {
-            return Err(PySystemError::new_err("out of memory"));
-        }
-        ffi::PyObject_Init(memory.cast(), class.bind(py).as_type_ptr());
-        (&raw mut (*memory).function).write(function::<M>());
-        (&raw mut (*memory).most).write(most as ffi::Py_ssize_t);
-        (&raw mut (*memory).plain).write(plain.into_ptr());
-        (&raw mut (*memory).bound).write(bound);
-        (&raw mut (*memory).owner).write(owner.as_type_ptr());
-        ffi::Py_INCREF(memory.cast());
-        Ok(Bound::from_owned_ptr(py, memory.cast()))
+        let new = ffi::PyType_GenericAlloc(class.bind(py).as_type_ptr(), 0);
+        let descriptor = Bound::from_owned_ptr_or_err(py, new)?;
+        let (function, most) = (function::<M>(), most as ffi::Py_ssize_t);
+        let (plain, owner) = (plain.into_ptr(), owner.as_type_ptr());
+        place::fields::<Binding>(new).write(Binding { function, most, plain, bound, owner });
+        ffi::Py_INCREF(new);
+        Ok(descriptor)
     }
 }

@@ -34,6 +34,17 @@ impl Token {
     }
 }
 
+/// What is to be done if a message that was pickled, or was about to be, goes nowhere.
+#[derive(Default)]
+pub struct Undo(Vec<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Undo {
+    /// Do it.
+    pub fn run(self) {
+        self.0.into_iter().for_each(|undo| undo());
+    }
+}
+
 /// What is collected for one message.
 struct Collected {
     /// The process that was being started when the pickling of this message began, if any.
@@ -44,6 +55,7 @@ struct Collected {
     tokens: Vec<Handle>,
     /// The one under which other blocks may leave, too.
     shared: Option<Handle>,
+    undo: Undo,
 }
 
 thread_local! {
@@ -70,14 +82,31 @@ pub fn shared() -> Option<Handle> {
 pub fn collecting<T>(
     spawning: Option<Bound<'_, PyAny>>,
     f: impl FnOnce() -> PyResult<T>,
-) -> PyResult<(T, Vec<OwnedFd>)> {
+) -> PyResult<(T, Vec<OwnedFd>, Undo)> {
     let spawning = spawning.filter(|popen| !popen.is_none()).map(Bound::unbind);
-    let mine = Collected { spawning, fds: Vec::new(), tokens: Vec::new(), shared: None };
+    let mine = Collected { spawning, fds: Vec::new(), tokens: Vec::new(), shared: None, undo: Undo::default() };
     let outer = SENDING.replace(Some(mine));
     let result = f();
     let mine = SENDING.replace(outer);
-    let fds = mine.map(|mine| mine.fds.into_iter().map(|(_, copy)| copy).collect());
-    result.map(|value| (value, fds.unwrap_or_default()))
+    let Some(mine) = mine else { return result.map(|value| (value, Vec::new(), Undo::default())) };
+    let fds = mine.fds.into_iter().map(|(_, copy)| copy).collect();
+    match result {
+        Ok(value) => Ok((value, fds, mine.undo)),
+        Err(error) => {
+            mine.undo.run();
+            Err(error)
+        }
+    }
+}
+
+/// Have this done if the message that is being pickled goes nowhere: if pickling fails, or who
+/// sends it refuses it.
+pub fn if_it_fails(undo: impl FnOnce() + Send + Sync + 'static) {
+    SENDING.with_borrow_mut(|sending| {
+        if let Some(mine) = sending {
+            mine.undo.0.push(Box::new(undo));
+        }
+    });
 }
 
 /// Run `f` with these descriptors to hand out.

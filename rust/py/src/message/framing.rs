@@ -16,6 +16,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
+use super::channel_fds::Undo;
 use super::pickler::Pickled;
 use crate::blocking;
 use crate::errors::{garbage, raise};
@@ -26,6 +27,8 @@ pub const PICKLE: u8 = 0;
 pub const VALUE: u8 = 1;
 /// The codec's bytes, with one.
 pub const SHARED_VALUE: u8 = 5;
+/// The codec's bytes, with one, and with instances among them: to decode them runs Python code.
+pub const INSTANCES: u8 = 6;
 /// What `send_bytes` sent.
 pub const RAW: u8 = 2;
 /// A `bytes` object.
@@ -44,6 +47,8 @@ const TAUGHT: usize = 2 << 20;
 
 /// A message's bytes before they are sent: `scratch`, then `parts`.
 pub struct Encoded {
+    /// If it is not sent.
+    pub undo: Undo,
     pub(super) format: u8,
     pub(super) scratch: Scratch,
     parts: Vec<Part>,
@@ -99,7 +104,7 @@ pub fn raw(buffer: PyBuffer<u8>, offset: usize, size: usize) -> Encoded {
 
 impl Encoded {
     pub(super) fn new(format: u8, scratch: Scratch) -> Encoded {
-        Encoded { format, scratch, parts: Vec::new(), fds: Vec::new() }
+        Encoded { format, scratch, parts: Vec::new(), fds: Vec::new(), undo: Undo::default() }
     }
 
     /// It is this object.
@@ -112,6 +117,7 @@ impl Encoded {
     pub(super) fn set_pickled(&mut self, py: Python<'_>, pickled: Pickled) -> PyResult<()> {
         self.format = PICKLE;
         self.fds = pickled.fds;
+        self.undo = pickled.undo;
         self.parts = pickled.frames.into_iter().map(Part::Bytes).collect();
         if pickled.buffers.is_empty() {
             return Ok(());
@@ -152,11 +158,12 @@ impl Encoded {
     }
 
     /// Call `send` with the message's payload: the bytes themselves, or an extent from `extent`
-    /// that has them.
+    /// that has them. `allow` is asked before one that large is made.
     pub fn with_payload<T>(
         &self,
         py: Python<'_>,
         extent: impl Fn(u64) -> fcore::Result<OwnedExtent> + Sync,
+        allow: impl FnOnce(u64) -> PyResult<()>,
         send: impl FnOnce(&mut Option<Payload<'_>>) -> PyResult<T>,
     ) -> PyResult<T> {
         if self.parts.is_empty() && self.scratch.len() <= INLINE {
@@ -176,6 +183,7 @@ impl Encoded {
             }
             return send(&mut Some(Payload::Inline(&whole)));
         }
+        allow(len as u64)?;
         // Whoever sends makes its messages, and drops them.
         teach_heap();
         let hold = blocking::wait(py, || extent(len as u64))?.map_err(raise)?;
@@ -302,7 +310,8 @@ impl Source<'_> {
         let mut at = 16 + 8 * count;
         let pickled = self.bytes(py, at, stream)?;
         at += stream;
-        let mut buffers = Vec::with_capacity(count);
+        // As they come: the count may be garbage.
+        let mut buffers = Vec::new();
         for index in 0..count {
             let size = self.word(py, 2 + index)?;
             at = at.checked_next_multiple_of(ALIGN).ok_or_else(garbage)?;

@@ -9,6 +9,7 @@ mod codec;
 mod framing;
 mod interrupted;
 mod pickler;
+mod prepared;
 mod reducers;
 
 use std::os::fd::OwnedFd;
@@ -21,6 +22,7 @@ use crate::errors::garbage;
 
 use framing::Scratch;
 pub use framing::{Encoded, fill, raw, with_inbox};
+pub use prepared::{Now, Prepared, prepare};
 
 /// What goes with the bytes of `send_bytes`.
 pub const RAW_BYTES: MessageMeta = MessageMeta { format: framing::RAW, fds: 0 };
@@ -32,13 +34,24 @@ pub struct Encoding {
     format: Option<u8>,
 }
 
+/// What the codec does with instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instances {
+    /// Where it can.
+    Encoded,
+    /// They go by pickle: who asks for the message's bytes gets a pickle without having the
+    /// classes.
+    Pickled,
+}
+
 /// Try the codec, which most small messages take.
 #[inline]
-pub fn encode(obj: &Bound<'_, PyAny>) -> Encoding {
+pub fn encode(obj: &Bound<'_, PyAny>, instances: Instances) -> Encoding {
     let mut scratch = Scratch::take();
-    let format = match codec::encode(obj, &mut scratch) {
+    let format = match codec::encode(obj, &mut scratch, instances == Instances::Encoded) {
         codec::Encoded::Plain => Some(framing::VALUE),
         codec::Encoded::WithShared => Some(framing::SHARED_VALUE),
+        codec::Encoded::WithInstances => Some(framing::INSTANCES),
         codec::Encoded::Refused => None,
     };
     Encoding { scratch, format }
@@ -69,31 +82,50 @@ impl Encoding {
 }
 
 /// The object that a message holds.
+#[inline]
 pub fn decode<'py>(
     py: Python<'py>,
     received: Received,
     inbox: &[u8],
     fds: Vec<OwnedFd>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    decode_then(py, received, inbox, fds, || Ok(()))
+}
+
+/// The same. `copied` is called when all bytes have been copied, before any Python code runs: it
+/// may say that they are worth nothing.
+pub fn decode_then<'py>(
+    py: Python<'py>,
+    received: Received,
+    inbox: &[u8],
+    fds: Vec<OwnedFd>,
+    copied: impl FnOnce() -> PyResult<()>,
+) -> PyResult<Bound<'py, PyAny>> {
     let format = received.meta.format;
     if received.extent.is_none() && format == framing::VALUE {
-        return codec::decode(py, inbox, false);
+        copied()?;
+        return codec::decode(py, inbox, codec::Encoded::Plain);
     }
     let source = framing::source(&received, inbox);
     let len = source.len();
     match format {
-        framing::VALUE | framing::SHARED_VALUE => {
-            let with_shared = format == framing::SHARED_VALUE;
-            match &source {
-                framing::Source::Inbox(bytes) => codec::decode(py, bytes, with_shared),
-                framing::Source::Extent(..) => {
-                    let bytes = source.bytes(py, 0, len)?;
-                    framing::give_back(py, received);
-                    codec::decode(py, bytes.as_bytes(), with_shared)
-                }
+        framing::VALUE | framing::SHARED_VALUE | framing::INSTANCES => match &source {
+            framing::Source::Inbox(bytes) => {
+                copied()?;
+                value(py, format, bytes)
             }
+            framing::Source::Extent(..) => {
+                let bytes = source.bytes(py, 0, len)?;
+                framing::give_back(py, received);
+                copied()?;
+                value(py, format, bytes.as_bytes())
+            }
+        },
+        framing::BYTES => {
+            let bytes = source.bytes(py, 0, len)?;
+            copied()?;
+            Ok(bytes.into_any())
         }
-        framing::BYTES => Ok(source.bytes(py, 0, len)?.into_any()),
         framing::PICKLE | framing::RAW | framing::OUT_OF_BAND => {
             let (bytes, buffers) = if format == framing::OUT_OF_BAND {
                 let (bytes, buffers) = source.out_of_band(py)?;
@@ -103,9 +135,23 @@ pub fn decode<'py>(
             };
             // The extent is free for the next message before any Python code runs.
             framing::give_back(py, received);
+            copied()?;
             unpickle(py, &bytes, buffers.as_deref(), fds)
         }
-        _ => Err(garbage()),
+        _ => {
+            // It would be no better the next time.
+            copied()?;
+            Err(garbage())
+        }
+    }
+}
+
+/// The object in the codec's bytes, whatever signal handlers raise meanwhile.
+fn value<'py>(py: Python<'py>, format: u8, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match format {
+        framing::VALUE => codec::decode(py, bytes, codec::Encoded::Plain),
+        framing::SHARED_VALUE => codec::decode(py, bytes, codec::Encoded::WithShared),
+        _ => interrupted::uninterrupted(py, || Some(codec::decode(py, bytes, codec::Encoded::WithInstances))),
     }
 }
 

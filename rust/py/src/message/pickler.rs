@@ -69,6 +69,8 @@ pub fn unpickle<'py>(
 
 /// A pickle stream, in frames, the buffers that were kept out of it, and descriptors.
 pub struct Pickled {
+    /// If it goes nowhere.
+    pub undo: channel_fds::Undo,
     pub frames: Vec<Py<PyBytes>>,
     pub buffers: Vec<Py<PyAny>>,
     pub fds: Vec<OwnedFd>,
@@ -130,10 +132,10 @@ pub fn pickle(obj: &Bound<'_, PyAny>) -> PyResult<Pickled> {
     let frames = std::mem::take(&mut *lock(&kept.frames.get().frames));
     let buffers = std::mem::take(&mut *lock(&kept.buffers.get().buffers));
     // After a failure the pickler may be in the middle of anything: it is not used again.
-    let (_, fds) = dumped?;
+    let (_, fds, undo) = dumped?;
     kept.forget(py, frames.iter().map(|frame| frame.as_bytes(py).len()).sum())?;
     PICKLER.set(Some(kept));
-    Ok(Pickled { frames, buffers, fds })
+    Ok(Pickled { frames, buffers, fds, undo })
 }
 
 /// What a pickler writes to.

@@ -42,6 +42,13 @@ impl Reducers {
     }
 }
 
+/// Has a reducer been registered for this class?
+pub fn is_registered(class: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let reducers = Reducers::get(class.py())?.get();
+    let has = |table: &Py<PyDict>| table.bind(class.py()).contains(class);
+    Ok(has(&reducers.registered[0])? || has(&reducers.registered[1])?)
+}
+
 #[pymethods]
 impl Reducers {
     fn __getitem__<'py>(&self, class: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {

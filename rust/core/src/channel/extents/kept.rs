@@ -50,6 +50,8 @@ static CHANNELS: Local<Vec<Weak<Extents>>> = Local::new(Vec::new());
 struct Cell(u64);
 
 impl Cell {
+    const NONE: Cell = Cell(0);
+
     fn new(index: u64, far: bool, cap: u64) -> Cell {
         let when = tick();
         Cell(1 | u64::from(far) << 1 | (index & SLOT_BITS) << 2 | ((cap / PAGE) & PAGES_BITS) << 22 | when << 40)
@@ -86,6 +88,11 @@ impl Extents {
     /// Bytes that are kept.
     pub fn kept_bytes(&self) -> u64 {
         self.cells().map(|(_, cell)| cell.cap()).sum()
+    }
+
+    /// Is no more kept than a channel at rest keeps?
+    pub fn is_at_rest(&self) -> bool {
+        self.kept_bytes() <= AT_REST
     }
 
     /// Would another one with `cap` bytes of pages be kept without giving any back?
@@ -157,14 +164,14 @@ impl Extents {
         };
         if !is_in(0) {
             // All cells are taken. Where the oldest was this one comes, if nobody is quicker.
-            if let Some((at, oldest)) = self.oldest() {
+            if let Some((at, oldest)) = self.oldest(cell) {
                 self.evict(at, oldest);
             }
             is_in(0);
         }
         let most = (2 * cap).clamp(LEAST_KEPT, MOST_KEPT);
         while self.kept_bytes() > most
-            && let Some((at, oldest)) = self.oldest().filter(|&(_, oldest)| oldest != cell)
+            && let Some((at, oldest)) = self.oldest(cell)
         {
             self.evict(at, oldest);
         }
@@ -174,9 +181,10 @@ impl Extents {
         }
     }
 
-    fn oldest(&self) -> Option<(usize, Cell)> {
+    /// The one that was freed first, but not `new`, which may be no younger: ticks are long.
+    fn oldest(&self, new: Cell) -> Option<(usize, Cell)> {
         let tick = tick();
-        self.cells().max_by_key(|(_, cell)| cell.age(tick))
+        self.cells().filter(|&(_, cell)| cell != new).max_by_key(|(_, cell)| cell.age(tick))
     }
 
     /// Give back what the dead held, and what was not used for a while, but for a little. Cheap
@@ -184,7 +192,7 @@ impl Extents {
     pub fn tend(self: &Arc<Self>) {
         self.sweep_now_and_then();
         while self.kept_bytes() > AT_REST
-            && let Some((at, oldest)) = self.oldest().filter(|(_, oldest)| oldest.age(tick()) > REST)
+            && let Some((at, oldest)) = self.oldest(Cell::NONE).filter(|(_, oldest)| oldest.age(tick()) > REST)
         {
             self.evict(at, oldest);
         }
@@ -207,7 +215,7 @@ impl Extents {
         let mut total = self.kept_bytes() + others.clone().map(|channel| channel.kept_bytes()).sum::<u64>();
         let tick = tick();
         while total > MOST_KEPT {
-            let oldest = others.clone().filter_map(|channel| Some((channel, channel.oldest()?)));
+            let oldest = others.clone().filter_map(|channel| Some((channel, channel.oldest(Cell::NONE)?)));
             let Some((channel, (at, cell))) = oldest.max_by_key(|(_, (_, cell))| cell.age(tick)) else { return };
             channel.evict(at, cell);
             total = total.saturating_sub(cell.cap().max(1));

@@ -36,11 +36,15 @@
 //!   If one was settled meanwhile then either the owner is another, and the CAS fails, or the
 //!   extent was left for the sweep.
 //!
+//! What many read (see `broadcast`) goes into a ring in the same way, and comes out of it by who
+//! holds the put lock: see `shared`.
+//!
 //! Whoever dies in between leaves a slot that it owns, for the sweep. That goes for the sweeper
 //! too.
 
 mod kept;
 mod owned;
+mod shared;
 mod table;
 
 use std::sync::Arc;
@@ -67,6 +71,9 @@ const PAGE: u64 = 4096;
 const IN_RING: u64 = 1;
 /// Bytes that are given back by one system call.
 const PUNCHED: u64 = 16 << 20;
+/// A message of so many bytes has to be within what its segment has of pages: its receiver is about
+/// to ask for as much memory, and `cap` may be garbage.
+const COMPARED: u64 = 64 << 20;
 /// Slots that one sweep looks at.
 const SWEPT: u64 = 1024;
 /// Nanoseconds from one sweep to the next: proving a process dead costs some 10 us.
@@ -186,10 +193,11 @@ impl Extents {
     /// Give the pages of an owned slot back.
     fn give_back(&self, index: u64, slot: &Slot) {
         let (offset, most) = slot.place(index);
-        // In steps: the kernel locks the file meanwhile. To the end, whatever `cap` says: the owner
-        // may have died while it wrote.
+        // In steps: the kernel locks the file meanwhile. Not more of them than there can be pages
+        // for: `cap` may be garbage. To the end, whatever `cap` says: the owner may have died while
+        // it wrote.
         slot.life.fetch_add(1, Ordering::Relaxed);
-        let cap = slot.cap();
+        let cap = slot.cap().min(memfd::resident(self.segment()).unwrap_or(0));
         for at in (0..cap).step_by(PUNCHED as usize) {
             memfd::punch(self.segment(), offset + at, PUNCHED.min(cap - at));
         }
@@ -209,11 +217,20 @@ impl Extents {
         if slot.owner.load(Ordering::Acquire) != IN_RING || len > slot.cap() {
             return Err(Error::Corrupted("a message without its extent"));
         }
+        self.check_held(len)?;
         slot.get_ring.store(ring, Ordering::Relaxed);
         slot.get_intent.store(intent, Ordering::Release);
         kill_point!("extent.receiving");
         slot.owner.store(liveness::me().word(), Ordering::Release);
         Ok(OwnedExtent::new(self, index))
+    }
+
+    /// Can there be so many bytes of a message? `cap` alone does not tell.
+    fn check_held(&self, len: u64) -> Result<()> {
+        if len >= COMPARED && len > memfd::resident(self.segment())? {
+            return Err(Error::Corrupted("a message larger than all that its segment holds"));
+        }
+        Ok(())
     }
 
     /// By whoever took the put lock of ring `ring` over from the dead, with its tail. See the

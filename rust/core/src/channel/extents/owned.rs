@@ -29,13 +29,20 @@ impl OwnedExtent {
         OwnedExtent { extents: extents.clone(), index, offset, generation: fork::generation(), worth: OnceLock::new() }
     }
 
+    /// What looks at slot `index` without owning it.
+    pub(super) fn viewed(extents: &Arc<Extents>, index: u64) -> OwnedExtent {
+        let mut viewed = OwnedExtent::new(extents, index);
+        viewed.generation = 0;
+        viewed
+    }
+
     /// The same, where its slot now says that it is.
     pub(super) fn located(mut self) -> Result<OwnedExtent> {
         self.offset = self.slot()?.place(self.index).0;
         Ok(self)
     }
 
-    fn slot(&self) -> Result<SlotRef<'_>> {
+    pub(super) fn slot(&self) -> Result<SlotRef<'_>> {
         self.extents.table.slot(self.index)
     }
 

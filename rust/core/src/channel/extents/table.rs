@@ -45,8 +45,10 @@ pub const FAR_BYTES: u64 = 1 << 40;
 /// Slots at most. The near places of all end at the last position that a ring can name, at 1 TiB.
 pub const MOST: u64 = FIRST + (((1 << 40) - NEAR_AT) / NEAR_BYTES - FIRST) / PAGEFUL * PAGEFUL;
 const _: () = assert!(TABLE_AT + (MOST - FIRST) / PAGEFUL * PAGE <= NEAR_AT);
-/// Slots that are looked at for an empty one before the table grows.
-const LOOKS: u64 = 16;
+/// Slots that are looked at for an empty one before the table grows. Those that are kept, or held
+/// for long, lie side by side: some hundred, that make it grow each time that they are come across
+/// if no more than they are looked at.
+const LOOKS: usize = 512;
 
 overlay! {
     /// An extent's slot. See the module above.
@@ -66,8 +68,10 @@ overlay! {
         pub(super) far: AtomicU32,
         /// How often its pages have been given back, as a hint: who has used these very ones?
         pub(super) life: AtomicU32,
+        /// While a ring has it: the caller's business. See [`shared`](super::shared).
+        pub(super) note: AtomicU64,
         /// The last byte of a page's last slot is written to make the page.
-        _reserved2: [AtomicU64; 2],
+        _reserved2: AtomicU64,
     }
 }
 
@@ -195,11 +199,10 @@ impl Table {
     }
 
     /// Where an empty slot probably is.
-    pub fn likely_empty(&self) -> std::iter::Chain<std::ops::Range<u64>, std::ops::Range<u64>> {
+    pub fn likely_empty(&self) -> impl Iterator<Item = u64> + use<> {
         let len = self.len();
         let first = self.state.hint.load(Ordering::Relaxed) % len;
-        let end = (first + LOOKS).min(len);
-        (first..end).chain(0..(LOOKS - (end - first)).min(first))
+        (first..len).chain(0..first).take(LOOKS)
     }
 
     /// Slot `index` has been taken: look behind it next time.

@@ -1,6 +1,6 @@
 //! The readers' side of a ring: the record at the head, and its commit.
 
-use super::{COUNT_MASK, Cursor, INLINE, MessageMeta, Received, Ring, Where};
+use super::{COUNT_MASK, Cursor, INLINE, MessageMeta, Received, Ring, Where, tally};
 use crate::channel::extents::CHUNK;
 use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, Header, LINK, UNIT, record_bytes, word};
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ use crate::kill_point;
 /// The get lock, held.
 #[derive(Debug)]
 pub struct GetGuard<'a> {
-    ring: &'a Ring,
+    pub(super) ring: &'a Ring,
 }
 
 impl<'a> GetGuard<'a> {
@@ -23,9 +23,21 @@ impl<'a> GetGuard<'a> {
     /// its descriptors, its size); an error there leaves the message in its place.
     ///
     /// # Errors
-    /// `Empty`; `Corrupted`; what `accept` gives.
+    /// `Empty`, also if it is [terminated](Ring::is_terminated); `Corrupted`; what `accept` gives.
     #[inline]
     pub fn get(
+        &self,
+        scratch: &mut Vec<u8>,
+        accept: impl FnOnce(&MessageMeta, u64, usize) -> Result<()>,
+    ) -> Result<Received> {
+        if self.ring.is_terminated() {
+            return Err(Error::Empty);
+        }
+        self.take_first(scratch, accept)
+    }
+
+    #[inline]
+    pub(super) fn take_first(
         &self,
         scratch: &mut Vec<u8>,
         accept: impl FnOnce(&MessageMeta, u64, usize) -> Result<()>,
@@ -35,8 +47,8 @@ impl<'a> GetGuard<'a> {
         if record.kind == DATA && record.left.is_none() {
             record.mapping.append_to(record.offset, record.len, scratch)?;
             accept(&record.meta, record.fds_id, record.len)?;
-            self.commit(record.next);
-            return Ok(Received { meta: record.meta, number: record.number, extent: None, _left: None });
+            self.commit(record.head, record.next, record.len as u64);
+            return Ok(Received { meta: record.meta, number: record.head.count(), extent: None, _left: None });
         }
         let this = ring.config.index;
         let mut extent = None;
@@ -67,21 +79,23 @@ impl<'a> GetGuard<'a> {
             },
             None => None,
         };
-        self.commit(record.next);
+        self.commit(record.head, record.next, size as u64);
         if let Some(hold) = &chunk {
             hold.received();
         }
         if let Some((hold, _)) = extent.as_deref() {
             hold.received();
         }
-        Ok(Received { meta: record.meta, number: record.number, extent, _left: chunk })
+        Ok(Received { meta: record.meta, number: record.head.count(), extent, _left: chunk })
     }
 
     #[inline(always)]
-    fn commit(&self, next: Cursor) {
+    pub(super) fn commit(&self, old: Cursor, next: Cursor, size: u64) {
+        let state = &*self.ring.state;
+        tally::count(old, next, size, &state.bytes_out, &state.out_before);
         kill_point!("ring.get.before_commit");
         // Commit point. SeqCst: release for the space, and one half of the agreement with waiters.
-        self.ring.state.head.store(next.0, Ordering::SeqCst);
+        state.head.store(next.0, Ordering::SeqCst);
         kill_point!("ring.get.after_commit");
     }
 
@@ -110,6 +124,7 @@ impl<'a> GetGuard<'a> {
                 return Err(Error::Corrupted("as many messages put as got, and bytes left"));
             }
             state.tail_seen.store(tail.0, Ordering::Relaxed);
+            self.note_depth(tail, head);
         }
         let mut at = head.at();
         let mut left = None;
@@ -138,7 +153,7 @@ impl<'a> GetGuard<'a> {
                 len,
                 kind,
                 meta,
-                number: head.count(),
+                head,
                 fds_id: more,
                 next: Cursor::new(head.count() + 1, (at + bytes) / UNIT),
                 left,
@@ -154,7 +169,7 @@ struct Record<'a> {
     len: usize,
     kind: u8,
     meta: MessageMeta,
-    number: u64,
+    head: Cursor,
     fds_id: u64,
     next: Cursor,
     /// The chunk that the link to this record leaves.

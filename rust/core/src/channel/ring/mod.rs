@@ -39,6 +39,10 @@
 //! `head_seen` and `tail_seen` are each side's last look at the other side's word, kept with its
 //! own: stale means too careful, never wrong, for the other side only makes room, or messages.
 //!
+//! Counts wrap after 2^28 messages. The numbers of messages that are kept, in `large` and `detour`,
+//! would come round to be those of messages to come. So a writer that looks at the head, as it has
+//! to for every base full of messages, drops what is done and brings forward what is long past.
+//!
 //! # Readiness
 //! `ready` says that the ring's descriptor (whatever it is) has been made readable. Writers make it
 //! readable *before* the commit if it is not; it is cleared under the put lock when the ring is
@@ -47,8 +51,11 @@
 //! A new ring's starts set. Beside it is a bit that, once set, stays: senders also tell whether
 //! there is room (see [`writable`](super::writable)).
 
+mod batch;
 mod get;
 mod put;
+mod shutting;
+mod tally;
 
 use std::sync::Arc;
 
@@ -65,8 +72,10 @@ use crate::sys::mapping::Mapping;
 use crate::sys::{liveness, memfd};
 
 pub use super::format::UNIT;
+pub use batch::RUN_BYTES;
 pub use get::GetGuard;
 pub use put::PutGuard;
+pub use tally::Totals;
 
 /// The base's bytes at first.
 pub const BASE_FIRST: u64 = 16 << 10;
@@ -116,28 +125,41 @@ overlay! {
         /// How often a copy of the reading end was closed.
         pub reader_closings: AtomicU32,
         maxsize: AtomicU64,
-        _reserved: [AtomicU64; 4],
+        /// The bound on unread bytes; 0: none.
+        max_bytes: AtomicU64,
+        /// Has it been shut down? See [`shutting`].
+        shut: AtomicU32,
+        /// The caller's business.
+        pub flags: AtomicU32,
+        _reserved: [AtomicU64; 2],
 
         put_lock: Mutex,
         tail: AtomicU64,
         head_seen: AtomicU64,
-        base_cap: AtomicU64,
+        /// See [`tally`].
+        bytes_in: [AtomicU64; 2],
         ready: AtomicU32,
         /// The number of the message that made the last detour, and `DETOUR`; 0: none.
         detour: AtomicU32,
         last_fds_id: AtomicU64,
-        _reserved3: AtomicU64,
+        // Seldom written.
+        base_cap: AtomicU64,
+        high_water: AtomicU64,
+        in_before: AtomicU64,
+        bytes_out_seen: AtomicU64,
         /// The numbers of the last messages in extents, where those are bounded; at first no
         /// number.
         large: [AtomicU32; LARGE_UNREAD],
         /// Bytes that the tail skipped at the base's end when it last went back to the start.
         skipped: AtomicU64,
-        _reserved2: [AtomicU64; 5],
+        _reserved2: AtomicU64,
 
         get_lock: Mutex,
         head: AtomicU64,
         tail_seen: AtomicU64,
-        _reserved4: [AtomicU64; 4],
+        bytes_out: [AtomicU64; 2],
+        out_before: AtomicU64,
+        high_seen: AtomicU64,
     }
 }
 
@@ -219,7 +241,27 @@ pub struct Ring {
     config: RingConfig,
 }
 
+impl Payload<'_> {
+    /// Bytes of the message.
+    pub fn size(&self) -> u64 {
+        match self {
+            Payload::Inline(bytes) => bytes.len() as u64,
+            Payload::Extent(_, size) => *size,
+        }
+    }
+}
+
 impl Received {
+    /// A message that came otherwise than by a ring.
+    pub(super) fn new(meta: MessageMeta, number: u64, extent: Option<(OwnedExtent, usize)>) -> Received {
+        Received { meta, number, extent: extent.map(Box::new), _left: None }
+    }
+
+    /// One of several that were got at a time.
+    pub fn of_run(meta: MessageMeta) -> Received {
+        Received { meta, number: 0, extent: None, _left: None }
+    }
+
     /// Does dropping it give no memory back to the system? That would take time.
     pub fn is_quick_to_drop(&self) -> bool {
         let message = self.extent.iter().map(|extent| &extent.0);
@@ -266,8 +308,12 @@ impl Ring {
         self.state.maxsize.load(Ordering::Relaxed)
     }
 
-    /// Messages in it: exact at an instant between call and return.
+    /// Messages in it: exact at an instant between call and return. None if it is
+    /// [terminated](Self::is_terminated).
     pub fn len(&self) -> u64 {
+        if self.is_terminated() {
+            return 0;
+        }
         let mut head = self.head();
         loop {
             let tail = self.tail();
@@ -289,10 +335,10 @@ impl Ring {
         self.len() == 0
     }
 
-    /// As many messages as allowed?
+    /// As many messages as allowed, or so many bytes that there is no room for one more?
     pub fn is_full(&self) -> bool {
         let maxsize = self.maxsize();
-        maxsize > 0 && self.len() >= maxsize
+        (maxsize > 0 && self.len() >= maxsize) || self.lacks_bytes()
     }
 
     /// May there be a message? Cheap, for a spinner.
@@ -316,7 +362,7 @@ impl Ring {
     /// what a dead holder left cannot be settled.
     pub fn put_guard(&self, patience: Patience) -> Result<PutGuard<'_>> {
         let mut not_put = Vec::new();
-        if let Acquired::Recovered(dead) = self.take(&self.state.put_lock, patience)? {
+        if let Acquired::Recovered(dead) = self.state.put_lock.take(liveness::me(), patience)? {
             let settled = self.extents.settle_put(self.config.index, self.state.tail.load(Ordering::Relaxed));
             not_put = settled.inspect_err(|_| self.state.put_lock.leave_to(dead))?;
             // The dead holder may have been between the two steps of clearing the descriptor.
@@ -330,38 +376,31 @@ impl Ring {
     /// # Errors
     /// Those of `put_guard`.
     pub fn get_guard(&self, patience: Patience) -> Result<GetGuard<'_>> {
-        if let Acquired::Recovered(dead) = self.take(&self.state.get_lock, patience)? {
+        if let Acquired::Recovered(dead) = self.state.get_lock.take(liveness::me(), patience)? {
             let settled = self.extents.settle_get(self.config.index, self.state.head.load(Ordering::Relaxed));
             settled.inspect_err(|_| self.state.get_lock.leave_to(dead))?;
         }
         Ok(GetGuard::new(self))
     }
 
-    #[inline]
-    fn take(&self, lock: &Mutex, patience: Patience) -> Result<Acquired> {
-        let me = liveness::me();
-        match patience {
-            _ if lock.try_lock(me) => Ok(Acquired::Clean),
-            // Held for well under a microsecond as a rule.
-            Patience::Spin if lock.brief_spin(me) => Ok(Acquired::Clean),
-            Patience::Spin => lock.try_lock_or_recover(me).ok_or(Error::WouldBlock),
-            Patience::Sleep(deadline) => lock.lock_with_grace(me, deadline),
-        }
-    }
-
     /// Has a ring that was full become worth waking a writer for? At once where messages are
     /// counted; where room is short, when half is free, lest every message cost a wake-up.
     pub fn has_room_again(&self) -> bool {
-        if self.maxsize() > 0 {
+        if self.maxsize() > 0 || self.max_bytes() > 0 {
             return true;
         }
         let (tail, head) = (self.tail(), self.head());
-        let cap = self.state.base_cap.load(Ordering::Relaxed).min(self.config.base_most);
+        let cap = self.cap();
         let used = tail.at().wrapping_sub(head.at()).wrapping_add(if tail.at() < head.at() { cap } else { 0 });
         // A small base may still grow when it is full, so that it is not what the writer waits for.
         // Extents are counted by messages: one may be what a writer waits with, or waits behind.
         let grows = cap < BASE_MOST && !self.holds_enough(tail, head, cap);
         (grows || used <= cap / 2) && self.large_unread(tail, head) <= LARGE_UNREAD / 2
+    }
+
+    /// Has the receivers' descriptor been made readable, so far as is known?
+    pub fn says_ready(&self) -> bool {
+        self.state.ready.load(Ordering::SeqCst) & READY != 0
     }
 
     /// Do senders tell by their descriptor whether there is room?
@@ -390,9 +429,11 @@ impl Ring {
     fn lacks_room(&self, tail: Cursor, head: Cursor) -> bool {
         if self.config.overflows {
             let maxsize = self.maxsize();
-            return maxsize > 0 && tail.since(head) >= maxsize;
+            let is_full = (maxsize > 0 && tail.since(head) >= maxsize) || self.lacks_bytes();
+            // Who puts into one that is shut down need not wait to learn of it.
+            return is_full && !self.is_shut();
         }
-        let (base, cap) = (self.config.base, self.state.base_cap.load(Ordering::Relaxed).min(self.config.base_most));
+        let (base, cap) = (self.config.base, self.cap());
         let (at, start) = (tail.at(), head.at());
         let is_small = cap < BASE_MOST && !self.holds_enough(tail, head, cap);
         let lacks_bytes = !is_small && {
@@ -437,6 +478,11 @@ impl Ring {
     fn large_unread(&self, tail: Cursor, head: Cursor) -> usize {
         let unread = tail.since(head);
         self.state.large.iter().filter(|number| tail.passed_since(number) < unread).count()
+    }
+
+    /// How far the base reaches now, so far as can be.
+    fn cap(&self) -> u64 {
+        self.state.base_cap.load(Ordering::Relaxed).min(self.config.base_most)
     }
 
     fn in_base(&self, at: u64) -> bool {

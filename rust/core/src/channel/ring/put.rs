@@ -1,8 +1,13 @@
 //! The writers' side of a ring: where a record goes, and its commit.
 
-use super::{BASE_FIRST, BASE_MOST, COUNT_MOST, Cursor, DETOUR, LARGE_UNREAD, MessageMeta, Payload, READY, Ring, TINY};
+use super::{
+    BASE_FIRST, BASE_MOST, COUNT_MASK, COUNT_MOST, Cursor, DETOUR, LARGE_UNREAD, MessageMeta, Payload, READY, Ring,
+    TINY, tally,
+};
 use crate::channel::extents::{CHUNK, OwnedExtent};
 use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, LINK, UNIT, header, record_bytes};
+#[cfg(feature = "kill-points")]
+use crate::deadline::Patience;
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -11,7 +16,7 @@ use crate::sys::memfd;
 /// The put lock, held.
 #[derive(Debug)]
 pub struct PutGuard<'a> {
-    ring: &'a Ring,
+    pub(super) ring: &'a Ring,
     /// What a dead holder did not put: freed after the lock.
     _not_put: Vec<OwnedExtent>,
 }
@@ -51,7 +56,7 @@ impl<'a> PutGuard<'a> {
         let state = &*self.ring.state;
         let tail = Cursor(state.tail.load(Ordering::Relaxed));
         let head = Cursor(state.head_seen.load(Ordering::Relaxed));
-        self.ring.lacks_room(tail, head) && self.ring.lacks_room(tail, self.look_at_head())
+        self.ring.lacks_room(tail, head) && self.ring.lacks_room(tail, self.look_at_head(tail))
     }
 
     /// The descriptor has just been made readable, or is about to be cleared.
@@ -70,23 +75,24 @@ impl<'a> PutGuard<'a> {
     /// # Errors
     /// Those of `put`.
     pub fn make_room(&self, payload: &Option<Payload<'_>>) -> Result<()> {
-        let (len, is_extent) = match payload {
-            Some(Payload::Inline(bytes)) => (bytes.len(), false),
-            Some(Payload::Extent(..)) => (EXTENT_BYTES, true),
+        let (len, is_extent, size) = match payload {
+            Some(Payload::Inline(bytes)) => (bytes.len(), false, bytes.len() as u64),
+            Some(Payload::Extent(_, size)) => (EXTENT_BYTES, true, *size),
             None => return Ok(()),
         };
         let tail = Cursor(self.ring.state.tail.load(Ordering::Relaxed));
-        self.place(tail, len, is_extent).map(drop)
+        self.place(tail, len, is_extent, size).map(drop)
     }
 
     /// Put one message. On error nothing has happened, and an extent is given back with it.
     ///
     /// # Errors
-    /// `Full`; `OutOfMemory`; `WouldBlock` if no slot is free for a chunk; `Interrupted`.
+    /// `Full`; `ShutDown`; `TooLarge`; `OutOfMemory`; `WouldBlock` if no slot is free for a chunk;
+    /// `Interrupted`.
     pub fn put(&self, meta: MessageMeta, payload: &mut Option<Payload<'_>>) -> Result<()> {
         let mut described = [0; EXTENT_BYTES];
-        let (kind, bytes) = match payload {
-            Some(Payload::Inline(bytes)) => (DATA, *bytes),
+        let (kind, bytes, size) = match payload {
+            Some(Payload::Inline(bytes)) => (DATA, *bytes, bytes.len() as u64),
             Some(Payload::Extent(hold, _)) if !hold.is_ours() => {
                 return Err(Error::Corrupted("the message was prepared before this process was forked"));
             }
@@ -96,14 +102,14 @@ impl<'a> PutGuard<'a> {
             Some(Payload::Extent(hold, len)) => {
                 described[..8].copy_from_slice(&hold.index().to_le_bytes());
                 described[8..].copy_from_slice(&len.to_le_bytes());
-                (EXTENT, &described[..])
+                (EXTENT, &described[..], *len)
             }
             None => return Ok(()),
         };
         let ring = self.ring;
         let state = &*ring.state;
         let tail = Cursor(state.tail.load(Ordering::Relaxed));
-        let place = self.place(tail, bytes.len(), kind == EXTENT)?;
+        let place = self.place(tail, bytes.len(), kind == EXTENT, size)?;
         let (mapping, offset, _) = ring.locate(place.at)?;
         // Its own if it has descriptors. Else whatever was sent up to here is not for a message
         // that comes later.
@@ -114,14 +120,13 @@ impl<'a> PutGuard<'a> {
             let (mapping, offset, _) = ring.locate(tail.at())?;
             mapping.write(offset, &header(LINK, MessageMeta::default(), 0, place.at))?;
             // Before the commit: who dies in between leaves too much, and the base wider.
-            let cap = state.base_cap.load(Ordering::Relaxed);
-            let skipped = (ring.config.base + cap).saturating_sub(tail.at());
+            let skipped = (ring.config.base + ring.cap()).saturating_sub(tail.at());
             state.skipped.store(skipped, Ordering::Relaxed);
         }
         let new = Cursor::new(tail.count() + 1, (place.at + record_bytes(bytes.len())) / UNIT);
         if kind == DATA && place.chunk.is_none() {
             *payload = None;
-            self.commit(new);
+            self.commit(tail, new, size);
             return Ok(());
         }
         let message = match payload.take() {
@@ -137,7 +142,7 @@ impl<'a> PutGuard<'a> {
         if let Some(hold) = &message {
             hold.hand_over(ring.config.index, new.0)?;
         }
-        self.commit(new);
+        self.commit(tail, new, size);
         if let Some(hold) = place.chunk {
             hold.published(new.0);
         }
@@ -148,17 +153,24 @@ impl<'a> PutGuard<'a> {
     }
 
     #[inline(always)]
-    fn commit(&self, new: Cursor) {
+    pub(super) fn commit(&self, old: Cursor, new: Cursor, size: u64) {
+        let state = &*self.ring.state;
+        tally::count(old, new, size, &state.bytes_in, &state.in_before);
+        self.note_depth(new);
         kill_point!("ring.put.before_commit");
         // Commit point. SeqCst: release for the record, and one half of the agreement with waiters.
-        self.ring.state.tail.store(new.0, Ordering::SeqCst);
+        state.tail.store(new.0, Ordering::SeqCst);
         kill_point!("ring.put.after_commit");
     }
 
-    /// Where a record with `len` bytes of payload goes.
-    fn place(&self, tail: Cursor, len: usize, is_extent: bool) -> Result<Place> {
+    /// Where a record with `len` bytes of payload goes, of a message of `size`.
+    fn place(&self, tail: Cursor, len: usize, is_extent: bool, size: u64) -> Result<Place> {
         let ring = self.ring;
         let state = &*ring.state;
+        if ring.is_shut() {
+            return Err(Error::ShutDown);
+        }
+        self.has_bytes_for(tail, size)?;
         let mut head = Cursor(state.head_seen.load(Ordering::Relaxed));
         let maxsize = match ring.maxsize() {
             0 => COUNT_MOST,
@@ -173,7 +185,7 @@ impl<'a> PutGuard<'a> {
         if let Some(at) = room(head) {
             return Ok(Place { at, chunk: None });
         }
-        head = self.look_at_head();
+        head = self.look_at_head(tail);
         if let Some(at) = room(head) {
             return Ok(Place { at, chunk: None });
         }
@@ -197,17 +209,34 @@ impl<'a> PutGuard<'a> {
         }
     }
 
-    fn look_at_head(&self) -> Cursor {
+    pub(super) fn look_at_head(&self, tail: Cursor) -> Cursor {
         // Acquire (SeqCst): the consumer has copied out what it gave free.
         let head = self.ring.head();
         self.ring.state.head_seen.store(head.0, Ordering::Relaxed);
+        self.forget_long_past(tail, head);
         head
+    }
+
+    /// Counts wrap: the number of a message that is long past would once be that of one to come. To
+    /// be asked now and then is enough, and a look at the head gives room for one base at most.
+    #[inline]
+    fn forget_long_past(&self, tail: Cursor, head: Cursor) {
+        let _ = self.is_on_detour(head);
+        if self.ring.config.bounds_large {
+            for number in &self.ring.state.large {
+                if tail.passed_since(number) > COUNT_MASK / 2 {
+                    // Long past still, and never among the unread.
+                    let recent = tail.count().wrapping_sub(COUNT_MASK / 4) & COUNT_MASK;
+                    number.store(recent as u32, Ordering::Relaxed);
+                }
+            }
+        }
     }
 
     /// Where `need` bytes, with room for a link behind, fit without growing.
     fn room(&self, tail: Cursor, head: Cursor, need: u64) -> Option<u64> {
         let ring = self.ring;
-        let (base, cap) = (ring.config.base, ring.state.base_cap.load(Ordering::Relaxed).min(ring.config.base_most));
+        let (base, cap) = (ring.config.base, ring.cap());
         let need = need + UNIT;
         let at = tail.at();
         if !ring.in_base(at) {
@@ -247,7 +276,7 @@ impl<'a> PutGuard<'a> {
         if !ring.in_base(at) {
             return Ok(None);
         }
-        let cap = state.base_cap.load(Ordering::Relaxed).clamp(BASE_FIRST, ring.config.base_most);
+        let cap = ring.cap().max(BASE_FIRST);
         if !ring.config.overflows && ring.holds_enough(tail, head, cap) {
             return Ok(None);
         }
@@ -271,6 +300,32 @@ impl<'a> PutGuard<'a> {
         state.base_cap.store(wider, Ordering::Relaxed);
         kill_point!("ring.widened");
         Ok(Some(start))
+    }
+}
+
+#[cfg(feature = "kill-points")]
+impl Ring {
+    /// As if `messages` had gone through, and so many numbers of descriptors: for tests of what
+    /// comes when counts wrap. The ring is empty, and nobody else uses it.
+    ///
+    /// # Errors
+    /// Those of the lock.
+    pub fn age(&self, messages: u64, fds: u64) -> Result<()> {
+        let putting = self.put_guard(Patience::Spin)?;
+        let state = &*self.state;
+        let mut left = messages;
+        while left > 0 {
+            // As often as real ones would come to look.
+            let step = left.min(1 << 20);
+            for word in [&state.tail, &state.head_seen, &state.head, &state.tail_seen] {
+                let cursor = Cursor(word.load(Ordering::Relaxed));
+                word.store(Cursor::new(cursor.count() + step, cursor.at() / UNIT).0, Ordering::SeqCst);
+            }
+            putting.look_at_head(self.tail());
+            left -= step;
+        }
+        state.last_fds_id.fetch_add(fds, Ordering::Relaxed);
+        Ok(())
     }
 }
 

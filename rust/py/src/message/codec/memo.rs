@@ -77,12 +77,6 @@ impl Memo {
         if self.table[slot].message == self.message { self.met(slot) } else { Met::First }
     }
 
-    /// Note `object`, which is not there, with its tag at `at`.
-    pub fn note(&mut self, object: usize, at: usize) {
-        let slot = self.slot(object);
-        self.fill(slot, object, at);
-    }
-
     /// The numbers of those that are referred to, in the order of their tags.
     pub fn numbers_in_order(&mut self) -> &[u32] {
         self.shared.sort_unstable();
@@ -163,7 +157,7 @@ mod tests {
         let mut memo = Memo::default();
         memo.begin();
         for object in 1..100_000 {
-            memo.note(object * 16, 0);
+            assert_eq!(memo.meet(object * 16, 0), Met::First);
             assert_eq!(memo.find(object * 16), Met::Second(object as u32 - 1, 0));
         }
         assert!(memo.table.len() > KEPT);

@@ -1,8 +1,9 @@
 //! Exact builtin values to bytes and back, without pickle.
 //!
 //! Only where the result is provably what pickle would give: exact `None`, `bool`, `int` (64 bits),
-//! `float`, `str`, `bytes`, `bytearray`, and tuples, lists, dicts and sets of them. Anything else
-//! is refused and goes to pickle. So does what pickle does better: long strings, deep nesting.
+//! `float`, `str`, `bytes`, `bytearray`, and tuples, lists, dicts and sets of them; and instances
+//! of classes of which it is known what pickle would do (see `classes`). Anything else is refused
+//! and goes to pickle. So does what pickle does better: long strings, deep nesting.
 //!
 //! # Identity
 //! Pickle gives one object for one object, numbers and singletons apart. So does this, by the memo:
@@ -23,13 +24,22 @@
 //! stand, the number by which it is referred to; then their count. The message's format tells which
 //! it is.
 //!
+//! # Instances
+//! To make one runs Python code, if only a `__new__` or a `__hash__`: the message's format says
+//! whether there are any. Such code may get hold of what is not complete. So a list, dict or set
+//! that is shared is filled as pickle fills it: up to a thousand items at once, when they are
+//! there.
+//!
 //! # Threads
 //! While a value is encoded no Python code runs and the interpreter stays attached, so that
 //! borrowed items stay alive and in place. Without a GIL this is not enough: a list, dict or set is
 //! copied first, by the interpreter's own means, which lock it, and the copy is kept until the end.
 #![allow(unsafe_code)]
 
+mod classes;
+mod instances;
 mod memo;
+mod objects;
 mod read;
 mod refusals;
 mod sink;
@@ -39,6 +49,7 @@ use std::cell::Cell;
 
 use pyo3::prelude::*;
 
+use instances::Known;
 use memo::Memo;
 use read::Reader;
 use refusals::Refusals;
@@ -80,6 +91,11 @@ const INT8: u8 = 0xaa;
 const FLOAT: u8 = 0xab;
 const REF1: u8 = 0xac;
 const REF4: u8 = 0xad;
+/// Of these only the bit `SHARED` is used: `__new__` without arguments and a `__dict__`; `__new__`
+/// with arguments; a call of the class.
+const INSTANCE: u8 = 0xb0;
+const NEW: u8 = 0xb4;
+const CALL: u8 = 0xb8;
 
 /// Deeper values are left to pickle, which knows how to refuse. A level takes some 200 bytes of
 /// stack, and a thread of Python's may have 32 KiB.
@@ -103,6 +119,7 @@ struct Kept {
     memo: Memo,
     refusals: Refusals,
     records: [Record; RECORDS],
+    classes: Vec<Known>,
 }
 
 /// What became of a value.
@@ -112,12 +129,14 @@ pub enum Encoded {
     Plain,
     /// They have one.
     WithShared,
+    /// They have one, and there are instances among them.
+    WithInstances,
     /// It is none that this knows, or is better left to pickle; what was written is garbage.
     Refused,
 }
 
-/// Append `obj` to `out`, which is empty.
-pub fn encode(obj: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
+/// Append `obj` to `out`, which is empty; with `instances` if that is set.
+pub fn encode(obj: &Bound<'_, PyAny>, out: &mut Vec<u8>, instances: bool) -> Encoded {
     // SAFETY: `obj` is alive, and the interpreter is attached as its lifetime shows.
     if unsafe { write::scalar(&mut Sink::new(out), obj.as_ptr()) } {
         return Encoded::Plain;
@@ -127,7 +146,10 @@ pub fn encode(obj: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
         return Encoded::Plain;
     }
     out.clear();
-    let mut kept = KEPT.take().unwrap_or_default();
+    let mut kept = KEPT.take().unwrap_or_else(|| {
+        classes::prepare(obj.py());
+        Default::default()
+    });
     if kept.refusals.expected(obj) {
         KEPT.set(Some(kept));
         return Encoded::Refused;
@@ -140,26 +162,33 @@ pub fn encode(obj: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
         out: Sink::new(out),
         memo: &mut kept.memo,
         records: &mut kept.records,
+        classes: instances.then_some(&mut kept.classes),
         #[cfg(Py_GIL_DISABLED)]
         copies: Vec::new(),
     };
     // SAFETY: `obj` is alive, and the interpreter is attached as its lifetime shows.
     let done = unsafe { writer.value(obj.as_ptr(), 0) };
     let encoded = match done {
-        Some(()) if writer.trailer() => Encoded::WithShared,
+        Some(()) if writer.classes.as_ref().is_some_and(|classes| !classes.is_empty()) => {
+            writer.trailer(true);
+            Encoded::WithInstances
+        }
+        Some(()) if writer.trailer(false) => Encoded::WithShared,
         Some(()) => Encoded::Plain,
         None => Encoded::Refused,
     };
+    kept.classes.clear();
     kept.refusals.note(obj, encoded == Encoded::Refused, out.len());
     KEPT.set(Some(kept));
     encoded
 }
 
-/// The value that `encode` made these bytes from; `with_shared` tells of which kind they are.
+/// The value that `encode` made these bytes from, and called `kind`. With instances it may run
+/// Python code.
 ///
 /// # Errors
 /// `CorruptedError`, or what making such an object raises, for any other bytes.
-pub fn decode<'py>(py: Python<'py>, bytes: &[u8], with_shared: bool) -> PyResult<Bound<'py, PyAny>> {
+pub fn decode<'py>(py: Python<'py>, bytes: &[u8], kind: Encoded) -> PyResult<Bound<'py, PyAny>> {
     // What is common and short: a short string, unshared.
     if let [tag @ SHORT_STR..SHORT_STR_END, text @ ..] = bytes
         && text.len() == usize::from(tag - SHORT_STR)
@@ -167,8 +196,14 @@ pub fn decode<'py>(py: Python<'py>, bytes: &[u8], with_shared: bool) -> PyResult
         return read::text(py, text).ok_or_else(|| PyErr::take(py).unwrap_or_else(garbage));
     }
     let mut reader = Reader::new(py, bytes);
-    if with_shared {
-        reader.split_trailer().ok_or_else(garbage)?;
+    match kind {
+        Encoded::Plain => (),
+        Encoded::WithShared => reader.split_trailer().ok_or_else(garbage)?,
+        Encoded::WithInstances => {
+            reader.split_trailer().ok_or_else(garbage)?;
+            reader.expect_instances();
+        }
+        Encoded::Refused => return Err(garbage()),
     }
     match reader.value(0) {
         Some(value) if reader.is_at_end() => Ok(value),

@@ -3,15 +3,19 @@
 
 use std::ffi::c_char;
 use std::ptr;
+use std::rc::Rc;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::objects::{Class, Keys, set_item};
 use super::{
-    BYTEARRAY, BYTES, DEEPEST, DICT, FALSE, FIELDS, FLOAT, INT1, INT2, INT4, INT8, LIST, LONG, NONE, RECORD, RECORDS,
-    REF1, REF4, SET, SHARED, SHORT_SHARED, SHORT_STR, SHORT_STR_MOST, STR, TRUE, TUPLE,
+    BYTEARRAY, BYTES, CALL, DEEPEST, DICT, FALSE, FIELDS, FLOAT, INSTANCE, INT1, INT2, INT4, INT8, LIST, LONG, NONE,
+    RECORD, RECORDS, REF1, REF4, SET, SHARED, SHORT_SHARED, SHORT_STR, SHORT_STR_MOST, STR, TRUE, TUPLE,
 };
+
+const CALL_SHARED: u8 = CALL | SHARED;
 
 /// A string. None: an exception is set.
 #[inline]
@@ -26,27 +30,33 @@ pub fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
 
 /// Reads one value from bytes.
 pub struct Reader<'py, 'a> {
-    py: Python<'py>,
-    rest: &'a [u8],
+    pub py: Python<'py>,
+    pub rest: &'a [u8],
+    /// May there be instances? Then Python code may run, and get hold of what is not complete.
+    has_instances: bool,
+    /// Counts calls of what may be Python code.
+    pub ran: u64,
     /// Of the shared ones that are still to come.
     numbers: &'a [[u8; 4]],
     /// What few messages need, and is dropped by those alone.
-    met: Option<Box<Met<'py>>>,
+    pub met: Option<Box<Met<'py>>>,
 }
 
 #[derive(Default)]
-struct Met<'py> {
+pub struct Met<'py> {
     /// The shared ones that are here, by number.
     shared: Vec<Option<Bound<'py, PyAny>>>,
-    /// The dicts that records are like.
+    /// The dicts that records are like; where Python code may change these, their keys.
     records: [Option<Bound<'py, PyAny>>; RECORDS],
+    pub keys: [Option<Rc<Keys<'py>>>; RECORDS],
+    pub classes: Vec<Rc<Class<'py>>>,
 }
 
 /// In all of them None is an error: Python's, if an exception is set, else of the bytes.
 impl<'py, 'a> Reader<'py, 'a> {
     /// Of these bytes.
     pub fn new(py: Python<'py>, bytes: &'a [u8]) -> Self {
-        Reader { py, rest: bytes, numbers: &[], met: None }
+        Reader { py, rest: bytes, has_instances: false, ran: 0, numbers: &[], met: None }
     }
 
     /// Has it read everything?
@@ -65,15 +75,21 @@ impl<'py, 'a> Reader<'py, 'a> {
         Some(())
     }
 
+    /// There may be instances, then.
+    pub fn expect_instances(&mut self) {
+        self.has_instances = true;
+        self.met.get_or_insert_default();
+    }
+
     #[inline]
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.rest.split_first_chunk::<N>()?;
         self.rest = rest;
         Some(*taken)
     }
 
     #[inline]
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+    pub fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(n)?;
         self.rest = rest;
         Some(taken)
@@ -90,7 +106,7 @@ impl<'py, 'a> Reader<'py, 'a> {
 
     /// A length of which each item takes at least `least` bytes: garbage cannot ask for more than
     /// it has.
-    fn items(&mut self, tag: u8, least: usize) -> Option<usize> {
+    pub fn items(&mut self, tag: u8, least: usize) -> Option<usize> {
         let n = self.len(tag)?;
         (n <= self.rest.len() / least).then_some(n)
     }
@@ -102,7 +118,7 @@ impl<'py, 'a> Reader<'py, 'a> {
     }
 
     /// The number of the shared one that comes now.
-    fn number(&mut self, shared: bool) -> Option<Option<usize>> {
+    pub fn number(&mut self, shared: bool) -> Option<Option<usize>> {
         if !shared {
             return Some(None);
         }
@@ -113,7 +129,7 @@ impl<'py, 'a> Reader<'py, 'a> {
     }
 
     #[inline]
-    fn keep(&mut self, number: Option<usize>, value: &Bound<'py, PyAny>) {
+    pub fn keep(&mut self, number: Option<usize>, value: &Bound<'py, PyAny>) {
         if let (Some(number), Some(met)) = (number, &mut self.met) {
             met.shared[number] = Some(value.clone());
         }
@@ -162,6 +178,7 @@ impl<'py, 'a> Reader<'py, 'a> {
             }
             TUPLE if depth <= DEEPEST => self.tuple(tag, depth),
             STR..NONE if depth <= DEEPEST => self.sized(tag, depth),
+            INSTANCE..=CALL_SHARED if depth <= DEEPEST && self.has_instances => self.instance(tag, depth),
             _ => None,
         }
     }
@@ -169,6 +186,9 @@ impl<'py, 'a> Reader<'py, 'a> {
     #[inline]
     fn tuple(&mut self, tag: u8, depth: u32) -> Option<Bound<'py, PyAny>> {
         let n = self.items(tag, 1)?;
+        if self.has_instances {
+            return self.tuple_with_instances(n, depth).map(Bound::into_any);
+        }
         // SAFETY: attached; each item is set once, with a new reference that it takes over. Until
         // all are set no Python code can find it but through the collector's own interfaces.
         let tuple = self.owned(unsafe { ffi::PyTuple_New(n as isize) })?;
@@ -215,9 +235,17 @@ impl<'py, 'a> Reader<'py, 'a> {
             }
             LIST => {
                 let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
+                let in_batches = self.has_instances;
                 // SAFETY: as above.
-                let list = self.owned(unsafe { ffi::PyList_New(n as isize) })?;
+                let list = self.owned(unsafe { ffi::PyList_New(if in_batches { 0 } else { n as isize }) })?;
                 self.keep(number, &list);
+                if in_batches {
+                    // SAFETY: as above; it takes a reference of its own.
+                    self.add_in_batches(n, depth, |item| unsafe {
+                        ffi::PyList_Append(list.as_ptr(), item.as_ptr()) == 0
+                    })?;
+                    return Some(list);
+                }
                 for i in 0..n {
                     let item = self.value(depth + 1)?;
                     // SAFETY: as above.
@@ -225,6 +253,7 @@ impl<'py, 'a> Reader<'py, 'a> {
                 }
                 Some(list)
             }
+            DICT | RECORD if self.has_instances => self.dict_with_instances(tag, shared, depth),
             DICT => {
                 let (number, n) = (self.number(shared)?, self.items(tag, 2)?);
                 // SAFETY: as above.
@@ -234,10 +263,8 @@ impl<'py, 'a> Reader<'py, 'a> {
                 for _ in 0..n {
                     let (key, value) = (self.value(depth + 1)?, self.value(depth + 1)?);
                     texts += usize::from(key.is_exact_instance_of::<PyString>());
-                    // SAFETY: as above; PyDict_SetItem takes references of its own.
-                    if unsafe { ffi::PyDict_SetItem(dict.as_ptr(), key.as_ptr(), value.as_ptr()) } != 0 {
-                        return None;
-                    }
+                    // SAFETY: as above.
+                    unsafe { set_item(&dict, &key, &value)? };
                 }
                 if FIELDS.contains(&n) && texts == n {
                     self.met.get_or_insert_default().records[n % RECORDS] = Some(dict.clone());
@@ -277,6 +304,19 @@ impl<'py, 'a> Reader<'py, 'a> {
                 })?;
                 if kind == SET {
                     self.keep(number, &set);
+                }
+                if kind != SET && self.has_instances {
+                    let items = self.tuple_with_instances(n, depth)?;
+                    self.ran += 1;
+                    // SAFETY: as above.
+                    let set = self.owned(unsafe { ffi::PyFrozenSet_New(items.as_ptr()) })?;
+                    self.keep(number, &set);
+                    return Some(set);
+                }
+                if self.has_instances {
+                    // SAFETY: as above; it takes a reference of its own.
+                    self.add_in_batches(n, depth, |item| unsafe { ffi::PySet_Add(set.as_ptr(), item.as_ptr()) == 0 })?;
+                    return Some(set);
                 }
                 for _ in 0..n {
                     let item = self.value(depth + 1)?;

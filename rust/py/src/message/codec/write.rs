@@ -7,6 +7,7 @@ use pyo3::ffi;
 #[cfg(Py_GIL_DISABLED)]
 use pyo3::prelude::*;
 
+use super::instances::Known;
 use super::memo::{Memo, Met};
 use super::sink::Sink;
 use super::{
@@ -37,6 +38,8 @@ pub struct Writer<'a> {
     pub out: Sink<'a>,
     pub memo: &'a mut Memo,
     pub records: &'a mut [Record; RECORDS],
+    /// None: instances are left to pickle.
+    pub classes: Option<&'a mut Vec<Known>>,
     /// Containers' copies: what the memo has noted stays alive with them.
     #[cfg(Py_GIL_DISABLED)]
     pub copies: Vec<Py<PyAny>>,
@@ -178,7 +181,7 @@ impl Writer<'_> {
 
     /// A reference to `object`, if it is noted. If not, it is now, as what comes next.
     #[inline]
-    fn again(&mut self, object: *mut ffi::PyObject) -> bool {
+    pub fn again(&mut self, object: *mut ffi::PyObject) -> bool {
         match self.memo.meet(object as usize, self.out.len()) {
             Met::First => false,
             Met::Again(number) => {
@@ -209,10 +212,10 @@ impl Writer<'_> {
         }
     }
 
-    /// Write it, if anything is shared.
-    pub fn trailer(&mut self) -> bool {
+    /// Write it, if anything is shared, or in any case.
+    pub fn trailer(&mut self, always: bool) -> bool {
         let numbers = self.memo.numbers_in_order();
-        if numbers.is_empty() {
+        if numbers.is_empty() && !always {
             return false;
         }
         for number in numbers {
@@ -338,10 +341,8 @@ impl Writer<'_> {
                     return (depth < DEEPEST).then_some(());
                 }
                 self.set(FROZENSET, obj, depth)?;
-                if maybe_again {
-                    self.memo.note(obj as usize, at);
-                }
-                Some(())
+                // As with tuples: one that was met inside itself is there twice.
+                (!maybe_again || self.memo.meet(obj as usize, at) == Met::First).then_some(())
             } else if cfg!(not(Py_GIL_DISABLED)) && class == &raw mut ffi::PyByteArray_Type {
                 if maybe_again && self.again(obj) {
                     return Some(());
@@ -349,13 +350,13 @@ impl Writer<'_> {
                 let (start, len) = (ffi::PyByteArray_AsString(obj), ffi::PyByteArray_Size(obj));
                 self.raw(BYTEARRAY, std::slice::from_raw_parts(start.cast(), len as usize))
             } else {
-                None
+                self.instance(obj, class, depth)
             }
         }
     }
 
     /// A reference to `object`, if it is noted.
-    fn known(&mut self, object: *mut ffi::PyObject) -> bool {
+    pub fn known(&mut self, object: *mut ffi::PyObject) -> bool {
         match self.memo.find(object as usize) {
             Met::First => false,
             Met::Again(number) => {
@@ -377,6 +378,17 @@ impl Writer<'_> {
         unsafe {
             #[cfg(Py_GIL_DISABLED)]
             let dict = self.copy(ffi::PyDict_Copy(dict))?;
+            self.items(dict, depth)
+        }
+    }
+
+    /// A dict's items, behind its tag.
+    ///
+    /// # Safety
+    /// As for `value`; it is a dict that nobody changes.
+    pub unsafe fn items(&mut self, dict: *mut ffi::PyObject, depth: u32) -> Written {
+        // SAFETY: as in `value`.
+        unsafe {
             let n = ffi::PyDict_Size(dict) as usize;
             if FIELDS.contains(&n) && self.records[n % RECORDS].fields == n {
                 let mut values = [ptr::null_mut(); *FIELDS.end()];
@@ -428,10 +440,11 @@ impl Writer<'_> {
         // SAFETY: as in `value`.
         unsafe {
             #[cfg(Py_GIL_DISABLED)]
-            let (list, get) = (self.copy(ffi::PyList_AsTuple(list))?, ffi::PyTuple_GetItem);
+            let list = self.copy(ffi::PyList_AsTuple(list))?;
+            #[cfg(Py_GIL_DISABLED)]
+            let (n, get) = (ffi::PyTuple_Size(list), ffi::PyTuple_GetItem);
             #[cfg(not(Py_GIL_DISABLED))]
-            let get = ffi::PyList_GetItem;
-            let n = ffi::Py_SIZE(list);
+            let (n, get) = (ffi::Py_SIZE(list), ffi::PyList_GetItem);
             self.sized(LIST, n as usize)?;
             for i in 0..n {
                 self.value(get(list, i), depth + 1)?;
@@ -486,7 +499,7 @@ impl Writer<'_> {
     /// # Safety
     /// `copy` is a new reference, or null with an exception set.
     #[cfg(Py_GIL_DISABLED)]
-    unsafe fn copy(&mut self, copy: *mut ffi::PyObject) -> Option<*mut ffi::PyObject> {
+    pub unsafe fn copy(&mut self, copy: *mut ffi::PyObject) -> Option<*mut ffi::PyObject> {
         // SAFETY: the caller's; and that shows that the interpreter is attached.
         unsafe {
             if copy.is_null() {

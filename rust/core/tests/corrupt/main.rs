@@ -4,19 +4,23 @@
 // Forks, and scribbles over shared memory; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod one_word;
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::channel::{Channel, INLINED, LARGE, SMALL};
 use common::conditions::with_slice;
 use common::{Child, Dice, OK, message, words};
 use fastmp_core::arena::Block;
+use fastmp_core::channel::broadcast::{Broadcast, Lag, Reader};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload};
-use fastmp_core::channel::transport::Outgoing;
+use fastmp_core::channel::transport::{BatchMessage, Outgoing};
 use fastmp_core::layout::{Backing, Kind, Object, WithSlice};
 use fastmp_core::sync::barrier::{Arrived, Barrier, BarrierState, Place};
 use fastmp_core::sync::condvar::{Condvar, CondvarState, Slot};
@@ -88,14 +92,46 @@ fn try_everything(channel: &impl Channel, dice: &mut Dice, patience: f64) {
     }
 }
 
-/// Overwrite a few words of the rings, the table of extents, or the records.
+/// And what only a queue has.
+fn try_queue(queue: &Queue, dice: &mut Dice, patience: f64) {
+    let soon = || Deadline::after(patience);
+    for _ in 0..4 {
+        let start = Instant::now();
+        let what = dice.below(5);
+        match what {
+            0 => {
+                let bytes = message(1, 0, SMALL);
+                let each = (0..dice.below(200)).map(|_| BatchMessage {
+                    meta: MessageMeta { format: 1, fds: 0 },
+                    payload: Some(Payload::Inline(&bytes)),
+                    fds: Vec::new(),
+                });
+                let (mut messages, mut done) = (each.collect::<Vec<_>>(), 0);
+                let _ = queue.put_many(&mut messages, &mut done, soon());
+                assert!(done <= messages.len());
+            }
+            1 => {
+                let (mut bytes, mut metas) = (Vec::new(), Vec::new());
+                let _ = queue.get_many(&mut bytes, &mut metas, 1 + dice.below(100) as usize, soon());
+            }
+            2 => _ = queue.task_done(),
+            3 => _ = queue.join(queue.tasks_put(), true, soon()),
+            _ => _ = (queue.stats(), queue.unfinished(), queue.would_be_full()),
+        }
+        assert!(start.elapsed() < Duration::from_millis(2500), "{what} took {:?}", start.elapsed());
+    }
+}
+
+/// Overwrite a few words of the rings, what is a queue's own, the table of extents, or the records.
 fn scribble(fd: BorrowedFd<'_>, dice: &mut Dice, times: u64) {
     // A growth that believed in garbage may have made it longer than an address space.
     let size = memfd::size(fd).unwrap().min(4 << 20) as usize;
     let mapping = Mapping::new(fd, 0, size).unwrap();
     for _ in 0..times {
-        let (from, to) = match dice.below(8) {
+        let (from, to) = match dice.below(9) {
             0..4 => (64, 64 + 2 * 256),
+            // Of a queue's own, and of those who have taken tasks.
+            8 => (576, 576 + 192),
             // The extents' words and some of what is kept; some of that, and slots.
             4 => (4096, 4096 + 128),
             5 => (4096 + 288 * 8, 4096 + 64 + 288 * 8 + 8 * 64),
@@ -128,9 +164,12 @@ fn round(seed: u64) {
         if watched {
             queue.watch().unwrap();
         }
+        queue.keep_takers();
+        queue.bound_bytes(dice.below(2) * (4 << 20));
         fill(&queue, &mut dice);
         scribble(queue.handles()[0], &mut dice, times);
         try_everything(&queue, &mut dice, patience);
+        try_queue(&queue, &mut dice, patience);
         let _ = (queue.ring().len(), queue.ring().is_full(), queue.ring().has_room_again());
         let handles = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
         let [memfd, reader, writer] = handles;
@@ -204,6 +243,7 @@ fn scribbling_meanwhile_makes_errors() {
                 let start = Instant::now();
                 while start.elapsed() < Duration::from_secs(2) {
                     try_everything(queue, &mut dice, 0.001);
+                    try_queue(queue, &mut dice, 0.001);
                 }
             })
         })
@@ -212,6 +252,103 @@ fn scribbling_meanwhile_makes_errors() {
         assert_eq!(user.wait(), OK, "seed {seed}");
     }
     drop(scribbler);
+}
+
+/// One life of a broadcast that goes bad, in a process of its own.
+fn broadcast_round(seed: u64) {
+    let mut dice = Dice(seed);
+    let maxsize = [1, 3, 40][dice.below(3) as usize];
+    let lag = [Lag::Block, Lag::Skip][dice.below(2) as usize];
+    let broadcast = Arc::new(Broadcast::create(maxsize, dice.below(2) << 21, lag).unwrap());
+    let patience = || Deadline::after(0.01);
+    let lens = [SMALL, 300, 5000, LARGE];
+    let send = |dice: &mut Dice| {
+        let bytes = message(1, 0, lens[dice.below(4) as usize]);
+        if bytes.len() <= INLINE {
+            let _ = broadcast.send(7, &mut Some(Payload::Inline(&bytes)), patience());
+        } else if let Ok(hold) = broadcast.extent(bytes.len() as u64)
+            && hold.write(0, &bytes).is_ok()
+        {
+            let _ = broadcast.send(7, &mut Some(Payload::Extent(hold, bytes.len() as u64)), patience());
+        }
+    };
+    let readers: Vec<_> = (0..3).map(|_| broadcast.reader(patience()).unwrap()).collect();
+    (0..dice.below(6)).for_each(|_| send(&mut dice));
+    let mapping = Mapping::new(broadcast.handle(), 0, 300_000).unwrap();
+    for _ in 0..1 + dice.below(8) {
+        // The words; the extents' and some slots of theirs; reader slots; cells' heads.
+        let (from, to) = match dice.below(5) {
+            0..2 => (64, 64 + 192),
+            2 => (4096, 8192),
+            3 => (8192, 8192 + 4 * 64),
+            _ => (8192 + 4096 * 64, 8192 + 4096 * 64 + 512 * maxsize.min(40)),
+        };
+        let at = (from + dice.below(to - from)) as usize & !7;
+        let mut old = [0; 8];
+        mapping.read(at, &mut old).unwrap();
+        mapping.write(at, &garbage(&mut dice, u64::from_ne_bytes(old)).to_ne_bytes()).unwrap();
+    }
+    for _ in 0..8 {
+        let start = Instant::now();
+        match dice.below(8) {
+            0..2 => send(&mut dice),
+            2..5 => {
+                let reader = &readers[dice.below(3) as usize];
+                let mut bytes = Vec::new();
+                if let Ok(mut got) = reader.recv(&mut bytes, patience()) {
+                    if let Some((hold, len)) = got.received.extent.as_deref() {
+                        bytes.resize((*len).min(1 << 22), 0);
+                        let _ = hold.read(0, &mut bytes);
+                    }
+                    if let Some(pin) = got.pin.take() {
+                        let _ = pin.finish();
+                    }
+                }
+            }
+            5 => _ = broadcast.reader(patience()),
+            6 => _ = (broadcast.readers(), broadcast.stats(), broadcast.extents_in_use(), broadcast.would_be_full()),
+            _ => {
+                let fd = broadcast.handle().try_clone_to_owned().unwrap();
+                if let (Ok(own), Ok((ticket, number))) = (Broadcast::attach(fd, maxsize), readers[0].ticket(patience()))
+                {
+                    let _ = Reader::attach(Arc::new(own), ticket, number, patience());
+                }
+            }
+        }
+        // A lock that garbage says is held is waited for a quarter of a second.
+        assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn garbage_in_broadcasts_makes_errors() {
+    let _turn = common::turn();
+    let seed = common::seed();
+    if let Some(seed) = std::env::var("FASTMP_BROADCAST_ROUND").ok().and_then(|s| s.parse().ok()) {
+        return broadcast_round(seed);
+    }
+    let words = words();
+    let start = Instant::now();
+    let each = |lane: u64| {
+        let words = &words;
+        move || {
+            for n in 0.. {
+                if start.elapsed() > Duration::from_secs(3) {
+                    return;
+                }
+                words.set(2 + lane as usize, seed.wrapping_add(n * 8 + lane));
+                broadcast_round(seed.wrapping_add(n * 8 + lane));
+                words.add(0, 1);
+                common::watchdog();
+            }
+        }
+    };
+    let mut children: Vec<_> = (0..8).map(|lane| Child::fork(each(lane))).collect();
+    for (lane, child) in children.iter_mut().enumerate() {
+        let end = child.wait();
+        assert_eq!(end, OK, "broadcast_round({}) did it", words.get(2 + lane));
+    }
+    assert!(words.get(0) > 20, "{} rounds", words.get(0));
 }
 
 #[test]
@@ -310,6 +447,25 @@ fn a_message_that_lies_about_its_extent_is_refused() {
 }
 
 #[test]
+fn nobody_asks_for_memory_that_only_garbage_speaks_of() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    common::channel::put(&queue, 1, 0, LARGE);
+    let mapping = Mapping::new(queue.handles()[0], 0, 16384).unwrap();
+    // The slot of its extent says that 1 TiB has pages, far away; the record, that half of that is
+    // the message.
+    let slot = 4096 + 64 + 288 * 8;
+    let mut owner = [0; 8];
+    mapping.read(slot, &mut owner).unwrap();
+    assert_eq!(u64::from_le_bytes(owner), 1, "that is the slot");
+    mapping.write(slot + 8, &(1u64 << 40).to_le_bytes()).unwrap();
+    mapping.write(slot + 40, &1u32.to_le_bytes()).unwrap();
+    mapping.write(8192 + 24, &(1u64 << 39).to_le_bytes()).unwrap();
+    let refused = queue.get(&mut Vec::new(), &mut Vec::new(), Deadline::after(0.1)).unwrap_err();
+    assert!(matches!(refused, Error::Corrupted(_)), "{refused:?}");
+}
+
+#[test]
 fn a_table_that_lies_about_its_length_is_refused() {
     let _turn = common::turn();
     for (more, messages) in [(64, 60), (1 << 12, 60), (u64::MAX, 50)] {
@@ -326,4 +482,77 @@ fn a_table_that_lies_about_its_length_is_refused() {
             assert_eq!(common::channel::got(&queue), (1, number));
         }
     }
+}
+
+/// Bytes of a broadcast's segment: `next` and `oldest`; cells; slots of extents, and in there `cap`
+/// and `far`.
+const NEXT: usize = 80;
+const CELLS: usize = 8192 + 4096 * 64;
+const EXTENT_SLOTS: usize = 4096 + 2368;
+
+#[test]
+fn numbers_that_cannot_be_are_an_error_for_both_sides() {
+    let _turn = common::turn();
+    let broadcast = Arc::new(Broadcast::create(8, 0, Lag::Block).unwrap());
+    let reader = broadcast.reader(Deadline::Never).unwrap();
+    broadcast.send(7, &mut Some(Payload::Inline(b"one")), Deadline::PASSED).unwrap();
+    let mapping = Mapping::new(broadcast.handle(), 0, 300_000).unwrap();
+    for at in [NEXT, NEXT + 8] {
+        mapping.write(at, &((1u64 << 50) + 5).to_ne_bytes()).unwrap();
+    }
+    let received = reader.recv(&mut Vec::new(), Deadline::after(0.2)).map(drop);
+    assert!(matches!(received, Err(Error::Corrupted(_))), "{received:?}");
+    let send = || broadcast.send(7, &mut Some(Payload::Inline(b"two")), Deadline::after(0.2));
+    assert!(matches!(send(), Err(Error::Corrupted(_))), "{:?}", send());
+    // As far apart as may be, but the wrong way round.
+    mapping.write(NEXT, &2u64.to_ne_bytes()).unwrap();
+    mapping.write(NEXT + 8, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    assert!(matches!(send(), Err(Error::Corrupted(_))), "{:?}", send());
+}
+
+#[test]
+fn a_broadcast_message_larger_than_its_segment_is_an_error() {
+    let _turn = common::turn();
+    let broadcast = Arc::new(Broadcast::create(8, 0, Lag::Block).unwrap());
+    let reader = broadcast.reader(Deadline::Never).unwrap();
+    broadcast.send(7, &mut Some(Payload::Inline(&[1; 60_000])), Deadline::PASSED).unwrap();
+    let mapping = Mapping::new(broadcast.handle(), 0, 300_000).unwrap();
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        mapping.read(at, &mut word).unwrap();
+        u64::from_ne_bytes(word)
+    };
+    // Its slot and its cell agree that it has 256 GiB.
+    let (slot, len) = (EXTENT_SLOTS + word(CELLS + 24) as usize * 64, 1u64 << 38);
+    mapping.write(slot + 8, &len.to_ne_bytes()).unwrap();
+    mapping.write(slot + 40, &1u32.to_ne_bytes()).unwrap();
+    mapping.write(CELLS + 8, &(word(CELLS + 8) >> 48 << 48 | len).to_ne_bytes()).unwrap();
+    let received = reader.recv(&mut Vec::new(), Deadline::after(0.2)).map(drop);
+    assert!(matches!(received, Err(Error::Corrupted(_))), "{received:?}");
+}
+
+/// The bounds change between any two looks at them: a send, of a message in an extent, goes by one.
+#[test]
+fn numbers_that_change_all_the_time_hold_up_no_send() {
+    let _turn = common::turn();
+    let broadcast = Arc::new(Broadcast::create(8, 0, Lag::Skip).unwrap());
+    let reader = broadcast.reader(Deadline::Never).unwrap();
+    let send = || _ = broadcast.send(7, &mut Some(Payload::Inline(&[1; 1000])), Deadline::after(0.05));
+    (0..20).for_each(|_| send());
+    let scribbler = Child::fork(|| {
+        let mapping = Mapping::new(broadcast.handle(), 0, 4096).unwrap();
+        loop {
+            for base in [0, 1u64 << 40, u64::MAX - 16] {
+                let words = [(base + 16).to_ne_bytes(), (base + 8).to_ne_bytes()].concat();
+                mapping.write(NEXT, &words).unwrap();
+            }
+        }
+    });
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(700) {
+        let one = Instant::now();
+        send();
+        assert!(one.elapsed() < Duration::from_millis(2500), "{:?}", one.elapsed());
+    }
+    drop((scribbler, reader));
 }

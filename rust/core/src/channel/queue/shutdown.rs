@@ -1,0 +1,102 @@
+//! Shutting a queue down: nothing more is put, and what is left may be got, or is thrown away.
+//!
+//! # Protocol
+//! Under both locks (see [`shutting`](crate::channel::ring)):
+//!
+//! 1. The descriptor is made readable, and stays so: an event loop learns of the end as it does of
+//!    a pipe's.
+//! 2. If the rest is thrown away: `cut`, the number of tasks that were taken, is stored. The others
+//!    are no tasks any more.
+//! 3. One word is changed: the commit point. Puts are refused from there on, gets too if the rest
+//!    is thrown away or there is none.
+//! 4. Fillers are taken from the socket: it is writable, so that whoever waits for room learns of
+//!    it.
+//!
+//! Then, without locks, everybody who waits is woken, and the rest is thrown away.
+//!
+//! # Death
+//! - before the commit: nothing has been shut down. A needless ready packet goes with the next call
+//!   that finds nothing. `cut` counts only with the commit.
+//! - after it: who waits finds out at the end of its slice. A descriptor that does not tell,
+//!   fillers, and what is to be thrown away are seen to by the next call that is refused.
+//! - of one who throws away: after each message the ring is whole. The next call goes on.
+
+use std::os::fd::AsFd;
+
+use super::Queue;
+use crate::deadline::{Deadline, Patience};
+use crate::error::{Error, Result};
+use crate::facade::Ordering;
+use crate::kill_point;
+
+/// Messages that a call which only finds out throws away at most.
+const AT_A_TIME: usize = 4096;
+
+impl Queue {
+    /// Take no more messages; `immediate`: and throw away what is there.
+    ///
+    /// # Errors
+    /// `Interrupted`: call it again; `Corrupted`.
+    pub fn shut_down(&self, immediate: bool) -> Result<()> {
+        let cut = || self.state.cut.store(self.ring().messages_out(), Ordering::Release);
+        let patience = Patience::Sleep(Deadline::Never);
+        self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)?;
+        kill_point!("queue.shut.before_wake");
+        let ring = self.ring().state();
+        ring.not_empty.notify_all();
+        ring.not_full.notify_all();
+        self.state.room.wake();
+        self.state.tasks.look_again();
+        self.drain(patience, usize::MAX)?;
+        if self.ring().is_terminated() {
+            // Descriptors of what was thrown away.
+            self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience)?;
+        }
+        Ok(())
+    }
+
+    /// Throw away what is left of a queue that is terminated, `most` messages at most.
+    fn drain(&self, patience: Patience, most: usize) -> Result<()> {
+        let mut scratch = Vec::new();
+        for _ in 0..most {
+            let getting = self.ring().get_guard(patience)?;
+            let thrown = getting.throw_away(&mut scratch);
+            drop(getting);
+            kill_point!("queue.thrown_away");
+            match thrown {
+                Ok(message) => drop(message),
+                Err(Error::Empty) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing was got. Is it because nothing will come any more? Then what a dead one has not
+    /// finished is finished.
+    #[cold]
+    pub(super) fn after_nothing(&self) -> Error {
+        if !self.ring().is_shut() {
+            return Error::Empty;
+        }
+        // Once more: it was put before that was said.
+        if !self.ring().is_empty() {
+            return Error::WouldBlock;
+        }
+        self.finish_shutting();
+        Error::ShutDown
+    }
+
+    /// What a killed process may have left undone. Nobody waits for it, nor does it fail.
+    #[cold]
+    pub(super) fn finish_shutting(&self) {
+        let has_left = self.ring().is_terminated() && self.ring().looks_ready();
+        let patience = Patience::Sleep(Deadline::PASSED);
+        if has_left {
+            let _ = self.drain(patience, AT_A_TIME);
+        }
+        if has_left || !self.transport.has_told_shut() {
+            let _ = self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience);
+        }
+    }
+}
