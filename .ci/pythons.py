@@ -33,6 +33,7 @@ STRESS = {
     "FASTMP_TEST_KILLS": "100",
     "FASTMP_TEST_CYCLES": "1000",
     "FASTMP_TEST_SOAK": "3",
+    "FASTMP_TEST_EXAMPLES": "100",
     "FASTMP_EXAMPLE_KILLS": "1",
 }
 LIMIT = 3000  # seconds for one interpreter's tests: a watchdog

@@ -1,0 +1,1 @@
+../../python/fastmp/queue_stats.py

@@ -1,0 +1,1 @@
+../../python/fastmp/resource_sharer.py

@@ -1,0 +1,1 @@
+../../python/fastmp/shared_memory.py

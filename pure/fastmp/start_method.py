@@ -1,0 +1,1 @@
+../../python/fastmp/start_method.py
