@@ -36,6 +36,8 @@
 //!   If one was settled meanwhile then either the owner is another, and the CAS fails, or the
 //!   extent was left for the sweep.
 //!
+//! What is received may be kept for long, as a [`loan`].
+//!
 //! What many read (see `broadcast`) goes into a ring in the same way, and comes out of it by who
 //! holds the put lock: see `shared`.
 //!
@@ -43,6 +45,7 @@
 //! too.
 
 mod kept;
+mod loan;
 mod owned;
 mod shared;
 mod table;
@@ -60,6 +63,7 @@ use crate::sys::liveness::{self, Owner};
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 
+pub use loan::{Loan, watch_forks};
 pub use owned::OwnedExtent;
 pub use table::ExtentState;
 use table::{Slot, Table};
@@ -296,7 +300,8 @@ impl Extents {
         let len = self.table.len();
         let count = len.min(SWEPT);
         let first = self.state().sweeper.fetch_add(count, Ordering::Relaxed);
-        let mut dead = None;
+        // The last that were asked about, for many slots may be one process's.
+        let (mut dead, mut alive) = (None, None);
         for index in (0..count).map(|step| first.wrapping_add(step) % len) {
             let Ok(slot) = self.table.slot(index) else { return };
             let word = slot.owner.load(Ordering::Acquire);
@@ -308,7 +313,11 @@ impl Extents {
                 continue;
             }
             let Some(owner) = Owner::in_word(word).filter(|&o| o != me) else { continue };
+            if alive == Some(owner) {
+                continue;
+            }
             if dead != Some(owner) && !liveness::is_dead(owner) {
+                alive = Some(owner);
                 continue;
             }
             dead = Some(owner);

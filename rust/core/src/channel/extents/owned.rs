@@ -56,7 +56,12 @@ impl OwnedExtent {
         self.offset
     }
 
-    fn is_near(&self) -> bool {
+    /// The channel's.
+    pub(super) fn extents(&self) -> &Arc<Extents> {
+        &self.extents
+    }
+
+    pub(super) fn is_near(&self) -> bool {
         self.offset == table::near(self.index)
     }
 
@@ -198,7 +203,7 @@ impl OwnedExtent {
     }
 
     /// It is no longer this process's.
-    fn forget(mut self) {
+    pub(super) fn forget(mut self) {
         self.generation = 0;
     }
 

@@ -15,6 +15,7 @@
 //! Growing: make the page, then CAS `more`. A page may be made twice, by two at a time or after a
 //! death: making one writes a single byte that no slot uses.
 
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use crate::arena::Segment;
@@ -144,13 +145,15 @@ impl std::ops::Deref for SlotRef<'_> {
 #[derive(Debug)]
 pub struct Table {
     pub(super) state: layout::Object<ExtentState, Arc<Segment>>,
+    /// Where that is.
+    at: usize,
     /// Its further pages, in pieces.
     pieces: Local<Vec<Option<Arc<Mapping>>>>,
 }
 
 impl Table {
     pub(super) fn new(segment: Arc<Segment>, at: usize) -> Result<Table> {
-        Ok(Table { state: layout::Object::new(segment, at)?, pieces: Local::default() })
+        Ok(Table { state: layout::Object::new(segment, at)?, at, pieces: Local::default() })
     }
 
     /// Slots that there are.
@@ -167,11 +170,23 @@ impl Table {
     pub fn slot(&self, index: u64) -> Result<SlotRef<'_>> {
         match self.state.slots.get(index as usize) {
             Some(slot) => Ok(SlotRef::First(slot)),
-            None => self.later_slot(index),
+            None => self.later_slot(index).map(SlotRef::More),
         }
     }
 
-    fn later_slot(&self, index: u64) -> Result<SlotRef<'_>> {
+    /// The same, to be kept longer than the segment.
+    ///
+    /// # Errors
+    /// Those of [`slot`](Self::slot).
+    pub fn slot_alone(&self, index: u64) -> Result<layout::Object<Slot, Arc<Mapping>>> {
+        if index >= FIRST {
+            return self.later_slot(index);
+        }
+        let at = self.at + offset_of!(ExtentState, slots) + index as usize * size_of::<Slot>();
+        layout::Object::new(self.state.backing().mapping().clone(), at)
+    }
+
+    fn later_slot(&self, index: u64) -> Result<layout::Object<Slot, Arc<Mapping>>> {
         if index >= self.len() {
             return Err(Error::Corrupted("a message without its extent"));
         }
@@ -195,7 +210,7 @@ impl Table {
                 })
             }
         };
-        Ok(SlotRef::More(layout::Object::new(mapping, (at % (PIECE * PAGE)) as usize)?))
+        layout::Object::new(mapping, (at % (PIECE * PAGE)) as usize)
     }
 
     /// Where an empty slot probably is.
