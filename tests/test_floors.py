@@ -85,6 +85,7 @@ ROOMS = {
         hold_token -> lease verified_fd socket
         epoll -> socket
         lease -> mapping memfd
+        twin -> mapping
         verified_fd -> memfd
         memfd -> limits
         mapping memfd socket -> miri
@@ -336,6 +337,7 @@ UNSAFE = {
         *(
             "message/framing",
             "message/interrupted",
+            "message/lent",
             "message/pickler",
             "message/reducers",
             "sharedctypes/array",

@@ -19,7 +19,7 @@ use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error, os_error_saying, raise, raise_receiving};
 use crate::handles::Descriptor;
-use crate::message::{Now, Prepared};
+use crate::message::{Filled, Now, Prepared};
 use crate::{blocking, closing, handles, message};
 
 const READABLE: u32 = 1;
@@ -293,14 +293,14 @@ impl Connection {
         if offset > target.len_bytes() {
             return Err(PyValueError::new_err("offset too large"));
         }
-        let bytes = self.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
-        let data = bytes.as_bytes();
-        if data.len() > target.len_bytes() - offset {
-            let class = py.import("multiprocessing.context")?.getattr("BufferTooShort")?;
-            return Err(PyErr::from_value(class.call1((bytes,))?));
+        let into = (&target, offset);
+        match self.receive(py, |received, inbox, fds| message::decode_into(py, received, inbox, fds, into))? {
+            Filled::Whole(len) => Ok(len),
+            Filled::TooShort(bytes) => {
+                let class = py.import("multiprocessing.context")?.getattr("BufferTooShort")?;
+                Err(PyErr::from_value(class.call1((bytes,))?))
+            }
         }
-        message::fill(&target, offset, data);
-        Ok(data.len())
     }
 }
 

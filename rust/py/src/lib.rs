@@ -69,6 +69,7 @@ mod _native {
         }
         fastmp_core::facade::return_for_signals();
         fastmp_core::objects::prepare();
+        fastmp_core::channel::extents::watch_forks();
         crate::capi::fast_methods::install::<Lock>(py)?;
         crate::capi::fast_methods::install::<RLock>(py)?;
         crate::capi::fast_methods::install::<Semaphore>(py)?;

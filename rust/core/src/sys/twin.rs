@@ -12,7 +12,8 @@
 //! in between. And no descriptor is needed, which may be closed long since.
 //!
 //! A twin must have no pages of its own when it is moved: a copy that was made before would be old.
-//! Only a program that has all that it maps locked in memory makes some. They are thrown away.
+//! Where a program has all that it maps locked in memory the kernel would make them at once. So a
+//! twin may not be looked at until then, and is not locked.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
@@ -59,7 +60,7 @@ impl TwinMapping {
         // What it will hold it takes the place of: no more memory is promised than is there.
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a null hint lets the kernel choose a range that nothing else uses.
-        let twin = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags, fd, offset) }?;
+        let twin = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::empty(), flags, fd, offset) }?;
         let twin = NonNull::new(twin.cast()).ok_or(Error::OutOfMemory)?;
         Ok(TwinMapping { mapping, twin, moved: OnceLock::new() })
     }
@@ -80,6 +81,14 @@ impl TwinMapping {
     /// `Corrupted` if that is not inside.
     pub fn range(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
         self.mapping.range(offset, len)
+    }
+
+    /// Copy bytes out from `offset`.
+    ///
+    /// # Errors
+    /// `Corrupted` if that is not inside.
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
+        self.mapping.read(offset, to)
     }
 
     /// The mapping, while the bytes are the segment's.
@@ -106,14 +115,10 @@ impl TwinMapping {
         // SAFETY: the twin is ours, and nobody looks at it. It then takes the place of the shared
         // mapping, with the same bytes: who looks at that notices nothing.
         unsafe {
-            if madvise(twin, len, Advice::LinuxDontNeed).is_err() {
-                // Its pages are locked.
-                let _ = munlock(twin, len);
-                if madvise(twin, len, Advice::LinuxDontNeed).is_err() {
-                    return false;
-                }
-            }
-            if mremap_fixed(twin, len, len, MremapFlags::MAYMOVE, to).is_err() {
+            let _ = munlock(twin, len);
+            if mprotect(twin, len, MprotectFlags::READ | MprotectFlags::WRITE).is_err()
+                || mremap_fixed(twin, len, len, MremapFlags::MAYMOVE, to).is_err()
+            {
                 return false;
             }
         }
@@ -139,8 +144,10 @@ impl TwinMapping {
 
     /// Nobody in this process may look at the memory any more: who does dies of it.
     pub fn forbid(&self) {
-        // SAFETY: inside of our mapping.
-        let _ = unsafe { mprotect(self.base().as_ptr().cast(), self.len(), MprotectFlags::empty()) };
+        // SAFETY: our mapping.
+        if unsafe { mprotect(self.base().as_ptr().cast(), self.len(), MprotectFlags::empty()) }.is_err() {
+            std::process::abort();
+        }
     }
 
     fn base(&self) -> NonNull<u8> {

@@ -175,6 +175,16 @@ impl Loan {
         memory.ok_or(Error::Corrupted("more than a message holds"))?.range(at, len)
     }
 
+    /// Copy bytes out from `at` on.
+    ///
+    /// # Errors
+    /// `Corrupted` if they are not inside.
+    pub fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        let inside = at.checked_add(to.len()).is_some_and(|end| end <= self.len);
+        let memory = self.memory.as_ref().filter(|_| inside);
+        memory.ok_or(Error::Corrupted("more than a message holds"))?.read(at, to)
+    }
+
     /// Does dropping it give no memory back to the system? That would take time.
     pub fn is_quick_to_return(&self) -> bool {
         match self.extents.upgrade() {
