@@ -133,7 +133,7 @@ impl OwnedExtent {
     fn mapped_to_lend(&self, len: usize) -> Result<(TwinMapping, layout::Object<Slot, Arc<Mapping>>)> {
         let (extents, offset) = (self.extents(), self.offset());
         let slot = extents.table.slot_alone(self.index())?;
-        let (need, cap) = ((len as u64).next_multiple_of(PAGE), slot.cap());
+        let (need, cap) = ((len as u64).checked_next_multiple_of(PAGE).unwrap_or(0), slot.cap());
         if need == 0 || need > cap || !self.is_ours() {
             return Err(Error::OutOfMemory);
         }
