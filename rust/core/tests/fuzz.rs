@@ -336,8 +336,23 @@ impl User<'_> {
     fn let_go(&mut self) {
         let Some(mut received) = self.held.pop_front() else { return };
         if let Some((hold, len)) = received.extent.take().map(|extent| *extent) {
-            // As the bindings do: as many bytes as it says.
+            // As the bindings do: as many bytes as it says, where they are or copied.
             let mut bytes = vec![0; len];
+            let hold = match self.dice.below(2) {
+                0 => hold.lend(len),
+                _ => Err(hold),
+            };
+            let hold = match hold {
+                Err(hold) => hold,
+                Ok(loan) => {
+                    self.timed("a look at a loan", || loan.read(0, &mut bytes));
+                    self.timed("a return", || {
+                        drop(loan);
+                        Ok(())
+                    });
+                    return;
+                }
+            };
             self.timed("a copy", || hold.read(0, &mut bytes));
             self.timed("a drop", || {
                 drop(hold);

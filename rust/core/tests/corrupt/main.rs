@@ -69,7 +69,10 @@ fn try_everything(channel: &impl Channel, dice: &mut Dice, patience: f64) {
                     && let Some((hold, len)) = received.extent.map(|extent| *extent)
                 {
                     bytes.resize(len.min(1 << 22), 0);
-                    let _ = hold.read(0, &mut bytes);
+                    let _ = match dice.below(2) {
+                        0 => hold.read(0, &mut bytes),
+                        _ => hold.lend(len).map_or(Ok(()), |loan| loan.read(0, &mut bytes)),
+                    };
                 }
             }),
             1 => timed("a look", &mut || _ = channel.watched()),

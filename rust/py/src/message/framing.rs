@@ -33,6 +33,8 @@ pub const INSTANCES: u8 = 6;
 pub const RAW: u8 = 2;
 /// A `bytes` object.
 pub const BYTES: u8 = 3;
+/// A `bytearray`.
+pub const BYTEARRAY: u8 = 7;
 /// A pickle stream with its buffers behind it: `u64` count of buffers, length of the stream, length
 /// of each buffer, with `PLAIN` or without; then the stream; then the buffers, each aligned to 64
 /// bytes.
@@ -115,6 +117,15 @@ impl Encoded {
     pub(super) fn set_bytes(&mut self, bytes: &Bound<'_, PyBytes>) {
         self.format = BYTES;
         self.parts.push(Part::Bytes(bytes.clone().unbind()));
+    }
+
+    /// It is this object.
+    pub(super) fn set_bytearray(&mut self, array: &Bound<'_, PyByteArray>) -> PyResult<()> {
+        let buffer = PyBuffer::<u8>::get(array)?;
+        let len = buffer.len_bytes();
+        self.format = BYTEARRAY;
+        self.parts.push(Part::Buffer(buffer, 0, len));
+        Ok(())
     }
 
     /// It is this stream; buffers that were kept out of it come behind, with all lengths in front.

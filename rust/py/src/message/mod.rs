@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Received};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::errors::garbage;
 
@@ -80,6 +80,10 @@ impl Encoding {
             encoded.set_bytes(bytes);
             return Ok(encoded);
         }
+        if let Ok(array) = obj.cast_exact::<PyByteArray>() {
+            encoded.set_bytearray(array)?;
+            return Ok(encoded);
+        }
         encoded.set_pickled(obj.py(), pickler::pickle(obj)?)?;
         Ok(encoded)
     }
@@ -134,6 +138,11 @@ pub fn decode_then<'py>(
             let bytes = source.bytes(py, 0, len)?;
             copied()?;
             Ok(bytes.into_any())
+        }
+        framing::BYTEARRAY => {
+            let array = source.bytearray(py, 0, len)?;
+            copied()?;
+            Ok(array.into_any())
         }
         framing::PICKLE | framing::RAW => {
             let bytes = source.bytes(py, 0, len)?;
