@@ -377,12 +377,7 @@ def test_a_generator_hands_on_what_was_received(mp, handled):
 
 
 @pytest.mark.fastmp_only("the stdlib's would lose the object")
-@pytest.mark.method("spawn")
 def test_a_forked_child_does_not_raise_what_its_parents_handler_raised(mp, crew):
-    """In a new interpreter, which has no other children, and which looks for signals after the fork
-    and not just before it: one that was forked from thousands of tests has been seen to have no
-    child here.
-    """
     crew.run(signalled.fork_after_a_handler_raised, mp.Queue())
 
 

@@ -1,11 +1,13 @@
 """What a process holds: descriptors, mappings, shared memory, children."""
 
+import ctypes
 import gc
 import importlib
 import os
 import re
 import resource
 import signal
+import threading
 import warnings
 
 from children import foreign
@@ -162,3 +164,39 @@ def make_until_refused(method, kind, conn, module):
     except OSError as error:
         kept.clear()
         conn.send((type(error).__name__, error.errno, error.strerror))
+
+
+def around_a_very_large_message(last):
+    """What is held before a message of 1.6 million objects has gone through a queue, and after it."""
+    queue, looks = importlib.import_module("fastmp").Queue(), []
+
+    def make():
+        return [("".join(["k", str(i)]), [i]) for i in range(800_000)] + [last]
+
+    def small():
+        for _ in range(100):
+            queue.put([1, complex(1, 2)])
+            queue.get()
+
+    def look_trimmed():
+        # What is free is given back, where the C library can (glibc's): only what is held counts.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
+        looks.append(look())
+
+    def run():
+        small()
+        made = [make(), make()]  # what the interpreter keeps of such objects is kept from now on
+        del made
+        look_trimmed()
+        item = make()
+        queue.put(item)
+        assert queue.get() == item
+        del item
+        small()
+        look_trimmed()
+
+    # What is kept is kept by thread: a new one has nothing yet.
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return looks
