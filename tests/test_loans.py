@@ -13,12 +13,11 @@ import time
 from multiprocessing import BufferTooShort
 
 import pytest
-
-numpy = pytest.importorskip("numpy")
-
 from children import loans, objects, usage
 from children.common import wait_until
 from children.loans import is_lent, is_numbered, numbered
+
+numpy = pytest.importorskip("numpy")
 
 pytestmark = [pytest.mark.fastmp_only("the stdlib copies"), pytest.mark.method("fork")]
 MIB = 1 << 20
@@ -429,7 +428,9 @@ def test_a_program_may_end_with_loans_in_its_hands():
         "print('whole')\n"
     )
     for between in ("", "q.close()", "del q", "import os; os.fork() and os.wait()"):
-        run = subprocess.run([sys.executable, "-c", program.format(between)], capture_output=True, text=True, timeout=50)
+        run = subprocess.run(
+            [sys.executable, "-c", program.format(between)], capture_output=True, text=True, timeout=50
+        )
         assert (run.returncode, run.stderr) == (0, ""), between
         assert run.stdout.split() == ["whole"] * (2 if "fork" in between else 1)
 

@@ -4,7 +4,10 @@ import os
 import signal
 import time
 
-import numpy
+try:
+    import numpy
+except ImportError:  # the tests' own dependency; without it nothing here is called
+    numpy = None
 
 
 def where(array):
