@@ -16,6 +16,7 @@ import faulthandler
 import importlib
 import itertools
 import os
+import pickle
 import random
 import signal
 import struct
@@ -52,12 +53,45 @@ def some_size(dice):
     return dice.randrange(1 << 20) if chance < 0.98 else dice.randrange(LARGEST)
 
 
+class Lent:
+    """Its bytes stay where they arrive, if they are many."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        data = bytearray(self.data)
+        return Lent, (pickle.PickleBuffer(memoryview(data)) if protocol >= 5 else data,)
+
+
 def some_object(dice, data):
     """The same message as different objects: in the stream, out of band, among others."""
-    return dice.choice([lambda: data, lambda: bytearray(data), lambda: ("row", data, 1.5), lambda: {"data": data}])()
+    kinds = [lambda: data, lambda: bytearray(data), lambda: ("row", data, 1.5), lambda: {"data": data}]
+    return dice.choice([*kinds, lambda: Lent(data)])()
+
+
+class Kept:
+    """What a consumer was lent, and holds for a while. Nobody else changes it, but it may itself."""
+
+    def __init__(self):
+        self.held = []
+
+    def add(self, item, content):
+        """Are all that it gives up still what they were?"""
+        if isinstance(item, Lent):
+            self.held.append((item.data, content))
+        return len(self.held) < 6 or self.drop(content[0] % 6)
+
+    def drop(self, at):
+        data, content = self.held.pop(at)
+        whole = data == content
+        data[:] = bytes(len(data))
+        return whole
 
 
 def data_in(item):
+    if isinstance(item, Lent):
+        return bytes(item.data)
     data = item[1] if isinstance(item, tuple) else item["data"] if isinstance(item, dict) else item
     return data if isinstance(data, (bytes, bytearray)) else bytes(data)
 
@@ -170,7 +204,7 @@ def produce(world, at, slot, seed):
 def consume(world, at, slot, seed):
     faulthandler.register(signal.SIGUSR1)
     dice = random.Random(seed)
-    last = {}
+    last, kept = {}, Kept()
     world.kind.join()
     while True:
         for item in world.kind.get(dice):
@@ -180,6 +214,7 @@ def consume(world, at, slot, seed):
             producer, number, size = HEADER.unpack_from(data)
             world.expect(at, data == message(producer, number, size), f"message {number} of {producer} is torn")
             world.expect(at, last.get(producer, -1) < number, f"{number} of {producer} after {last.get(producer)}")
+            world.expect(at, kept.add(item, data), "what was lent has changed")
             last[producer] = number
             world.came[producer * MOST + number] += 1
         world.steps[at] += 1
