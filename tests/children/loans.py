@@ -15,10 +15,10 @@ def where(array):
     address = array.__array_interface__["data"][0]
     with open("/proc/self/maps") as file:
         for line in file:
-            span, mode, *_, last = line.split()
+            span, mode, _, _, _, *name = line.split(maxsplit=5)
             start, end = (int(part, 16) for part in span.split("-"))
             if start <= address < end:
-                return last if last.startswith("/") else "", "s" in mode
+                return "".join(name), "s" in mode
     raise ValueError("it is nowhere")
 
 
