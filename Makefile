@@ -34,7 +34,7 @@ help:
 		"  make test-tsan      the core's threads under the thread sanitizer (needs rustup's rust-src)" \
 		"  make test-miri      the core's threads under Miri (needs a nightly Rust with miri and rust-src)" \
 		"  make test-benches   each bench once, quickly, as a test" \
-		"  make test-pythons   the wheel's tests on every CPython that is here or can be made (40 min; ONLY=3.12,3.14)" \
+		"  make test-pythons   the wheel's tests on every CPython that is here or can be made (20 min; ONLY=3.12,3.14)" \
 		"  make test-portable  the package for systems without fastmp's core: the tests that the stdlib passes too (5 min)" \
 		"  make soak           every primitive, then every channel, in processes that die at random (20 min; SECONDS=60 each)" \
 		"  make fuzz           channels of garbage, the core's and the bindings' (20 min; SECONDS=60 for each of three parts)" \
@@ -99,7 +99,7 @@ test-python: $(VENV)/.installed $(VENV)/.group-test
 # One wheel for all of them, WHEEL or this machine's; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`, which may run beside it.
 test-pythons: $(VENV)/.installed
 	$(PY) $(CURDIR)/.ci/pythons.py $(if $(ONLY),--only $(ONLY)) $(if $(JOBS),--jobs $(JOBS)) \
-		$(if $(REPORT),--junit $(REPORT)) $(or $(WHEEL),$(WHEELS)/*.whl)
+		$(if $(REPORT),--junit $(REPORT)) $(ARGS) $(or $(WHEEL),$(WHEELS)/*.whl)
 
 test-benches: $(VENV)/.installed $(VENV)/.group-bench
 	cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py --quick --rounds 1 $(ARGS)

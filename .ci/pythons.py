@@ -1,11 +1,12 @@
 """Run the Python tests against one wheel on every CPython that is here or can be made; print one table.
 
-    python pythons.py [--junit REPORT.xml] [--only 3.12,3.14] WHEEL
+    python pythons.py [--junit REPORT.xml] [--only 3.12,3.14] [--share] WHEEL
 
 An interpreter comes from pyenv, from PATH or, where there is none, out of a Debian root (see debian-root). One that
 cannot be had is named with the reason, and fails nothing. `--junit` names the report of a run on the interpreter
-that runs this, which may be still under way: it is in the table, and that version is not run again. FASTMP_PYTHONS is
-where the Debian root is kept (/var/tmp/fastmp-pythons).
+that runs this, which may be still under way: it is in the table, and that version is not run again. `--share` has
+3.12 and 3.13, and again 3.14 and 3.15, share what tests only the core (CORE in tests/conftest.py): each runs some half
+of it. FASTMP_PYTHONS is where the Debian root is kept (/var/tmp/fastmp-pythons).
 """
 
 import argparse
@@ -23,6 +24,7 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 VERSIONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
+SHARES = {"3.12": "1/2", "3.13": "2/2", "3.14": "1/2", "3.15": "2/2"}  # among those with the same start methods
 SID = ["python3.14", "python3.15"]  # what Debian sid has
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent
@@ -145,7 +147,7 @@ class Result:
         self.seconds = seconds or sum(float(each.get("time", 0)) for each in suite.iter("testsuite"))
 
 
-def test(version, wheel, log):
+def test(version, wheel, log, share):
     """Runs the tests on one version.
 
     Raises:
@@ -158,6 +160,8 @@ def test(version, wheel, log):
         python = install(interpreter, wheel)
         compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": interpreter.path("pycache")}
         environment = {**STRESS, **os.environ, **compiled}
+        if share and version in SHARES:
+            environment["FASTMP_TEST_SHARE"] = SHARES[version]
         started = time.monotonic()
         command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--color=no"]
         command += [f"{interpreter.repo}/tests", f"--junit-xml={interpreter.path('report.xml')}"]
@@ -208,6 +212,7 @@ def main():
     parser.add_argument("--junit", type=Path, help="report of the run on this interpreter")
     parser.add_argument("--only", default=",".join(VERSIONS), help="versions, by default all")
     parser.add_argument("--jobs", type=int, default=len(VERSIONS), help="interpreters at a time")
+    parser.add_argument("--share", action="store_true", help="tests of the core alone are shared out")
     options = parser.parse_args()
     results, missing, broken = [], {}, False
     mine = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -218,7 +223,7 @@ def main():
     def run(version):
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             try:
-                outcome = test(version, options.wheel.resolve(), log)
+                outcome = test(version, options.wheel.resolve(), log, options.share)
             except (Unavailable, RuntimeError) as reason:
                 outcome = reason
             log.seek(0)

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import zlib
 
 import fastmp
 import pytest
@@ -30,6 +31,9 @@ from children.common import children_of, look_at
 # What is the default from Python 3.14 on is tested there. It is the stdlib's own server still.
 METHODS = ("fork", "spawn") if sys.version_info < (3, 14) else ("fork", "spawn", "forkserver")
 collect_ignore = ["portable"] if fastmp.accelerated else []
+# What these show is the core's, whichever interpreter it is in: with FASTMP_TEST_SHARE=1/2 some half of their tests
+# is run, with 2/2 the others.
+CORE = ("test_foreign", "test_growth", "test_kill", "test_kill_sync", "test_leaks", "test_lifetime", "test_soak")
 LIMIT = 60.0  # seconds for a test that names no limit of its own
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -67,7 +71,15 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("mp", pairs, indirect=True, ids=[f"{module}-{method}" for module, method in pairs])
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    share, shares = map(int, os.environ.get("FASTMP_TEST_SHARE", "1/1").split("/"))
+    left_out = [
+        item
+        for item in items
+        if item.path.stem in CORE and zlib.crc32(f"{item.path.stem}::{item.name}".encode()) % shares != share - 1
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LIMIT, method="signal"))

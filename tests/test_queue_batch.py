@@ -191,11 +191,12 @@ def test_an_interrupt_loses_no_message(mp, crew):
             interrupts, armed = interrupts + 1, False
             raise Interrupt
 
-    crew.start(queues.put_batches, queue, count, 50)
+    putter = crew.start(queues.put_batches_for_ever, queue, 50)
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
     try:
-        while len(got) < count:
+        # How many there are in so many messages depends on how often this process is given the processor.
+        while len(got) < count or interrupts < 10:
             batch = None
             try:
                 armed = True
@@ -210,9 +211,8 @@ def test_an_interrupt_loses_no_message(mp, crew):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert got == list(range(count))
-    assert interrupts > 0
-    crew.join()
+    assert got == list(range(len(got)))
+    putter.kill()
 
 
 def test_threads(mp):

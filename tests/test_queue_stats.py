@@ -1,13 +1,16 @@
 """What a queue says of itself: exact, from every process, and while it is used."""
 
 import dataclasses
+import os
 import queue as errors
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from children import queues
-from children.common import wait_asleep, wait_until
+from children.common import thread_sleeps, wait_asleep, wait_until
 
 pytestmark = [pytest.mark.fastmp_only("the stdlib counts nothing"), pytest.mark.method("fork")]
 
@@ -97,6 +100,36 @@ def test_waits_are_counted(mp, crew):
     wait_until(lambda: queue.stats().put_waits == 2, "a wait that goes on is counted")
     assert queue.get() == 1
     crew.join()
+
+
+class Stop(Exception):
+    """What a handler raises."""
+
+
+@pytest.mark.parametrize("bound", ["maxsize", "max_bytes"])
+def test_a_wait_that_a_handler_has_ended_goes_on_in_no_other(mp, bound):
+    queue, item = mp.Queue(**{bound: 1 if bound == "maxsize" else 1000}), b"x" * 900
+    queue.put(item)
+    me = threading.get_native_id()
+
+    def stop(number, frame):
+        raise Stop
+
+    def interrupt():
+        wait_until(lambda: thread_sleeps(me), "the main thread in its wait")
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        for waits in range(1, 4):
+            other = threading.Thread(target=interrupt)
+            with pytest.raises(Stop):
+                other.start()
+                queue.put(item)
+            other.join()
+            assert queue.stats().put_waits == waits
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_while_others_put_and_get(mp, crew):

@@ -187,11 +187,6 @@ def put_batch(queue, items):
     queue.put_many(items)
 
 
-def put_batches(queue, count, size):
-    for start in range(0, count, size):
-        queue.put_many(range(start, start + size))
-
-
 def put_batches_for_ever(queue, size):
     start = 0
     while True:

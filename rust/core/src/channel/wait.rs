@@ -1,6 +1,5 @@
 //! How a channel's put and get wait: by the one loop of all waits, on the ring's wait sets.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::channel::extents::Extents;
@@ -10,7 +9,7 @@ use crate::facade::{AtomicU64, Ordering, Parked};
 use crate::kill_point;
 use crate::sync::spin::Spin;
 use crate::sync::turns::{FairWaitSet, Turn};
-use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
+use crate::sync::waiting::{self, Found, Look, Prepared, Wait, comes_up, goes_on};
 
 /// Where one side of a channel waits.
 pub(super) struct WaitPlace<'a> {
@@ -48,22 +47,6 @@ impl WaitPlace<'_> {
         // A lock's own deadline is this one.
         done.map_err(|e| if e == Error::TimedOut { self.none } else { e })
     }
-}
-
-thread_local! {
-    /// Did this thread's last wait come up for signals, having slept?
-    static CAME_UP: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Does the wait that begins go on with one that has slept? If a handler has ended that one, the
-/// answer is wrong once.
-pub(super) fn goes_on() -> bool {
-    CAME_UP.take()
-}
-
-/// What the next wait is to be told.
-pub(super) fn comes_up<T>(done: &Result<T>, slept: bool) {
-    CAME_UP.set(slept && matches!(done, Err(Error::Interrupted)));
 }
 
 struct ChannelWait<'a, A, M> {

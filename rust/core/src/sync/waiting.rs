@@ -134,6 +134,8 @@ struct Pace {
 const LEVELS: usize = 2;
 
 thread_local! {
+    /// Did this thread's last wait on a channel come up for signals, having slept?
+    static SLEPT: Cell<bool> = const { Cell::new(false) };
     /// By level: a wait inside another one keeps its own.
     static CAME_UP: Cell<[Option<Pace>; LEVELS]> = const { Cell::new([None; LEVELS]) };
     /// Waits that this thread is inside of.
@@ -200,10 +202,22 @@ impl Pace {
 /// Those of `handlers`.
 pub fn in_between<T, E>(handlers: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
     let kept = CAME_UP.replace([None; LEVELS]);
+    let slept = SLEPT.take();
     let _ = facade::resumed();
     let done = handlers()?;
     CAME_UP.set(kept);
+    SLEPT.set(slept);
     Ok(done)
+}
+
+/// Does the wait that begins go on with one that has slept?
+pub fn goes_on() -> bool {
+    SLEPT.take()
+}
+
+/// What the next wait is to be told by [`goes_on`]: this one ended so, and has slept or not.
+pub fn comes_up<T>(done: &Result<T>, slept: bool) {
+    SLEPT.set(slept && matches!(done, Err(Error::Interrupted)));
 }
 
 fn spin<W: Wait>(wait: &mut W) -> Option<Result<W::Output>> {

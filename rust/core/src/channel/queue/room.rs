@@ -36,14 +36,13 @@
 use std::sync::atomic::AtomicU32;
 
 use super::Queue;
-use crate::channel::wait::{comes_up, goes_on};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU64, Ordering, Parked};
 use crate::kill_point;
 use crate::overlay;
 use crate::sync::spin::Spin;
-use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
+use crate::sync::waiting::{self, Found, Look, Prepared, Wait, comes_up, goes_on};
 use crate::sync::waitset::WaitSet;
 use crate::sys::liveness::{self, Liveness, Owner};
 
