@@ -734,7 +734,8 @@ fn given_before(broadcast: &Broadcast, ticket: Ticket, seconds: u64) {
     mapping.read(at, &mut word).unwrap();
     let given = u64::from_ne_bytes(word);
     assert_ne!(given, 0);
-    mapping.write(at, &given.wrapping_sub(seconds * 1_000_000_000).to_ne_bytes()).unwrap();
+    // In ticks of 2^20 ns.
+    mapping.write(at, &given.wrapping_sub((seconds * 1_000_000_000) >> 20).to_ne_bytes()).unwrap();
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod broadcast;
 mod condvar;
 mod event;
 mod mutex;
+mod readers;
 mod robust_semaphore;
 mod semaphore;
 mod shutdown;

@@ -24,7 +24,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::{Broadcast, Freed};
 use crate::channel::ring::{INLINE, MessageMeta, Received};
@@ -225,6 +225,13 @@ impl Reader {
                 self.owner.store(ticket.owner, Ordering::Relaxed);
                 self.given.store(false, Ordering::Relaxed);
                 self.generation.store(fork::generation(), Ordering::Release);
+                // With the fence in `leave`: either that finds it here, or this that it is left.
+                fence(Ordering::SeqCst);
+                if self.left.load(Ordering::Relaxed) {
+                    drop(locked);
+                    self.broadcast.board().leave(ticket);
+                    return Err(Error::Closed);
+                }
                 return Ok(ticket);
             }
             drop(locked);
@@ -239,14 +246,18 @@ impl Reader {
         if !is_given || self.left.load(Ordering::Relaxed) || !self.is_here() {
             return;
         }
+        let held = self.held();
         if let Some(child) = liveness::child(pid) {
-            if self.broadcast.board().give(self.held(), child) {
-                // From now on it is a reader like any other.
-                self.broadcast.board().mark_given(self.held(), 0);
+            match self.broadcast.lock(Patience::Sleep(Deadline::PASSED)) {
+                // It is not this process's any more, whoever has it.
+                Ok(mut locked) => {
+                    locked.guard.give(held, child);
+                    self.left.store(true, Ordering::Relaxed);
+                    self.gone.store(true, Ordering::Relaxed);
+                }
+                // Its holder is stopped: as if it had been sent.
+                Err(_) => self.broadcast.board().mark_given(held, now()),
             }
-            // It is not this process's any more, whoever has it.
-            self.left.store(true, Ordering::Relaxed);
-            self.gone.store(true, Ordering::Relaxed);
         }
         self.given.store(true, Ordering::Relaxed);
     }
@@ -326,7 +337,9 @@ impl Reader {
 
     /// Leave: nobody waits for it any more. Waits in other threads end.
     pub fn leave(&self) {
-        if self.left.swap(true, Ordering::Relaxed) || !self.is_here() {
+        let was_left = self.left.swap(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if was_left || !self.is_here() {
             return;
         }
         let broadcast = &self.broadcast;
