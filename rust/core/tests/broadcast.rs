@@ -247,7 +247,7 @@ fn what_is_in_limbo_is_looked_for_now_and_then() {
     let mut held = reader.recv(&mut Vec::new(), soon()).unwrap();
     (1..4).for_each(|number| send(&broadcast, 1, number, SMALL, soon()).unwrap());
     let looks = || {
-        let (guard, dead) = broadcast.board().lock(fastmp_core::sys::liveness::me(), Patience::Sleep(soon())).unwrap();
+        let (guard, dead) = broadcast.board().lock(fastmp_core::sys::liveness::me(), Patience::sleep(soon())).unwrap();
         assert!(dead.is_none() && guard.has_limbo());
         guard.limbo_is_due().is_some()
     };

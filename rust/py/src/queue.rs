@@ -8,7 +8,7 @@ use fastmp_core as fcore;
 use fastmp_core::channel::queue::Joined;
 use fastmp_core::channel::ring::{MessageMeta, Payload};
 use fastmp_core::channel::transport::Outgoing;
-use fastmp_core::deadline::Patience;
+use fastmp_core::deadline::{Graced, Patience};
 use fastmp_core::sys::epoll;
 use fastmp_core::{Deadline, Error};
 use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyRuntimeError, PyValueError};
@@ -92,14 +92,14 @@ impl Queue {
                 // done.
                 Some(Err(Error::Empty)) if !block => match Self::is_announced(py, queue)? {
                     Some(true) => {
-                        let deadline = Deadline::after(ANNOUNCED);
-                        queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
+                        let until = Graced::without(Deadline::after(ANNOUNCED));
+                        queue.wait(py, |queue| queue.get(inbox, &mut fds, until))?
                     }
                     _ => Some(Err(Error::Empty)),
                 },
                 Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
-                    let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-                    queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
+                    let until = blocking::deadline(if block { timeout } else { Some(0.0) }).graced();
+                    queue.wait(py, |queue| queue.get(inbox, &mut fds, until))?
                 }
                 done => done,
             };
@@ -131,7 +131,8 @@ impl Queue {
             Some(Ok(())) => return Ok(()),
             Some(Err(Error::Full)) if !block => Some(Err(Error::Full)),
             Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-                queue.wait(py, |queue| queue.put(&mut outgoing, deadline))?
+                let until = deadline.graced();
+                queue.wait(py, |queue| queue.put(&mut outgoing, until))?
             }
             done => done,
         };

@@ -43,7 +43,7 @@ impl Model {
     }
 
     pub fn lock(&self, pid: u32) -> SendGuard<'_> {
-        self.board().lock(owner(pid), Patience::Sleep(Deadline::Never)).unwrap().0
+        self.board().lock(owner(pid), Patience::sleep(Deadline::Never)).unwrap().0
     }
 
     pub fn join(&self, pid: u32) -> Ticket {
