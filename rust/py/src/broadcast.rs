@@ -208,6 +208,8 @@ impl Broadcast {
     }
 
     /// Closes it for this process; its readers go on.
+    ///
+    /// A `send` that waits in another thread raises ValueError.
     fn close(&self, py: Python<'_>) {
         self.broadcast.close(py, |_| ());
     }

@@ -165,7 +165,8 @@ impl Connection {
                     let mut until = None;
                     match end.wait(py, |end| end.recv(inbox, &mut fds, *until.get_or_insert_with(|| patience(end))))? {
                         Some(Err(Error::Empty)) => return Err(os_error(libc::EAGAIN)),
-                        done => done,
+                        // While it waited.
+                        done => Some(done.unwrap_or(Err(Error::Closed))),
                     }
                 }
                 done => done,
@@ -468,7 +469,7 @@ impl Connection {
         }
     }
 
-    /// Closes this end; a recv that waits in another thread raises EOFError.
+    /// Closes this end; a recv that waits in another thread raises EOFError, another call OSError.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         match &this.way {

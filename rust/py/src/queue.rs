@@ -421,7 +421,7 @@ impl Queue {
 
     /// Closes it for this process, and its descriptors with the last call that is under way.
     ///
-    /// Messages stay.
+    /// Calls that wait in other threads raise ValueError. Messages stay.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         this.made()?.close(slf.py(), |queue| {

@@ -430,9 +430,16 @@ impl End {
         self.outgoing.ring().age(messages, fds)
     }
 
-    /// Have the waits of other threads on this end come to an end.
+    /// Have the waits of other threads on this end come to an end: of those who receive at the end
+    /// of their slice.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Have who waits to send look again: it is closed here, see
+    /// [`closings`](crate::sync::closings).
+    pub fn wake_all(&self) {
+        self.outgoing.ring().state().not_full.notify_all();
     }
 }
 

@@ -126,6 +126,16 @@ impl Queue {
         self.segment.close_fd();
     }
 
+    /// Have whoever waits for it look again, in whatever way: it is closed here, see
+    /// [`closings`](crate::sync::closings).
+    pub fn wake_all(&self) {
+        let ring = self.ring().state();
+        ring.not_empty.notify_all();
+        ring.not_full.notify_all();
+        self.state.room.wake();
+        self.state.tasks.look_again();
+    }
+
     /// Bound what is unread by bytes of payload too, before anybody else has the queue; 0: not.
     pub fn bound_bytes(&self, max_bytes: u64) {
         self.ring().set_max_bytes(max_bytes);
@@ -377,6 +387,7 @@ impl Queue {
     /// A descriptor that is writable while a put need not wait for room, from now on. (Late while
     /// descriptors that were sent before the queue was full wait to be received.)
     pub fn watch_sending(&self) -> BorrowedFd<'_> {
+        let patience = Patience::sleep(Deadline::PASSED);
         // Whoever made room may have been killed before it said so.
         if self.transport.is_said_full() {
             self.transport.tell_room(self.reader.as_fd(), patience);
@@ -385,4 +396,3 @@ impl Queue {
         self.writer.as_fd()
     }
 }
-        let patience = Patience::sleep(Deadline::PASSED);

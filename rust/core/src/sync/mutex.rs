@@ -45,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::overlay;
+use crate::sync::closings;
 use crate::sync::probe::{is_dead_polled, is_due};
 use crate::sync::spin::Spin;
 use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
@@ -151,7 +152,7 @@ impl Mutex {
     }
 
     /// Take it, waiting until `until`, with the call's grace: for a lock that is held for
-    /// microseconds as a rule. After the deadline signals wait too.
+    /// microseconds as a rule. After the deadline signals wait too, and who closes something.
     ///
     /// # Errors
     /// As for [`lock`](Self::lock).
@@ -160,7 +161,11 @@ impl Mutex {
             return Ok(Acquired::Clean);
         }
         loop {
-            match self.lock_slow(me, until.end()) {
+            let taken = match until.deadline().passed() {
+                true => closings::unheeded(|| self.lock_slow(me, until.end())),
+                false => self.lock_slow(me, until.end()),
+            };
+            match taken {
                 Err(Error::Interrupted) if until.deadline().passed() => continue,
                 done => return done,
             }

@@ -8,6 +8,8 @@
 //!   interrupted nothing.
 //! - A slice has its own clock. Wake-ups that were in vain, and signals, do not put its end off,
 //!   however often they come.
+//! - It comes up likewise before it sleeps once something has been closed that it may wait by: see
+//!   [`closings`](super::closings).
 //! - A wait that came up and is called again goes on where it was: the clock of its slice is kept
 //!   by its thread.
 //! - Who has never prepared leaves no trace. Who gives up afterwards says so ([`Wait::give_up`]).
@@ -17,6 +19,7 @@ use std::cell::Cell;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, Parked};
+use crate::sync::closings;
 use crate::sync::spin::Spin;
 
 /// What preparing has come to.
@@ -276,6 +279,9 @@ fn go_on<W: Wait>(wait: &mut W, deadline: Deadline, resumed: bool, pace: &mut Pa
             }
         }
         // Prepared, so that no wake-up is used up by one who comes up.
+        if closings::is_due() {
+            return Err(Error::Interrupted);
+        }
         if std::mem::take(&mut due) {
             facade::end_slice()?;
         }

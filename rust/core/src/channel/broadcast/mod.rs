@@ -473,6 +473,12 @@ impl Broadcast {
         Ok(())
     }
 
+    /// Have who waits to send look again: it is closed here, see
+    /// [`closings`](crate::sync::closings).
+    pub fn wake_all(&self) {
+        self.state.room.notify_all();
+    }
+
     /// A reader that joins now.
     ///
     /// # Errors

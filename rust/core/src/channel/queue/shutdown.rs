@@ -42,11 +42,7 @@ impl Queue {
         let patience = Patience::sleep(Deadline::Never);
         self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)?;
         kill_point!("queue.shut.before_wake");
-        let ring = self.ring().state();
-        ring.not_empty.notify_all();
-        ring.not_full.notify_all();
-        self.state.room.wake();
-        self.state.tasks.look_again();
+        self.wake_all();
         self.drain(patience, usize::MAX)?;
         if self.ring().is_terminated() {
             // Descriptors of what was thrown away.
