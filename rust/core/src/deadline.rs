@@ -55,11 +55,10 @@ impl Deadline {
 
     /// With the grace of a call that begins now.
     pub fn graced(self) -> Graced {
-        let end = match self {
-            Deadline::Never => Deadline::Never,
-            Deadline::At(at) => Deadline::At(at.max(now() + GRACE)),
-        };
-        Graced { deadline: self, end }
+        match self {
+            Deadline::Never => Graced { deadline: NEVER, end: NEVER },
+            Deadline::At(at) => Graced { deadline: at, end: at.max(now() + GRACE) },
+        }
     }
 
     /// The earlier of this deadline and `at`, a reading of the monotonic clock in nanoseconds.
@@ -101,13 +100,21 @@ const GRACE: u64 = NANOS / 4;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Graced {
-    deadline: Deadline,
-    end: Deadline,
+    deadline: u64,
+    end: u64,
+}
+
+/// Of the clock: no reading is this one.
+const NEVER: u64 = u64::MAX;
+
+fn at(reading: u64) -> Deadline {
+    if reading == NEVER { Deadline::Never } else { Deadline::At(reading) }
 }
 
 impl Graced {
     /// No grace: what is tried beyond its own time by a call that has nothing to lose.
     pub fn without(deadline: Deadline) -> Graced {
+        let deadline = deadline.or_at(NEVER);
         Graced { deadline, end: deadline }
     }
 
@@ -118,19 +125,18 @@ impl Graced {
 
     /// The call's own deadline.
     pub fn deadline(self) -> Deadline {
-        self.deadline
+        at(self.deadline)
     }
 
     /// When it gives locks up.
     pub fn end(self) -> Deadline {
-        self.end
+        at(self.end)
     }
 
     /// For what a call does besides, and can do without: no more than a grace from now, and no more
     /// than it has itself.
     pub fn brief(self) -> Graced {
-        let end = Deadline::At(self.end.or_at(now() + GRACE));
-        Graced { deadline: Deadline::PASSED, end }
+        Graced { deadline: 0, end: self.end.min(now() + GRACE) }
     }
 }
 
@@ -165,6 +171,7 @@ impl Patience {
 
     /// For what a call does besides, and can do without: see [`Graced::brief`]. Whoever does not
     /// sleep does not sleep for that.
+    #[cold]
     pub fn brief(self) -> Patience {
         match self {
             Patience::Sleep(until) => Patience::Sleep(until.brief()),
@@ -173,6 +180,7 @@ impl Patience {
     }
 
     /// The same, but it is worth a grace of its own to who has not slept.
+    #[cold]
     pub fn brief_at_least(self) -> Patience {
         match self {
             Patience::Sleep(until) => Patience::Sleep(until.brief()),
@@ -219,7 +227,7 @@ mod tests {
         for inner in [call.brief(), call.brief().brief()] {
             assert_eq!((inner.deadline(), inner.end()), (Deadline::PASSED, call.end()));
         }
-        let spent = Graced { deadline: Deadline::PASSED, end: Deadline::At(before) };
+        let spent = Graced { deadline: 0, end: before };
         assert!(spent.brief().end().passed());
         // What would wait for ever waits for this no longer than a grace.
         let Deadline::At(end) = Deadline::Never.graced().brief().end() else { panic!() };
