@@ -18,13 +18,19 @@
 //! fence on each side.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::facade::{self, AtomicU64, Ordering};
+
+#[cfg(not(loom))]
 static CLOSINGS: AtomicU64 = AtomicU64::new(0);
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref CLOSINGS: AtomicU64 = AtomicU64::new(0);
+}
 
-thread_local! {
+facade::local! {
     /// Announcements when the call began that heeds them.
-    static SEEN: Cell<Option<u64>> = const { Cell::new(None) };
+    static SEEN: Cell<Option<u64>> = Cell::new(None);
 }
 
 /// Something has been closed in which other threads are. To be followed by wake-ups.
@@ -33,9 +39,9 @@ pub fn announce() {
 }
 
 fn with_seen<T>(seen: Option<u64>, call: impl FnOnce() -> T) -> T {
-    let before = SEEN.replace(seen);
+    let before = SEEN.with(|now| now.replace(seen));
     let done = call();
-    SEEN.set(before);
+    SEEN.with(|now| now.set(before));
     done
 }
 
@@ -53,7 +59,7 @@ pub(crate) fn unheeded<T>(call: impl FnOnce() -> T) -> T {
 /// Must the wait that is about to sleep come up?
 #[inline]
 pub(crate) fn is_due() -> bool {
-    SEEN.get().is_some_and(|seen| seen != CLOSINGS.load(Ordering::Relaxed))
+    SEEN.with(Cell::get).is_some_and(|seen| seen != CLOSINGS.load(Ordering::Relaxed))
 }
 
 #[cfg(all(test, not(loom)))]

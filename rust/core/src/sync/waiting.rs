@@ -136,11 +136,14 @@ struct Pace {
 /// Waits that one may be inside of: a channel's, and that for its lock.
 const LEVELS: usize = 2;
 
-thread_local! {
+facade::local! {
     /// By level: a wait inside another one keeps its own.
-    static CAME_UP: Cell<[Option<Pace>; LEVELS]> = const { Cell::new([None; LEVELS]) };
+    static CAME_UP: Cell<[Option<Pace>; LEVELS]> = Cell::new([None; LEVELS]);
+}
+
+facade::local! {
     /// Waits that this thread is inside of.
-    static DEPTH: Cell<usize> = const { Cell::new(0) };
+    static DEPTH: Cell<usize> = Cell::new(0);
 }
 
 /// One wait's place among those that it is inside of.
@@ -148,33 +151,35 @@ struct Level(usize);
 
 impl Level {
     fn enter() -> Level {
-        let level = DEPTH.get();
-        DEPTH.set(level + 1);
+        let level = DEPTH.with(Cell::get);
+        DEPTH.with(|depth| depth.set(level + 1));
         Level(level)
     }
 
     /// What was kept for the call that goes on.
     fn take(&self) -> Option<Pace> {
-        let mut all = CAME_UP.get();
-        let kept = all.get_mut(self.0).and_then(Option::take);
-        CAME_UP.set(all);
-        kept
+        CAME_UP.with(|came_up| {
+            let mut all = came_up.get();
+            let kept = all.get_mut(self.0).and_then(Option::take);
+            came_up.set(all);
+            kept
+        })
     }
 
     /// Keep it; None: the wait is over, and so is what was inside it.
     fn keep(&self, pace: Option<Pace>) {
-        let mut all = CAME_UP.get();
+        let mut all = CAME_UP.with(Cell::get);
         match pace {
             Some(_) => all.iter_mut().skip(self.0).take(1).for_each(|kept| *kept = pace),
             None => all.iter_mut().skip(self.0).for_each(|kept| *kept = None),
         }
-        CAME_UP.set(all);
+        CAME_UP.with(|came_up| came_up.set(all));
     }
 }
 
 impl Drop for Level {
     fn drop(&mut self) {
-        DEPTH.set(self.0);
+        DEPTH.with(|depth| depth.set(self.0));
     }
 }
 
@@ -202,10 +207,10 @@ impl Pace {
 /// # Errors
 /// Those of `handlers`.
 pub fn in_between<T, E>(handlers: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
-    let kept = CAME_UP.replace([None; LEVELS]);
+    let kept = CAME_UP.with(|came_up| came_up.replace([None; LEVELS]));
     let _ = facade::resumed();
     let done = handlers()?;
-    CAME_UP.set(kept);
+    CAME_UP.with(|came_up| came_up.set(kept));
     Ok(done)
 }
 
