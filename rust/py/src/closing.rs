@@ -7,7 +7,7 @@
 //! inside: a call counts only while it runs code that has no way to Python.
 //!
 //! Who closes it while threads of this process wait in it has them come up (see the core's
-//! [`closings`](fastmp_core::sync::closings)): each then finds it closed, and the last one gives it
+//! [`closings`]): each then finds it closed, and the last one gives it
 //! up.
 //!
 //! What a thread was holding at the fork inside such a call is not given back in the child. So the

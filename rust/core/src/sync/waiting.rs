@@ -9,7 +9,7 @@
 //! - A slice has its own clock. Wake-ups that were in vain, and signals, do not put its end off,
 //!   however often they come.
 //! - It comes up likewise before it sleeps once something has been closed that it may wait by: see
-//!   [`closings`](super::closings).
+//!   [`closings`].
 //! - A wait that came up and is called again goes on where it was: the clock of its slice is kept
 //!   by its thread.
 //! - Who has never prepared leaves no trace. Who gives up afterwards says so ([`Wait::give_up`]).
