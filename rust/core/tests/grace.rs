@@ -17,7 +17,7 @@ use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{MessageMeta, Payload};
 use fastmp_core::channel::transport::{BatchMessage, Outgoing};
-use fastmp_core::deadline::Graced;
+use fastmp_core::deadline::{Graced, Patience};
 use fastmp_core::fault::{Action, arm};
 use fastmp_core::{Deadline, Error};
 
@@ -94,6 +94,10 @@ fn of_a_queue() {
                     let _ = queue.get(&mut Vec::new(), &mut Vec::new(), call);
                     let _ = queue.get_many(&mut Vec::new(), &mut Vec::new(), 5, call);
                     let _ = queue.wait(Deadline::PASSED);
+                    // Who only tries has none, nor for what comes with a message that was not got.
+                    let _ = queue.try_put(&mut Outgoing { meta: META, payload: &mut payload(), fds: &[] });
+                    let _ = queue.try_get(&mut Vec::new(), &mut Vec::new());
+                    let _ = queue.get_told(&mut Vec::new(), &mut Vec::new(), Patience::Spin);
                 });
             }
         }
@@ -127,6 +131,8 @@ fn of_a_pipe() {
                 let _ = b.send(&mut Outgoing { meta: META, payload, fds: &[] }, call);
                 let _ = a.wait(call);
                 let _ = a.recv(&mut Vec::new(), &mut Vec::new(), call);
+                let _ = a.try_recv(&mut Vec::new(), &mut Vec::new());
+                let _ = a.recv_told(&mut Vec::new(), &mut Vec::new(), Patience::Spin);
             });
         }
     }

@@ -172,7 +172,11 @@ impl Transport {
         taking: impl FnOnce(),
     ) -> Result<Received> {
         let received = self.take(socket, scratch, fds, patience, taking);
-        self.after_take(socket, matches!(received, Err(Error::Empty)), patience)?;
+        match received {
+            // The lock was not to be had: nothing was taken, nor seen to be empty.
+            Err(Error::WouldBlock | Error::TimedOut | Error::Interrupted) => (),
+            _ => self.after_take(socket, matches!(received, Err(Error::Empty)), patience)?,
+        }
         received
     }
 
@@ -196,6 +200,7 @@ impl Transport {
             match self.take(socket, scratch, fds, patience, &mut taking) {
                 Err(Error::Empty) if self.clear_ready(socket, true, patience)? => return Err(Error::Empty),
                 Err(Error::Empty) => (),
+                received @ Err(Error::WouldBlock | Error::TimedOut | Error::Interrupted) => return received,
                 received => {
                     self.after_take(socket, false, patience)?;
                     return received;
