@@ -227,10 +227,10 @@ def test_what_is_given_to_nobody_is_not_waited_for():
         broadcast.send(number)
     with pytest.raises(errors.Full):
         broadcast.send("more", 0)
-    # As if it had been given away eleven seconds ago: its slot's sixth word.
+    # As if it had been given away eleven seconds ago: its slot's sixth word, in ticks of 2**20 ns.
     fd, at = broadcast._handle()[0], 8192 + 5 * 8
     given = int.from_bytes(os.pread(fd, 8, at), sys.byteorder)
-    os.pwrite(fd, (given - 11_000_000_000).to_bytes(8, sys.byteorder), at)
+    os.pwrite(fd, (given - (11_000_000_000 >> 20)).to_bytes(8, sys.byteorder), at)
     for number in range(4):
         broadcast.send(number, 0)
 

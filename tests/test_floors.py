@@ -77,7 +77,7 @@ ROOMS = {
         broadcast -> turns mutex
         turns condvar robust_semaphore tasks -> waitset
         mutex event semaphore waitset condvar -> waiting probe
-        waiting -> spin
+        waiting -> spin closings
     """,
     "sys": """
         liveness -> owner

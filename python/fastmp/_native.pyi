@@ -546,7 +546,10 @@ class Broadcast:
         """
 
     def close(self) -> None:
-        """Closes it for this process; its readers go on."""
+        """Closes it for this process; its readers go on.
+
+        A `send` that waits in another thread raises ValueError.
+        """
 
     @property
     def closed(self) -> bool:
@@ -634,7 +637,7 @@ class Queue:
     def close(self) -> None:
         """Closes it for this process, and its descriptors with the last call that is under way.
 
-        Messages stay.
+        Calls that wait in other threads raise ValueError. Messages stay.
         """
 
     def join_thread(self) -> None:
@@ -849,7 +852,7 @@ class Connection:
         """
 
     def close(self) -> None:
-        """Closes this end; a recv that waits in another thread raises EOFError."""
+        """Closes this end; a recv that waits in another thread raises EOFError, another call OSError."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *args: object) -> None: ...

@@ -208,6 +208,10 @@ class Queue(_native.Queue):
         return threading.Condition(threading.Lock())
 
 
+# Seconds: some 50 us of work each.
+_A_WHILE = 0.5
+
+
 def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: bool, timeout: float | None) -> Any:
     """`operator[key]`, a get that does not wait, again and again until a process in `watch` has died."""
     from multiprocessing.connection import wait
@@ -229,7 +233,8 @@ def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: 
                 raise
         # One that has died since the look stays, and ends the wait at once.
         living = [process for process in living if process.exitcode != 0]
-        wait([reader, *(process.sentinel for process in living)], left)
+        # Another thread may close the queue, which no poll would notice.
+        wait([reader, *(process.sentinel for process in living)], _A_WHILE if left is None else min(left, _A_WHILE))
 
 
 def worker_died(process: Any) -> WorkerDiedError:

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fastmp_core::channel::pipe::{self, End, Flags};
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::{FOREIGN, Outgoing};
+use fastmp_core::deadline::Graced;
 use fastmp_core::sys::{epoll, socket};
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
@@ -60,8 +61,8 @@ pub fn new_pipe(
 }
 
 /// How long to wait on this end: not at all where the program has set O_NONBLOCK.
-fn patience(end: &End) -> Deadline {
-    if end.is_nonblocking() { Deadline::PASSED } else { Deadline::Never }
+fn patience(end: &End) -> Graced {
+    if end.is_nonblocking() { Graced::alone() } else { Deadline::Never.graced() }
 }
 
 /// A pipe's messages are not in its socket: over that alone a connection would wait for ever.
@@ -139,7 +140,8 @@ impl Connection {
         let sent = match end.attached(py, |end| end.try_send(&mut outgoing)) {
             Some(Ok(())) => return Ok(()),
             Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-                match end.wait(py, |end| end.send(&mut outgoing, patience(end)))? {
+                let mut until = None;
+                match end.wait(py, |end| end.send(&mut outgoing, *until.get_or_insert_with(|| patience(end))))? {
                     Some(Err(Error::Full)) => return Err(os_error(libc::EAGAIN)),
                     done => done,
                 }
@@ -160,9 +162,11 @@ impl Connection {
             let mut fds = Vec::new();
             let received = match end.attached(py, |end| end.try_recv(inbox, &mut fds)) {
                 Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
-                    match end.wait(py, |end| end.recv(inbox, &mut fds, patience(end)))? {
+                    let mut until = None;
+                    match end.wait(py, |end| end.recv(inbox, &mut fds, *until.get_or_insert_with(|| patience(end))))? {
                         Some(Err(Error::Empty)) => return Err(os_error(libc::EAGAIN)),
-                        done => done,
+                        // While it waited.
+                        done => Some(done.unwrap_or(Err(Error::Closed))),
                     }
                 }
                 done => done,
@@ -427,8 +431,8 @@ impl Connection {
         if let Way::Stdlib(connection) = &self.way {
             return connection.bind(py).call_method1("poll", (timeout,))?.is_truthy();
         }
-        let deadline = blocking::deadline(timeout);
-        match self.receiver()?.wait(py, |end| end.wait(deadline))?.ok_or_else(closed)? {
+        let until = blocking::deadline(timeout).graced();
+        match self.receiver()?.wait(py, |end| end.wait(until))?.ok_or_else(closed)? {
             // Also where a descriptor waits that the program has sent by itself.
             Ok(()) | Err(Error::PeerGone | FOREIGN) => Ok(true),
             Err(Error::Empty) => Ok(false),
@@ -465,7 +469,7 @@ impl Connection {
         }
     }
 
-    /// Closes this end; a recv that waits in another thread raises EOFError.
+    /// Closes this end; a recv that waits in another thread raises EOFError, another call OSError.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         match &this.way {

@@ -1,14 +1,14 @@
 //! `Queue`.
 
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core as fcore;
 use fastmp_core::channel::queue::Joined;
-use fastmp_core::channel::ring::{MessageMeta, Payload};
+use fastmp_core::channel::ring::{MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::Outgoing;
-use fastmp_core::deadline::Patience;
+use fastmp_core::deadline::{Graced, Patience};
 use fastmp_core::sys::epoll;
 use fastmp_core::{Deadline, Error};
 use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyRuntimeError, PyValueError};
@@ -88,23 +88,36 @@ impl Queue {
         message::with_inbox(|inbox| {
             let mut fds = Vec::new();
             let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
-                // Who was told by the descriptor finds the message, though its sender is not quite
-                // done.
-                Some(Err(Error::Empty)) if !block => match Self::is_announced(py, queue)? {
-                    Some(true) => {
-                        let deadline = Deadline::after(ANNOUNCED);
-                        queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
+                Some(Err(e @ (Error::Empty | Error::WouldBlock | Error::Interrupted))) => {
+                    let until = match (block, e) {
+                        // Who was told by the descriptor finds the message, though its sender is
+                        // not quite done.
+                        (false, Error::Empty) => match Self::is_announced(py, queue)? {
+                            Some(true) => Some(Graced::without(Deadline::after(ANNOUNCED))),
+                            _ => None,
+                        },
+                        _ => Some(blocking::deadline(if block { timeout } else { Some(0.0) }).graced()),
+                    };
+                    match until {
+                        Some(until) => Self::wait_to_get(py, queue, inbox, &mut fds, until)?,
+                        None => Some(Err(Error::Empty)),
                     }
-                    _ => Some(Err(Error::Empty)),
-                },
-                Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
-                    let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-                    queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
                 }
                 done => done,
             };
             message::decode(py, received.ok_or_else(|| Self::closed(slf))?.map_err(raise)?, inbox, fds)
         })
+    }
+
+    #[inline(never)]
+    fn wait_to_get(
+        py: Python<'_>,
+        queue: &Closing<fcore::channel::queue::Queue>,
+        inbox: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+        until: Graced,
+    ) -> PyResult<Option<fcore::Result<Received>>> {
+        queue.wait(py, |queue| queue.get(inbox, fds, until))
     }
 
     /// Is a message just being put? Not waited for attached; None if it is closed.
@@ -131,7 +144,7 @@ impl Queue {
             Some(Ok(())) => return Ok(()),
             Some(Err(Error::Full)) if !block => Some(Err(Error::Full)),
             Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-                queue.wait(py, |queue| queue.put(&mut outgoing, deadline))?
+                Self::wait_to_put(py, queue, &mut outgoing, deadline)?
             }
             done => done,
         };
@@ -141,6 +154,17 @@ impl Queue {
             }
             _ => raise(e),
         })
+    }
+
+    #[inline(never)]
+    fn wait_to_put(
+        py: Python<'_>,
+        queue: &Closing<fcore::channel::queue::Queue>,
+        outgoing: &mut Outgoing<'_, '_>,
+        deadline: Deadline,
+    ) -> PyResult<Option<fcore::Result<()>>> {
+        let until = deadline.graced();
+        queue.wait(py, |queue| queue.put(outgoing, until))
     }
 
     /// Get an object, for a task that cannot wait: `told` if it has waited for readiness.
@@ -420,7 +444,7 @@ impl Queue {
 
     /// Closes it for this process, and its descriptors with the last call that is under way.
     ///
-    /// Messages stay.
+    /// Calls that wait in other threads raise ValueError. Messages stay.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         this.made()?.close(slf.py(), |queue| {

@@ -24,7 +24,7 @@ use crate::channel::format::{BASES, RINGS, TABLE};
 use crate::channel::ring::{BASE_OF_TINY, Received, Ring, RingConfig, RingState};
 use crate::channel::transport::{FOREIGN, Outgoing, SOCKET_FULL, Transport};
 use crate::channel::wait::WaitPlace;
-use crate::deadline::{Deadline, Patience, now};
+use crate::deadline::{Deadline, Graced, Patience, now};
 use crate::error::{Error, Result};
 use crate::facade::{self, Ordering};
 use crate::kill_point;
@@ -203,12 +203,13 @@ impl End {
         sent.map_err(|e| if e == SOCKET_FULL { Error::Full } else { e })
     }
 
-    /// Send, waiting until `deadline` for room.
+    /// Send, waiting until the deadline for room.
     ///
     /// # Errors
     /// `PeerGone` if nobody could ever receive it; `Full` at the deadline; `Interrupted`;
     /// `OutOfMemory`. Nothing has been sent then.
-    pub fn send(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
+    pub fn send(&self, outgoing: &mut Outgoing<'_, '_>, until: impl Into<Graced>) -> Result<()> {
+        let until = until.into();
         let ring = self.outgoing.ring();
         let place = WaitPlace {
             waiters: &ring.state().not_full,
@@ -218,9 +219,9 @@ impl End {
             waits: None,
         };
         place.wait(
-            deadline,
+            until.deadline(),
             || {
-                let sent = self.send_once(outgoing, Patience::Sleep(deadline));
+                let sent = self.send_once(outgoing, Patience::Sleep(until));
                 if sent == Err(Error::Full) {
                     // About to wait: is it worth while?
                     self.asked.store(0, Ordering::Relaxed);
@@ -288,18 +289,20 @@ impl End {
         sent
     }
 
-    /// Receive, waiting until `deadline` for a message.
+    /// Receive, waiting until the deadline for a message.
     ///
     /// # Errors
     /// `PeerGone` if no message is left and none can come; `Closed` when this end is closed
     /// meanwhile; `Empty` at the deadline; `Interrupted`; `Corrupted`.
-    pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
+    pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, until: impl Into<Graced>) -> Result<Received> {
+        let until = until.into();
+        let deadline = until.deadline();
         let mut late = false;
         let mut due = Deadline::Never;
         loop {
-            match self.recv_once(scratch, fds, Patience::Sleep(deadline)) {
+            match self.recv_once(scratch, fds, Patience::Sleep(until)) {
                 Err(Error::Empty) if late => return Err(Error::Empty),
-                Err(Error::Empty) => self.wait(deadline)?,
+                Err(Error::Empty) => self.wait(until)?,
                 Err(Error::TimedOut) => return Err(Error::Empty),
                 done => return done,
             }
@@ -318,7 +321,9 @@ impl End {
     ///
     /// # Errors
     /// As for [`recv`](Self::recv).
-    pub fn wait(&self, deadline: Deadline) -> Result<()> {
+    pub fn wait(&self, until: impl Into<Graced>) -> Result<()> {
+        let until = until.into();
+        let (deadline, brief) = (until.deadline(), || Patience::Sleep(until).brief());
         let ring = self.incoming.ring();
         if ring.looks_ready() {
             return Ok(());
@@ -343,7 +348,7 @@ impl End {
                         if seen.readable
                             && (state.watched.load(Ordering::Relaxed) != 0 || state.not_full.is_waited_on())
                         {
-                            let cleared = self.incoming.clear_ready(self.socket.as_fd(), true);
+                            let cleared = self.incoming.clear_ready(self.socket.as_fd(), true, brief());
                             if cleared == Err(FOREIGN) {
                                 return Err(FOREIGN);
                             }
@@ -352,7 +357,7 @@ impl End {
                     }
                 };
             }
-            if !self.incoming.clear_ready(self.socket.as_fd(), readable)? {
+            if !self.incoming.clear_ready(self.socket.as_fd(), readable, brief())? {
                 return Ok(());
             }
             kill_point!("pipe.parking");
@@ -379,11 +384,12 @@ impl End {
     /// # Errors
     /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
+        let patience = Patience::sleep(Deadline::PASSED);
         if self.flags.readable {
-            self.watch_receiving()?;
+            self.incoming.watch(self.socket.as_fd(), patience)?;
         }
         if self.flags.writable {
-            self.watch_sending();
+            self.outgoing.watch_sending(self.socket.as_fd(), patience);
         }
         Ok(self.socket.as_fd())
     }
@@ -393,13 +399,13 @@ impl End {
     /// # Errors
     /// As for [`watch`](Self::watch).
     pub fn watch_receiving(&self) -> Result<BorrowedFd<'_>> {
-        self.incoming.watch(self.socket.as_fd())?;
+        self.incoming.watch(self.socket.as_fd(), Patience::sleep(Deadline::PASSED))?;
         Ok(self.socket.as_fd())
     }
 
     /// One that is writable while a message of 16 KiB may be sent without waiting, from now on.
     pub fn watch_sending(&self) -> BorrowedFd<'_> {
-        self.outgoing.watch_sending(self.socket.as_fd());
+        self.outgoing.watch_sending(self.socket.as_fd(), Patience::sleep(Deadline::PASSED));
         self.socket.as_fd()
     }
 
@@ -424,9 +430,16 @@ impl End {
         self.outgoing.ring().age(messages, fds)
     }
 
-    /// Have the waits of other threads on this end come to an end.
+    /// Have the waits of other threads on this end come to an end: of those who receive at the end
+    /// of their slice.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Have who waits to send look again: it is closed here, see
+    /// [`closings`](crate::sync::closings).
+    pub fn wake_all(&self) {
+        self.outgoing.ring().state().not_full.notify_all();
     }
 }
 

@@ -24,7 +24,7 @@ use crate::channel::format::{BASES, QUEUE, RINGS, TABLE};
 use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig};
 use crate::channel::transport::{Outgoing, SOCKET_FULL, Transport};
 use crate::channel::wait::WaitPlace;
-use crate::deadline::{Deadline, Patience};
+use crate::deadline::{Deadline, Graced, Patience};
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU64, Ordering};
 use crate::kill_point;
@@ -126,6 +126,16 @@ impl Queue {
         self.segment.close_fd();
     }
 
+    /// Have whoever waits for it look again, in whatever way: it is closed here, see
+    /// [`closings`](crate::sync::closings).
+    pub fn wake_all(&self) {
+        let ring = self.ring().state();
+        ring.not_empty.notify_all();
+        ring.not_full.notify_all();
+        self.state.room.wake();
+        self.state.tasks.look_again();
+    }
+
     /// Bound what is unread by bytes of payload too, before anybody else has the queue; 0: not.
     pub fn bound_bytes(&self, max_bytes: u64) {
         self.ring().set_max_bytes(max_bytes);
@@ -178,7 +188,7 @@ impl Queue {
         let full = |e| if e == SOCKET_FULL { Error::Full } else { e };
         match self.transport.send(self.writer.as_fd(), outgoing, patience) {
             Err(SOCKET_FULL) => {
-                match self.transport.discard_stale(self.reader.as_fd(), self.writer.as_fd()) {
+                match self.transport.discard_stale(self.reader.as_fd(), self.writer.as_fd(), patience.brief()) {
                     Ok(true) => (),
                     // Somebody has a lock for longer than it takes to see: full, for all one knows.
                     Ok(false) | Err(Error::TimedOut) => return Err(Error::Full),
@@ -193,13 +203,14 @@ impl Queue {
         Ok(())
     }
 
-    /// Put, waiting until `deadline` for room.
+    /// Put, waiting until the deadline for room.
     ///
     /// # Errors
     /// `Full` at the deadline; `TooLarge` if there never will be; `Interrupted`; `OutOfMemory`.
     /// Nothing has been put then, and `outgoing` is as it was.
-    pub fn put(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
-        self.wait_to_put(deadline, || self.put_once(outgoing, Patience::Sleep(deadline)))
+    pub fn put(&self, outgoing: &mut Outgoing<'_, '_>, until: impl Into<Graced>) -> Result<()> {
+        let until = until.into();
+        self.wait_to_put(until.deadline(), || self.put_once(outgoing, Patience::Sleep(until)))
     }
 
     fn wait_to_put<T>(&self, deadline: Deadline, attempt: impl FnMut() -> Result<T>) -> Result<T> {
@@ -246,7 +257,7 @@ impl Queue {
             true => self.transport.recv_told(socket, scratch, fds, patience, || ()),
             false => self.transport.recv(socket, scratch, fds, patience, || ()),
         };
-        self.after_get(received)
+        self.after_get(received, patience)
     }
 
     #[inline(never)]
@@ -271,14 +282,14 @@ impl Queue {
         if let (Err(_), Some(taker), true) = (&received, taker, has_taken) {
             taker.has_not_taken(1);
         }
-        self.after_get(received)
+        self.after_get(received, patience)
     }
 
     #[inline]
-    fn after_get(&self, received: Result<Received>) -> Result<Received> {
+    fn after_get(&self, received: Result<Received>, patience: Patience) -> Result<Received> {
         match &received {
             Ok(_) => self.has_got(),
-            Err(Error::Empty) => return Err(self.after_nothing()),
+            Err(Error::Empty) => return Err(self.after_nothing(patience)),
             Err(_) => (),
         }
         received
@@ -312,13 +323,14 @@ impl Queue {
         self.put_once(outgoing, patience)
     }
 
-    /// Get, waiting until `deadline` for a message.
+    /// Get, waiting until the deadline for a message.
     ///
     /// # Errors
     /// `Empty` at the deadline; `Interrupted`; `Corrupted`.
-    pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
-        let attempt = || self.get_once(scratch, fds, Patience::Sleep(deadline), false);
-        self.getters().wait(deadline, attempt, || self.ring().looks_ready())
+    pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, until: impl Into<Graced>) -> Result<Received> {
+        let until = until.into();
+        let attempt = || self.get_once(scratch, fds, Patience::Sleep(until), false);
+        self.getters().wait(until.deadline(), attempt, || self.ring().looks_ready())
     }
 
     fn getters(&self) -> WaitPlace<'_> {
@@ -364,9 +376,10 @@ impl Queue {
     /// # Errors
     /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
-        self.transport.watch(self.reader.as_fd())?;
+        let patience = Patience::sleep(Deadline::PASSED);
+        self.transport.watch(self.reader.as_fd(), patience)?;
         if self.ring().is_shut() {
-            self.finish_shutting();
+            self.finish_shutting(patience);
         }
         Ok(self.reader.as_fd())
     }
@@ -374,11 +387,12 @@ impl Queue {
     /// A descriptor that is writable while a put need not wait for room, from now on. (Late while
     /// descriptors that were sent before the queue was full wait to be received.)
     pub fn watch_sending(&self) -> BorrowedFd<'_> {
+        let patience = Patience::sleep(Deadline::PASSED);
         // Whoever made room may have been killed before it said so.
         if self.transport.is_said_full() {
-            self.transport.tell_room(self.reader.as_fd());
+            self.transport.tell_room(self.reader.as_fd(), patience);
         }
-        self.transport.watch_sending(self.writer.as_fd());
+        self.transport.watch_sending(self.writer.as_fd(), patience);
         self.writer.as_fd()
     }
 }

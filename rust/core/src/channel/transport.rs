@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::channel::ring::{GetGuard, MessageMeta, Payload, PutGuard, Received, Ring};
 use crate::channel::writable;
-use crate::deadline::{Deadline, Patience};
+use crate::deadline::Patience;
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -172,7 +172,11 @@ impl Transport {
         taking: impl FnOnce(),
     ) -> Result<Received> {
         let received = self.take(socket, scratch, fds, patience, taking);
-        self.after_take(socket, matches!(received, Err(Error::Empty)), patience)?;
+        match received {
+            // The lock was not to be had: nothing was taken, nor seen to be empty.
+            Err(Error::WouldBlock | Error::TimedOut | Error::Interrupted) => (),
+            _ => self.after_take(socket, matches!(received, Err(Error::Empty)), patience)?,
+        }
         received
     }
 
@@ -194,8 +198,9 @@ impl Transport {
         // What was not there a moment ago may be gone again, but hardly again and again.
         for _ in 0..4 {
             match self.take(socket, scratch, fds, patience, &mut taking) {
-                Err(Error::Empty) if self.try_clear_ready(socket, true, patience)? => return Err(Error::Empty),
+                Err(Error::Empty) if self.clear_ready(socket, true, patience)? => return Err(Error::Empty),
                 Err(Error::Empty) => (),
+                received @ Err(Error::WouldBlock | Error::TimedOut | Error::Interrupted) => return received,
                 received => {
                     self.after_take(socket, false, patience)?;
                     return received;
@@ -216,14 +221,14 @@ impl Transport {
             // readable. Failing at this costs a needless call, and must not cost the message.
             // Whoever must not sleep, and has nothing, is not held up by a stopped sender.
             let cleared = match patience {
-                Patience::Spin if nothing => self.try_clear_ready(socket, true, Patience::Spin),
-                _ => self.clear_ready(socket, nothing),
+                Patience::Spin if nothing => self.clear_ready(socket, true, Patience::Spin),
+                _ => self.clear_ready(socket, nothing, patience.brief_at_least()),
             };
             if cleared == Err(FOREIGN) && nothing {
                 return Err(FOREIGN);
             }
         } else if watched & FULL != 0 {
-            self.tell_room(socket);
+            self.tell_room(socket, patience.brief_at_least());
         }
         Ok(())
     }
@@ -284,17 +289,12 @@ impl Transport {
 
     /// Take the ready packet away if the ring is empty; is it? `force`: the socket was readable
     /// although no ready packet is known of: a sender was killed between sending something and
-    /// saying so.
+    /// saying so. `patience` is for the locks: when it is at an end the ring counts as empty.
     ///
     /// # Errors
-    /// `Os`, or `Corrupted` if the ring is.
+    /// `WouldBlock` without patience; `Os`, or `Corrupted` if the ring is.
     #[cold]
-    pub fn clear_ready(&self, socket: BorrowedFd<'_>, force: bool) -> Result<bool> {
-        self.try_clear_ready(socket, force, Patience::Sleep(Deadline::PASSED))
-    }
-
-    /// The same, with `patience` for the locks: without any it may give `WouldBlock`.
-    fn try_clear_ready(&self, socket: BorrowedFd<'_>, force: bool, patience: Patience) -> Result<bool> {
+    pub fn clear_ready(&self, socket: BorrowedFd<'_>, force: bool, patience: Patience) -> Result<bool> {
         loop {
             // The get lock first: a receiver may have taken the last message and not yet its
             // packet.
@@ -340,9 +340,9 @@ impl Transport {
     /// # Errors
     /// Those of the locks; `Corrupted`.
     #[cold]
-    pub fn discard_stale(&self, reader: BorrowedFd<'_>, writer: BorrowedFd<'_>) -> Result<bool> {
-        let getting = self.ring.get_guard(Patience::Sleep(Deadline::PASSED))?;
-        let putting = self.ring.put_guard(Patience::Sleep(Deadline::PASSED))?;
+    pub fn discard_stale(&self, reader: BorrowedFd<'_>, writer: BorrowedFd<'_>, patience: Patience) -> Result<bool> {
+        let getting = self.ring.get_guard(patience)?;
+        let putting = self.ring.put_guard(patience)?;
         let Some(needed) = getting.first_fds_id()? else {
             putting.set_ready(false);
             socket::drain(reader);
@@ -444,9 +444,9 @@ impl Transport {
     ///
     /// # Errors
     /// As for [`clear_ready`](Self::clear_ready).
-    pub fn watch(&self, socket: BorrowedFd<'_>) -> Result<()> {
+    pub fn watch(&self, socket: BorrowedFd<'_>, patience: Patience) -> Result<()> {
         if self.ring.state().watched.fetch_or(RECEIVER, Ordering::SeqCst) & RECEIVER == 0 {
-            match self.clear_ready(socket, false) {
+            match self.clear_ready(socket, false, patience) {
                 Ok(_) | Err(FOREIGN) => (),
                 Err(e) => return Err(e),
             }

@@ -68,7 +68,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::channel::ring::{Payload, PutGuard};
 use crate::channel::transport::{FULL, SENDER, Transport};
-use crate::deadline::{Deadline, Patience};
+use crate::deadline::Patience;
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -77,7 +77,7 @@ use crate::sys::socket::{self, Head};
 impl Transport {
     /// The sending end's descriptor, which is `socket`, has been asked for: the program may send by
     /// it, set O_NONBLOCK, and wait until it is writable.
-    pub fn watch_sending(&self, socket: BorrowedFd<'_>) {
+    pub fn watch_sending(&self, socket: BorrowedFd<'_>, patience: Patience) {
         let ring = self.ring();
         let mut is_new = false;
         if !ring.tells_room() {
@@ -86,7 +86,7 @@ impl Transport {
             is_new = ring.begin_to_tell_room();
         }
         // A sender that has not seen that yet holds the lock.
-        self.tell_if_full(socket, Patience::Sleep(Deadline::PASSED), is_new);
+        self.tell_if_full(socket, patience, is_new);
     }
 
     /// If the ring is full the socket says so from now on. `always`: look under the lock, whatever
@@ -144,12 +144,12 @@ impl Transport {
 
     /// There is `FULL`: if there is room too, the fillers go. `socket` is the receivers' end.
     #[cold]
-    pub(super) fn tell_room(&self, socket: BorrowedFd<'_>) {
+    pub(super) fn tell_room(&self, socket: BorrowedFd<'_>, patience: Patience) {
         let ring = self.ring();
         let has_room = || (ring.has_room_again() && !ring.is_nearly_full()) || ring.is_shut();
         while has_room() {
-            let both = ring.get_guard(Patience::Sleep(Deadline::PASSED));
-            match both.and_then(|getting| Ok((ring.put_guard(Patience::Sleep(Deadline::PASSED))?, getting))) {
+            let both = ring.get_guard(patience);
+            match both.and_then(|getting| Ok((ring.put_guard(patience)?, getting))) {
                 // Who received a message has it, and sees to signals when it returns.
                 Err(Error::Interrupted) => continue,
                 Err(_) => return,
@@ -170,7 +170,7 @@ impl Transport {
                 return;
             }
             // Another has emptied it meanwhile. What is wrong with the ring the next call will say.
-            let _ = self.clear_ready(socket, false);
+            let _ = self.clear_ready(socket, false, patience);
             return;
         }
     }

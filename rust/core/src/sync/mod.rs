@@ -2,6 +2,7 @@
 
 pub mod barrier;
 pub mod broadcast;
+pub mod closings;
 pub mod condition;
 pub mod condvar;
 pub mod event;

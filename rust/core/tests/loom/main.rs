@@ -9,9 +9,12 @@
 
 mod barrier;
 mod broadcast;
+mod closing;
 mod condvar;
 mod event;
 mod mutex;
+mod readers;
+mod ring;
 mod robust_semaphore;
 mod semaphore;
 mod shutdown;

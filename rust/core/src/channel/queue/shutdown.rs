@@ -39,14 +39,10 @@ impl Queue {
     /// `Interrupted`: call it again; `Corrupted`.
     pub fn shut_down(&self, immediate: bool) -> Result<()> {
         let cut = || self.state.cut.store(self.ring().messages_out(), Ordering::Release);
-        let patience = Patience::Sleep(Deadline::Never);
+        let patience = Patience::sleep(Deadline::Never);
         self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)?;
         kill_point!("queue.shut.before_wake");
-        let ring = self.ring().state();
-        ring.not_empty.notify_all();
-        ring.not_full.notify_all();
-        self.state.room.wake();
-        self.state.tasks.look_again();
+        self.wake_all();
         self.drain(patience, usize::MAX)?;
         if self.ring().is_terminated() {
             // Descriptors of what was thrown away.
@@ -75,7 +71,7 @@ impl Queue {
     /// Nothing was got. Is it because nothing will come any more? Then what a dead one has not
     /// finished is finished.
     #[cold]
-    pub(super) fn after_nothing(&self) -> Error {
+    pub(super) fn after_nothing(&self, patience: Patience) -> Error {
         if !self.ring().is_shut() {
             return Error::Empty;
         }
@@ -83,15 +79,14 @@ impl Queue {
         if !self.ring().is_empty() {
             return Error::WouldBlock;
         }
-        self.finish_shutting();
+        self.finish_shutting(patience.brief_at_least());
         Error::ShutDown
     }
 
     /// What a killed process may have left undone. Nobody waits for it, nor does it fail.
     #[cold]
-    pub(super) fn finish_shutting(&self) {
+    pub(super) fn finish_shutting(&self, patience: Patience) {
         let has_left = self.ring().is_terminated() && self.ring().looks_ready();
-        let patience = Patience::Sleep(Deadline::PASSED);
         if has_left {
             let _ = self.drain(patience, AT_A_TIME);
         }
