@@ -4,6 +4,7 @@ pub mod barrier;
 pub mod broadcast;
 pub mod condition;
 pub mod condvar;
+pub mod custody;
 pub mod event;
 pub mod lock;
 pub mod mutex;
