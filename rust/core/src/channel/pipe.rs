@@ -216,6 +216,7 @@ impl End {
             none: Error::Full,
             extents: &self.extents,
             waits: None,
+            mender: None,
         };
         place.wait(
             deadline,

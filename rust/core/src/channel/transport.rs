@@ -122,7 +122,7 @@ impl Transport {
         Ok(put)
     }
 
-    fn make_ready(putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> Result<()> {
+    pub(super) fn make_ready(putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> Result<()> {
         if !putting.is_ready() {
             if !socket::send_ready(socket)? {
                 return Err(SOCKET_FULL);
@@ -207,7 +207,7 @@ impl Transport {
 
     /// The socket says what is true of the ring now.
     #[inline]
-    fn after_take(&self, socket: BorrowedFd<'_>, nothing: bool, patience: Patience) -> Result<()> {
+    pub(super) fn after_take(&self, socket: BorrowedFd<'_>, nothing: bool, patience: Patience) -> Result<()> {
         // SeqCst: whoever begins to watch either sees the ring empty, or is seen here. So does a
         // sender that says that it is full.
         let watched = self.ring.state().watched.load(Ordering::SeqCst);
@@ -294,7 +294,7 @@ impl Transport {
     }
 
     /// The same, with `patience` for the locks: without any it may give `WouldBlock`.
-    fn try_clear_ready(&self, socket: BorrowedFd<'_>, force: bool, patience: Patience) -> Result<bool> {
+    pub(super) fn try_clear_ready(&self, socket: BorrowedFd<'_>, force: bool, patience: Patience) -> Result<bool> {
         loop {
             // The get lock first: a receiver may have taken the last message and not yet its
             // packet.

@@ -198,7 +198,7 @@ impl OwnedExtent {
     }
 
     /// It is no longer this process's.
-    fn forget(mut self) {
+    pub(super) fn forget(mut self) {
         self.generation = 0;
     }
 

@@ -95,6 +95,9 @@ impl Queue {
         most: usize,
         patience: Patience,
     ) -> Result<Found> {
+        if let Some(keeper) = self.keeper.get() {
+            return self.get_some_kept(keeper, scratch, metas, most, patience);
+        }
         let taker = self.taker();
         let taking = |tasks| {
             if let Some(taker) = taker {
@@ -117,7 +120,7 @@ impl Queue {
                 self.has_got();
                 Ok(Found::Run(many))
             }
-            Err(Error::Empty) => Err(self.after_nothing()),
+            Err(Error::Empty) => Err(self.after_nothing(patience)),
             Err(e) => Err(e),
         }
     }

@@ -38,8 +38,14 @@ impl Queue {
     /// # Errors
     /// `Interrupted`: call it again; `Corrupted`.
     pub fn shut_down(&self, immediate: bool) -> Result<()> {
-        let cut = || self.state.cut.store(self.ring().messages_out(), Ordering::Release);
         let patience = Patience::Sleep(Deadline::Never);
+        // What takers have died with is in front, and thrown away as well.
+        self.mend_custody(true, patience);
+        let cut = || {
+            self.settle_custody();
+            let taken = self.ring().messages_out().saturating_sub(self.ring().in_front());
+            self.state.cut.store(taken, Ordering::Release);
+        };
         self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)?;
         kill_point!("queue.shut.before_wake");
         let ring = self.ring().state();
@@ -57,9 +63,13 @@ impl Queue {
 
     /// Throw away what is left of a queue that is terminated, `most` messages at most.
     fn drain(&self, patience: Patience, most: usize) -> Result<()> {
+        if self.ring().is_terminated() {
+            self.throw_front_away(patience)?;
+        }
         let mut scratch = Vec::new();
         for _ in 0..most {
             let getting = self.ring().get_guard(patience)?;
+            self.settle_custody();
             let thrown = getting.throw_away(&mut scratch);
             drop(getting);
             kill_point!("queue.thrown_away");
@@ -75,7 +85,16 @@ impl Queue {
     /// Nothing was got. Is it because nothing will come any more? Then what a dead one has not
     /// finished is finished.
     #[cold]
-    pub(super) fn after_nothing(&self) -> Error {
+    pub(super) fn after_nothing(&self, patience: Patience) -> Error {
+        if self.keeps_messages() {
+            // If it is to end this is the last chance for what a dead taker held.
+            let is_last = self.ring().is_shut() && !self.ring().is_terminated();
+            if self.mend_custody(is_last, patience) {
+                return Error::WouldBlock;
+            }
+        } else if self.ring().in_front() > 0 {
+            return Error::Corrupted("messages have come back to a queue that keeps none");
+        }
         if !self.ring().is_shut() {
             return Error::Empty;
         }

@@ -110,7 +110,7 @@ impl<'a> GetGuard<'a> {
     }
 
     #[inline(always)]
-    fn next(&self) -> Result<Option<Record<'_>>> {
+    pub(super) fn next(&self) -> Result<Option<Record<'_>>> {
         let ring = self.ring;
         let state = &*ring.state;
         let head = Cursor(state.head.load(Ordering::Relaxed));
@@ -163,17 +163,18 @@ impl<'a> GetGuard<'a> {
     }
 }
 
-struct Record<'a> {
-    mapping: Where<'a>,
-    offset: usize,
-    len: usize,
-    kind: u8,
-    meta: MessageMeta,
-    head: Cursor,
+pub(super) struct Record<'a> {
+    pub(super) mapping: Where<'a>,
+    /// Of the payload.
+    pub(super) offset: usize,
+    pub(super) len: usize,
+    pub(super) kind: u8,
+    pub(super) meta: MessageMeta,
+    pub(super) head: Cursor,
     fds_id: u64,
-    next: Cursor,
+    pub(super) next: Cursor,
     /// The chunk that the link to this record leaves.
-    left: Option<u64>,
+    pub(super) left: Option<u64>,
 }
 
 impl Drop for GetGuard<'_> {
