@@ -10,6 +10,7 @@
 mod barrier;
 mod broadcast;
 mod condvar;
+mod custody;
 mod event;
 mod mutex;
 mod robust_semaphore;
