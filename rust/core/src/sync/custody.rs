@@ -71,8 +71,8 @@
 //! - of who takes what has come back: it is a taker like any other.
 //!
 //! # Who is looked at
-//! Whoever waits for a message looks at the owners at the end of its slice, if nobody else has done
-//! so for [`LOOK_EVERY`]. Each is asked about in a cheap way, a few ([`THOROUGH`]) thoroughly: so
+//! Whoever asks for a message looks at the owners first, and whoever waits for one at the end of its
+//! slice, if nobody else has done so for [`LOOK_EVERY`]. Each is asked about in a cheap way, a few ([`THOROUGH`]) thoroughly: so
 //! many a look that waiting costs no more than a thousandth of a core. A killed process that nobody
 //! has waited for (a zombie, not a child of who looks) needs the latter; where more than that many
 //! hold something, and few wait, it is found a slice or some later.

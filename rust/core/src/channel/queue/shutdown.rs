@@ -89,7 +89,7 @@ impl Queue {
         if self.keeps_messages() {
             // If it is to end this is the last chance for what a dead taker held.
             let is_last = self.ring().is_shut() && !self.ring().is_terminated();
-            if self.mend_custody(is_last, patience) {
+            if is_last && self.mend_custody(true, patience) {
                 return Error::WouldBlock;
             }
         } else if self.ring().in_front() > 0 {

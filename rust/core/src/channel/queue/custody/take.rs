@@ -126,6 +126,11 @@ impl Queue {
     /// Take `most` at most of what comes first. Records are all that is in `records` then.
     fn take(&self, keeper: &Arc<Keeper>, most: usize, records: &mut Vec<u8>, patience: Patience) -> Result<Taken> {
         records.clear();
+        // However much there is to take: what comes back comes first. Who must not sleep leaves
+        // that to its next attempt, which may.
+        if self.look_after(keeper, false, patience) && patience == Patience::Spin {
+            return Err(Error::WouldBlock);
+        }
         let index = self.bay(keeper, patience)?;
         let (me, custody, ring) = (liveness::me(), keeper.custody(), self.ring());
         // It may be found before the lock is taken: a look at a table.
