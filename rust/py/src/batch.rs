@@ -15,7 +15,7 @@ use pyo3::types::PyList;
 use crate::capi::call::{Answer, Args, Method};
 use crate::capi::operator::Operator;
 use crate::errors::raise;
-use crate::queue::{ANNOUNCED, Queue, too_large};
+use crate::queue::{ANNOUNCED, Queue, no_descriptors, too_large};
 use crate::{blocking, message};
 
 /// Room for so many results is made at once.
@@ -59,6 +59,9 @@ impl Outbox {
         let mut encoded = encoding.complete(obj)?;
         let (meta, fds) = (encoded.meta(), std::mem::take(&mut encoded.fds));
         let open = Queue::open(queue)?;
+        if !fds.is_empty() && Queue::requeues(py, open) {
+            return Err(no_descriptors());
+        }
         encoded.with_payload(
             py,
             |bytes| open.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed)),
@@ -246,8 +249,10 @@ fn get_many<'py>(
             done => done,
         };
         inbox.add(first.ok_or_else(|| Queue::closed(slf))?.map_err(raise)?);
-        // The rest of what is there. No error comes before what has been got.
-        while inbox.count < most && queue.attached(py, |queue| queue.ring().looks_ready()) == Some(true) {
+        // The rest of what is there. No error comes before what has been got. Where what is got
+        // comes back if it must, that is what was taken in one step.
+        let goes_on = !Queue::requeues(py, queue);
+        while goes_on && inbox.count < most && queue.attached(py, |queue| queue.ring().looks_ready()) == Some(true) {
             let (left, metas) = (most - inbox.count, &mut inbox.metas);
             let more = || queue.with(|queue| queue.get_many(bytes, metas, left, Deadline::PASSED));
             match py.detach(more) {

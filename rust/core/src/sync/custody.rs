@@ -587,10 +587,11 @@ impl<'a> Custody<'a> {
         bay.word.store(me.word() | IDLE, Ordering::Release);
     }
 
-    /// A process ends normally: all that its threads hold is done. Its memory is given back by
-    /// others, who find the bays of one who has gone.
-    pub fn acknowledge_all(&self, me: Owner) {
-        for bay in self.used() {
+    /// A process ends normally: all that its threads hold is done, or what one of them holds. Its
+    /// memory is given back by others, who find the bays of one who has gone.
+    pub fn acknowledge_all(&self, me: Owner, of: Option<u32>) {
+        let bays = self.used().iter();
+        for bay in bays.filter(|bay| of.is_none_or(|thread| bay.is_of(me, thread))) {
             let (held, cleaning) = (me.word() | HELD, me.word() | CLEANING);
             let _ = bay.word.compare_exchange(held, cleaning, Ordering::AcqRel, Ordering::Relaxed);
         }

@@ -85,9 +85,18 @@ pub(super) fn brief() -> Patience {
 /// This process ends normally: what its threads have taken, from whatever queue, is acknowledged.
 /// It can be called more than once.
 pub fn acknowledge_all() {
+    acknowledge(None);
+}
+
+/// The calling thread ends normally, likewise, and others may go on.
+pub fn acknowledge_thread() {
+    acknowledge(Some(liveness::thread_id()));
+}
+
+fn acknowledge(of: Option<u32>) {
     let keepers: Vec<_> = KEEPERS.with(|keepers| keepers.iter().filter_map(Weak::upgrade).collect());
     for keeper in keepers {
-        keeper.custody().acknowledge_all(liveness::me());
+        keeper.custody().acknowledge_all(liveness::me(), of);
     }
 }
 
