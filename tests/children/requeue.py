@@ -123,6 +123,8 @@ def work(queue, log, at):
     while True:
         if dice.random() < 0.3:
             batch = queue.get_many(dice.randrange(1, 20))
+            for _ in range(batch.count(None) - 1):
+                queue.put(None)  # that was another's
         else:
             batch = [queue.get()]
         for item in batch:

@@ -100,12 +100,16 @@ impl<'a> GetGuard<'a> {
     }
 
     /// The first number of descriptors that this message or a later one may ask for; None: the ring
-    /// is empty.
+    /// is empty. The put lock is held too.
     ///
     /// # Errors
     /// `Corrupted`.
     pub fn first_fds_id(&self) -> Result<Option<u64>> {
-        let Some(record) = self.next()? else { return Ok(None) };
+        let Some(record) = self.next()? else {
+            // What has come back asks for none.
+            let next = self.ring.state.last_fds_id.load(Ordering::Relaxed).wrapping_add(1);
+            return Ok((self.ring.in_front() > 0).then_some(next));
+        };
         Ok(Some(record.fds_id.wrapping_add(u64::from(record.meta.fds == 0))))
     }
 
