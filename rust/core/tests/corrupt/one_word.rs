@@ -269,6 +269,9 @@ fn kept_life(garbage: &Garbage) {
             8 => _ = queue.watch_sending(),
             _ => _ = life.call("a look at the dead", || Ok(queue.mend_custody(round % 2 == 0, Patience::Moment))),
         }
+        if life.is_over() {
+            break;
+        }
     }
     let [memfd, reader, writer] = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
     let _ = Queue::attach(memfd, reader, writer).map(|queue| recv(&queue, soon()).is_ok());
