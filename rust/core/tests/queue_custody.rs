@@ -7,6 +7,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::Barrier;
 
 use common::channel::{Channel, IDLE, INLINED, LARGE, SMALL, fds, got, put, recv, send, soon};
 use common::{Child, End, KILLED, OK, message, open_fds, read_message, readable, resident, until, words};
@@ -235,11 +236,6 @@ fn who_mends_dies_too() {
             let case = format!("{first}, then {point} {nth}; {len} bytes, {batch} at a time");
             let queue = queue(0);
             (0..10).for_each(|number| put(&queue, 1, number, len));
-            if point == "transport.ready_sent" {
-                // Only an empty queue, and one that is watched, has anything to tell.
-                queue.watch().unwrap();
-                assert_eq!(got_many(&queue, 5).len().min(1), 1);
-            }
             let start = got_many(&queue, 1)[0] + 1;
             let Some(had) = dies_taking(&queue, first, 2, batch) else { continue };
             let words = words();
@@ -259,7 +255,7 @@ fn who_mends_dies_too() {
             assert_eq!(queue.ring().in_front(), 0, "{case}");
         }
     }
-    // An empty queue has a test of its own.
+    // Only an empty queue that is watched has anything to tell: that has a test of its own.
     reached.insert("transport.ready_sent");
     assert_eq!(reached.len(), MENDING.len(), "{reached:?}");
 }
@@ -283,8 +279,10 @@ fn its_descriptor_tells_of_what_comes_back() {
         let (mut bytes, mut fds) = (Vec::new(), Vec::new());
         queue.get_told(&mut bytes, &mut fds, Patience::Moment).unwrap();
         assert_eq!(read_message(&bytes).1, 0);
-        assert!(!readable(&queue.reader()), "{point}");
+        // After a death it may be readable in vain, once.
+        assert!(!readable(&queue.reader()) || !point.is_empty());
         assert_eq!(queue.get_told(&mut bytes, &mut fds, Patience::Moment).unwrap_err(), Error::Empty);
+        assert!(!readable(&queue.reader()), "{point}");
     }
 }
 
@@ -419,19 +417,19 @@ fn threads_have_bays_of_their_own_and_too_many_are_refused() {
     let _turn = common::turn();
     let mut child = Child::fork(|| {
         let queue = queue(0);
-        let words = words();
         put(&queue, 1, 0, SMALL);
+        let (asked, done) = (Barrier::new(BAYS + 1), Barrier::new(BAYS + 1));
         std::thread::scope(|threads| {
             let each = || {
                 let _ = recv(&queue, Deadline::PASSED);
-                words.add(0, 1);
-                common::until("they may go on", || words.get(1) == 1);
+                asked.wait();
+                done.wait();
             };
             let others: Vec<_> = (0..BAYS).map(|_| threads.spawn(each)).collect();
-            common::until("all have asked", || words.get(0) == BAYS as u64);
+            asked.wait();
             let refused = recv(&queue, Deadline::PASSED).unwrap_err();
             assert_eq!(refused, Error::Os(rustix::io::Errno::USERS));
-            words.set(1, 1);
+            done.wait();
             // To the end, destructors and all.
             others.into_iter().for_each(|other| other.join().unwrap());
         });
