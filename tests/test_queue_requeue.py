@@ -9,6 +9,7 @@ import random
 import signal
 import threading
 import time
+from multiprocessing.connection import wait
 
 import fastmp
 import pytest
@@ -314,13 +315,13 @@ def test_shutdown(mp, crew):
 @pytest.mark.method("fork")
 def test_its_descriptor(mp, crew):
     queue = mp.Queue(requeue=True)
-    assert not multiprocessing.connection.wait([queue._reader], 0)
+    assert not wait([queue._reader], 0)
     queue.put(1)
     take_and_die(mp, crew, queue, 1)
     assert queue._reader.poll(10)
-    assert multiprocessing.connection.wait([queue._reader], 0)
+    assert wait([queue._reader], 0)
     assert queue.get(False) == 1
-    assert not multiprocessing.connection.wait([queue._reader], 0)
+    assert not wait([queue._reader], 0)
 
 
 @pytest.mark.method("fork")
