@@ -75,7 +75,7 @@ ROOMS = {
         condition -> condvar lock
         lock barrier robust_semaphore -> mutex
         broadcast -> turns mutex
-        turns condvar robust_semaphore tasks -> waitset
+        turns condvar robust_semaphore tasks custody -> waitset
         mutex event semaphore waitset condvar -> waiting probe
         waiting -> spin closings
     """,

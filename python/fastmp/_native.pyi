@@ -605,7 +605,9 @@ class Queue:
         _handle: tuple[Descriptor, Descriptor, Descriptor, int] | None = None,
         **_kwargs: Any,
     ) -> Self: ...
-    def __init__(self, maxsize: int = 0, *, max_bytes: int | None = None, ctx: object = None) -> None: ...
+    def __init__(
+        self, maxsize: int = 0, *, max_bytes: int | None = None, requeue: bool = False, ctx: object = None
+    ) -> None: ...
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Pickles the object and appends it.
 
@@ -684,6 +686,16 @@ class Queue:
 
         Raises:
             ValueError: it is closed here, and was so when tasks were left.
+        """
+
+    @property
+    def _requeue(self) -> bool:
+        """Whether messages come back whose taker is killed."""
+
+    def _look_after(self, always: bool = False) -> bool:
+        """Looks whether takers have died, with `always` also if somebody has just done so.
+
+        What they had comes back. Waits for no more than a moment.
         """
 
     def _stats(self) -> list[int]:
@@ -946,6 +958,10 @@ def _put_many(queue: Queue, objects: Iterable[Any], block: bool = True, timeout:
         ValueError: the queue is closed here, or one is larger than `max_bytes`; none was appended.
         Exception: whatever iterating and pickling raise; none was appended.
     """
+
+def _acknowledge(thread: bool = False) -> None:
+    """What this process has taken from queues with requeue=True is dealt with, for it ends; or what
+    this thread has."""
 
 def _own_descriptors(cls: _Class) -> _Class:
     """Gives a subclass of a lock or `Guarded` descriptors that name it as their class.

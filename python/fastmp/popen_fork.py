@@ -9,7 +9,7 @@ import sys
 from multiprocessing import popen_fork, util
 from multiprocessing.process import BaseProcess
 
-from . import lifelines
+from . import _native, lifelines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,4 +99,6 @@ def _run(process_obj: BaseProcess, parent_sentinel: int) -> None:
     finally:
         if sys.version_info >= (3, 13):
             atexit._run_exitfuncs()
+        # To end so is to end normally: what was got from queues is dealt with.
+        _native._acknowledge()
         os._exit(code)

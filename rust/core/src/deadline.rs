@@ -159,6 +159,11 @@ pub enum Patience {
 }
 
 impl Patience {
+    /// Does who has it sleep?
+    pub fn sleeps(self) -> bool {
+        matches!(self, Patience::Sleep(_))
+    }
+
     /// When a moment that begins now is over.
     pub fn moment() -> Deadline {
         Deadline::At(now() + NANOS / 3000)

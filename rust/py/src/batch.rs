@@ -16,7 +16,7 @@ use pyo3::types::PyList;
 use crate::capi::call::{Answer, Args, Method};
 use crate::capi::operator::Operator;
 use crate::errors::raise;
-use crate::queue::{ANNOUNCED, Queue, too_large};
+use crate::queue::{ANNOUNCED, Queue, no_descriptors, too_large};
 use crate::{blocking, message};
 
 /// Room for so many results is made at once.
@@ -60,6 +60,9 @@ impl Outbox {
         let mut encoded = encoding.complete(obj)?;
         let (meta, fds) = (encoded.meta(), std::mem::take(&mut encoded.fds));
         let open = Queue::open(queue)?;
+        if !fds.is_empty() && Queue::requeues(py, open) {
+            return Err(no_descriptors());
+        }
         encoded.with_payload(
             py,
             |bytes| open.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed)),
@@ -248,9 +251,10 @@ fn get_many<'py>(
             done => done,
         };
         inbox.add(first.ok_or_else(|| Queue::closed(slf))?.map_err(raise)?);
-        // The rest of what is there, with one grace. No error comes before what has been got.
-        let mut rest = None;
-        while inbox.count < most && queue.attached(py, |queue| queue.ring().looks_ready()) == Some(true) {
+        // The rest of what is there, with one grace. No error comes before what has been got. Where what is got comes
+        // back if it must, that is what was taken in one step.
+        let (mut rest, goes_on) = (None, !Queue::requeues(py, queue));
+        while goes_on && inbox.count < most && queue.attached(py, |queue| queue.ring().looks_ready()) == Some(true) {
             let (left, metas) = (most - inbox.count, &mut inbox.metas);
             let until = *rest.get_or_insert_with(Graced::alone);
             let more = || queue.with(|queue| queue.get_many(bytes, metas, left, until));

@@ -34,6 +34,8 @@ mod _native {
     #[pymodule_export]
     use crate::message::channel_fds::{Token, channel_fd, in_channel, received_fd};
     #[pymodule_export]
+    use crate::queue::acknowledge;
+    #[pymodule_export]
     use crate::sharedctypes::guarded::Guarded;
     #[pymodule_export]
     use crate::sharedctypes::memory::Block;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core as fcore;
-use fastmp_core::channel::queue::Joined;
+use fastmp_core::channel::queue::{Joined, NO_DESCRIPTORS, custody};
 use fastmp_core::channel::ring::{MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::deadline::{Graced, Patience};
@@ -63,6 +63,15 @@ impl Last {
 pub fn too_large(most: Option<u64>, size: u64) -> PyErr {
     let most = most.unwrap_or_default();
     PyValueError::new_err(format!("a message of {size} bytes does not go into a queue of max_bytes={most}"))
+}
+
+/// What carries descriptors cannot come back once its taker is killed.
+#[cold]
+pub fn no_descriptors() -> PyErr {
+    PyValueError::new_err(
+        "a queue with requeue=True takes no object that needs descriptors (a connection, a lock, a queue): \
+         give it to the processes when they are started",
+    )
 }
 
 impl Queue {
@@ -152,6 +161,7 @@ impl Queue {
             (Error::TooLarge, Some(payload)) => {
                 too_large(queue.attached(py, |queue| queue.ring().max_bytes()), payload.size())
             }
+            (NO_DESCRIPTORS, _) if !fds.is_empty() => no_descriptors(),
             _ => raise(e),
         })
     }
@@ -165,6 +175,11 @@ impl Queue {
     ) -> PyResult<Option<fcore::Result<()>>> {
         let until = deadline.graced();
         queue.wait(py, |queue| queue.put(outgoing, until))
+    }
+
+    /// Do messages come back?
+    pub fn requeues(py: Python<'_>, queue: &Closing<fcore::channel::queue::Queue>) -> bool {
+        queue.attached(py, |queue| queue.keeps_messages()) == Some(true)
     }
 
     /// Get an object, for a task that cannot wait: `told` if it has waited for readiness.
@@ -188,7 +203,11 @@ impl Queue {
     pub(crate) fn prepare(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<Prepared> {
         let queue = Self::open(slf)?;
         let extent = |bytes| queue.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed));
-        message::prepare(obj, extent, |size| Self::allows(slf.py(), queue, size))
+        let prepared = message::prepare(obj, extent, |size| Self::allows(slf.py(), queue, size))?;
+        if Self::requeues(slf.py(), queue) && prepared.with(|outgoing| !outgoing.fds.is_empty()) {
+            return Err(no_descriptors());
+        }
+        Ok(prepared)
     }
 
     /// May a message be so large?
@@ -244,8 +263,9 @@ impl Queue {
 #[pymethods]
 impl Queue {
     #[new]
-    #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(maxsize=0, *, max_bytes=None, ctx=None)")]
+    #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(maxsize=0, *, max_bytes=None, requeue=False, ctx=None)")]
     fn new(
+        py: Python<'_>,
         _args: &Bound<'_, PyTuple>,
         ctx: Option<&Bound<'_, PyAny>>,
         _handle: Option<Given>,
@@ -256,13 +276,24 @@ impl Queue {
         if let Some((memfd, reader, writer, _)) = _handle {
             let core =
                 fcore::channel::queue::Queue::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?);
-            let _ = queue.set(Closing::new(core.map_err(raise)?));
+            let core = core.map_err(raise)?;
+            if core.keeps_messages() {
+                acknowledge_at_exit(py)?;
+            }
+            let _ = queue.set(Closing::new(core));
         }
         Ok(Self { queue, last: OnceLock::new(), awaited: AtomicBool::new(false) })
     }
 
-    #[pyo3(signature = (maxsize = 0, *, max_bytes = None, ctx = None))]
-    fn __init__(&self, maxsize: i64, max_bytes: Option<i64>, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    #[pyo3(signature = (maxsize = 0, *, max_bytes = None, requeue = false, ctx = None))]
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        maxsize: i64,
+        max_bytes: Option<i64>,
+        #[pyo3(from_py_with = blocking::truth)] requeue: bool,
+        ctx: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         let _ = ctx;
         let max_bytes = match max_bytes {
             Some(bytes) if bytes <= 0 => return Err(PyValueError::new_err("max_bytes must be positive")),
@@ -270,6 +301,10 @@ impl Queue {
         };
         let queue = fcore::channel::queue::Queue::create(maxsize.max(0) as u64).map_err(raise)?;
         queue.bound_bytes(max_bytes);
+        if requeue {
+            queue.keep_messages().map_err(raise)?;
+            acknowledge_at_exit(py)?;
+        }
         let again = |_| PyRuntimeError::new_err("__init__ has been called already");
         self.queue.set(Closing::new(queue)).map_err(again)
     }
@@ -353,7 +388,13 @@ impl Queue {
     /// Raises:
     /// - ValueError: it is closed here, or all of them are done.
     fn _task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let done = Self::open(slf)?.attached(slf.py(), |queue| queue.task_done());
+        let (py, queue) = (slf.py(), Self::open(slf)?);
+        let done = match queue.attached(py, |queue| queue.task_done_with(Patience::Spin)) {
+            Some(Err(Error::WouldBlock | Error::Interrupted)) => {
+                queue.wait(py, |queue| queue.task_done_with(Patience::sleep(Deadline::Never)))?
+            }
+            done => done,
+        };
         done.ok_or_else(|| Self::closed(slf))?.map_err(|e| match e {
             Error::Overflow => PyValueError::new_err("task_done() called too many times"),
             other => raise(other),
@@ -385,6 +426,24 @@ impl Queue {
             Joined::Done => Ok(None),
             Joined::Lost(pids) => Ok(Some(pids)),
         }
+    }
+
+    /// Whether messages come back whose taker is killed.
+    #[getter]
+    fn _requeue(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(Self::requeues(py, self.made()?))
+    }
+
+    /// Looks whether takers have died, with `always` also if somebody has just done so.
+    ///
+    /// What they had comes back. Waits for no more than a moment.
+    #[pyo3(signature = (always = false))]
+    fn _look_after(&self, py: Python<'_>, always: bool) -> PyResult<bool> {
+        let queue = self.made()?;
+        if !Self::requeues(py, queue) {
+            return Ok(false);
+        }
+        Ok(py.detach(|| queue.with(|queue| queue.mend_custody(always, Patience::Moment))) == Some(true))
     }
 
     /// (depth, high-water mark, messages in, out, bytes in, out, waits to get, to put).
@@ -504,6 +563,20 @@ impl Queue {
     fn _closed(&self) -> PyResult<bool> {
         Ok(self.made()?.is_closed())
     }
+}
+
+/// Have this process say so when it ends normally.
+#[cold]
+fn acknowledge_at_exit(py: Python<'_>) -> PyResult<()> {
+    py.import("fastmp.queues")?.call_method0("_acknowledge_at_exit").map(drop)
+}
+
+/// What this process has taken from queues with requeue=True is dealt with, for it ends; or what
+/// this thread has.
+#[pyfunction]
+#[pyo3(name = "_acknowledge", signature = (thread = false))]
+pub fn acknowledge(thread: bool) {
+    if thread { custody::acknowledge_thread() } else { custody::acknowledge_all() }
 }
 
 /// `~queue` is `queue.get()`: see `operator`.

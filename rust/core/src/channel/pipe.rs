@@ -217,6 +217,7 @@ impl End {
             none: Error::Full,
             extents: &self.extents,
             waits: None,
+            mender: None,
         };
         place.wait(
             until.deadline(),

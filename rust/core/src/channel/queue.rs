@@ -9,6 +9,7 @@
 //! room: see [`transport`](super::transport) and [`writable`](super::writable).
 
 mod batch;
+pub mod custody;
 mod joining;
 mod room;
 mod shutdown;
@@ -16,14 +17,16 @@ mod state;
 mod takers;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use rustix::io::Errno;
 
 use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
 use crate::channel::format::{BASES, QUEUE, RINGS, TABLE};
 use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig};
 use crate::channel::transport::{Outgoing, SOCKET_FULL, Transport};
-use crate::channel::wait::WaitPlace;
+use crate::channel::wait::{Mender, WaitPlace};
 use crate::deadline::{Deadline, Graced, Patience};
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU64, Ordering};
@@ -33,6 +36,7 @@ use crate::sync::spin::Spin;
 use crate::sys::{liveness, socket};
 
 pub use batch::Found;
+use custody::Keeper;
 pub use joining::Joined;
 pub use state::{QueueState, Stats};
 pub use takers::TAKERS;
@@ -41,6 +45,9 @@ const EXTENTS: u64 = (BASES + BASE_MOST).next_multiple_of(CHUNK);
 
 const CONFIG: RingConfig =
     RingConfig { index: 0, base: BASES, overflows: true, base_most: BASE_MOST, bounds_large: false };
+
+/// A queue that keeps its messages takes none that carry descriptors.
+pub const NO_DESCRIPTORS: Error = Error::Os(Errno::OPNOTSUPP);
 
 static GET_SPIN: Spin = Spin::new(40_000);
 static PUT_SPIN: Spin = Spin::new(40_000);
@@ -80,6 +87,8 @@ pub struct Queue {
     /// See [`takers`]: this process's entry, and whose it was.
     taker: AtomicU64,
     taker_of: AtomicU64,
+    /// See [`custody`].
+    keeper: OnceLock<Arc<Keeper>>,
 }
 
 impl Queue {
@@ -112,7 +121,10 @@ impl Queue {
         let transport = Transport::new(Ring::new(segment.clone(), RINGS, extents.clone(), CONFIG)?);
         let state = Object::new(segment.clone(), QUEUE)?;
         let (taker, taker_of) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Queue { transport, state, extents, segment, reader, writer, taker, taker_of })
+        let keeper = OnceLock::new();
+        let queue = Queue { transport, state, extents, segment, reader, writer, taker, taker_of, keeper };
+        queue.attach_keeper()?;
+        Ok(queue)
     }
 
     /// The descriptors that another process needs to attach, in the order of `attach`.
@@ -185,6 +197,9 @@ impl Queue {
     }
 
     fn put_once(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
+        if !outgoing.fds.is_empty() && self.keeps_messages() {
+            return Err(NO_DESCRIPTORS);
+        }
         let full = |e| if e == SOCKET_FULL { Error::Full } else { e };
         match self.transport.send(self.writer.as_fd(), outgoing, patience) {
             Err(SOCKET_FULL) => {
@@ -223,6 +238,7 @@ impl Queue {
             none: Error::Full,
             extents: &self.extents,
             waits: Some(&self.state.put_waits),
+            mender: None,
         };
         place.wait(deadline, attempt, || !self.ring().is_full())
     }
@@ -249,8 +265,8 @@ impl Queue {
         patience: Patience,
         told: bool,
     ) -> Result<Received> {
-        if self.keeps_takers() {
-            return self.take_task(scratch, fds, patience, told);
+        if self.notes_gets() {
+            return self.get_noted(scratch, fds, patience, told);
         }
         let socket = self.reader.as_fd();
         let received = match told {
@@ -261,13 +277,16 @@ impl Queue {
     }
 
     #[inline(never)]
-    fn take_task(
+    fn get_noted(
         &self,
         scratch: &mut Vec<u8>,
         fds: &mut Vec<OwnedFd>,
         patience: Patience,
         told: bool,
     ) -> Result<Received> {
+        if let Some(keeper) = self.keeper.get() {
+            return self.get_kept(keeper, scratch, patience, told);
+        }
         let (socket, taker, mut has_taken) = (self.reader.as_fd(), self.taker(), false);
         let mut taking = || {
             if let Some(taker) = taker {
@@ -340,6 +359,7 @@ impl Queue {
             none: Error::Empty,
             extents: &self.extents,
             waits: Some(&self.state.get_waits),
+            mender: self.keeps_messages().then_some(self as &dyn Mender),
         }
     }
 

@@ -122,7 +122,7 @@ impl Transport {
         Ok(put)
     }
 
-    fn make_ready(putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> Result<()> {
+    pub(super) fn make_ready(putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> Result<()> {
         if !putting.is_ready() {
             if !socket::send_ready(socket)? {
                 return Err(SOCKET_FULL);
@@ -212,7 +212,7 @@ impl Transport {
 
     /// The socket says what is true of the ring now.
     #[inline]
-    fn after_take(&self, socket: BorrowedFd<'_>, nothing: bool, patience: Patience) -> Result<()> {
+    pub(super) fn after_take(&self, socket: BorrowedFd<'_>, nothing: bool, patience: Patience) -> Result<()> {
         // SeqCst: whoever begins to watch either sees the ring empty, or is seen here. So does a
         // sender that says that it is full.
         let watched = self.ring.state().watched.load(Ordering::SeqCst);

@@ -21,6 +21,14 @@ pub(super) struct WaitPlace<'a> {
     pub extents: &'a Arc<Extents>,
     /// Where those who have slept are counted.
     pub waits: Option<&'a AtomicU64>,
+    /// Who looks after those who have died with what another may get.
+    pub mender: Option<&'a dyn Mender>,
+}
+
+/// See [`WaitPlace`].
+pub(super) trait Mender {
+    /// Look; has something come back?
+    fn mend(&self) -> bool;
 }
 
 impl WaitPlace<'_> {
@@ -105,7 +113,8 @@ impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M>
         if look == Look::Thorough {
             self.place.extents.tend();
         }
-        Ok(Found::Nothing)
+        let mends = look != Look::Woken && self.place.mender.is_some_and(Mender::mend);
+        Ok(if mends { Found::Changed } else { Found::Nothing })
     }
 
     fn give_up(&mut self) -> Result<Option<T>> {

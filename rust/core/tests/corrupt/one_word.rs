@@ -12,6 +12,7 @@ use fastmp_core::channel::pipe::{self, End};
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload};
 use fastmp_core::channel::transport::BatchMessage;
+use fastmp_core::deadline::Patience;
 use fastmp_core::layout::{self, Header, Kind};
 use fastmp_core::objects::{
     Barrier, Condvar, Event, Export, Given, Incoming, Lock, Memory, RobustSemaphore, Semaphore,
@@ -239,6 +240,55 @@ fn of_a_queues_own() {
             let _ = (queue.stats(), queue.unfinished());
         }
     });
+}
+
+/// A queue that keeps its messages, with some in front, some held, and some that a dead one holds.
+fn kept_life(garbage: &Garbage) {
+    let queue = bounded_queue();
+    queue.keep_messages().unwrap();
+    let messages = LENS.map(|len| message(1, 0, len));
+    let put = |number: usize| send(&queue, &messages[number % messages.len()], &[], soon());
+    let take = |most: usize| queue.get_many(&mut Vec::new(), &mut Vec::new(), most, soon());
+    (0..20).for_each(|number| put(number).unwrap());
+    assert_eq!(Child::fork(|| drop(take(3))).wait(), OK);
+    assert!(queue.mend_custody(true, Patience::Sleep(soon())));
+    assert_eq!(Child::fork(|| drop((take(1), take(2)))).wait(), OK);
+    take(1).unwrap();
+    garbage.spoil(queue.handles()[0], 0);
+    let life = Life::default();
+    for round in 0..12 {
+        life.call("a get", || recv(&queue, soon()));
+        life.call("a get of many", || take(5));
+        life.call("a task's end", || queue.task_done());
+        life.call("a put", || put(round));
+        let _ = (queue.stats(), queue.unfinished(), queue.would_be_full(), queue.ring().len());
+        match round {
+            3 => _ = life.call("a wait", || queue.wait(soon())),
+            5 => _ = life.call("a join", || queue.join(queue.tasks_put(), true, soon())),
+            7 => _ = life.call("a look", || queue.watch().map(drop)),
+            8 => _ = queue.watch_sending(),
+            _ => _ = life.call("a look at the dead", || Ok(queue.mend_custody(round % 2 == 0, Patience::Moment))),
+        }
+        if life.is_over() {
+            break;
+        }
+    }
+    let [memfd, reader, writer] = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
+    let _ = Queue::attach(memfd, reader, writer).map(|queue| recv(&queue, soon()).is_ok());
+    let life = Life::default();
+    for immediate in [garbage.at % 16 == 0, true] {
+        life.call("a shutdown", || queue.shut_down(immediate));
+        life.call("a get", || recv(&queue, soon()));
+    }
+}
+
+#[test]
+fn of_what_is_in_custody() {
+    let _turn = common::turn();
+    const CUSTODY: usize = 8192 + (1 << 20);
+    // Its words, and three bays; the ring's.
+    let which = between(&[(CUSTODY, CUSTODY + 64 + 3 * 128), (RINGS, RINGS + RING)]);
+    each_word(which, kept_life);
 }
 
 #[test]

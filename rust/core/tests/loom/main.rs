@@ -11,6 +11,7 @@ mod barrier;
 mod broadcast;
 mod closing;
 mod condvar;
+mod custody;
 mod event;
 mod mutex;
 mod readers;

@@ -169,6 +169,8 @@ impl Extents {
             return None;
         }
         if suits(&slot) {
+            // What was known by it is gone.
+            slot.note.store(0, Ordering::Relaxed);
             return Some(OwnedExtent::new(self, index));
         }
         slot.owner.store(0, Ordering::Release);

@@ -102,6 +102,9 @@ impl Queue {
         most: usize,
         patience: Patience,
     ) -> Result<Found> {
+        if let Some(keeper) = self.keeper.get() {
+            return self.get_some_kept(keeper, scratch, metas, most, patience);
+        }
         let taker = self.taker();
         let taking = |tasks| {
             if let Some(taker) = taker {

@@ -38,8 +38,14 @@ impl Queue {
     /// # Errors
     /// `Interrupted`: call it again; `Corrupted`.
     pub fn shut_down(&self, immediate: bool) -> Result<()> {
-        let cut = || self.state.cut.store(self.ring().messages_out(), Ordering::Release);
         let patience = Patience::sleep(Deadline::Never);
+        // What takers have died with is in front, and thrown away as well.
+        self.mend_custody(true, patience);
+        let cut = || {
+            self.settle_custody();
+            let taken = self.ring().messages_out().saturating_sub(self.ring().in_front());
+            self.state.cut.store(taken, Ordering::Release);
+        };
         self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)?;
         kill_point!("queue.shut.before_wake");
         self.wake_all();
@@ -53,9 +59,13 @@ impl Queue {
 
     /// Throw away what is left of a queue that is terminated, `most` messages at most.
     fn drain(&self, patience: Patience, most: usize) -> Result<()> {
+        if self.ring().is_terminated() {
+            self.throw_front_away(patience)?;
+        }
         let mut scratch = Vec::new();
         for _ in 0..most {
             let getting = self.ring().get_guard(patience)?;
+            self.settle_custody();
             let thrown = getting.throw_away(&mut scratch);
             drop(getting);
             kill_point!("queue.thrown_away");
@@ -72,6 +82,15 @@ impl Queue {
     /// finished is finished.
     #[cold]
     pub(super) fn after_nothing(&self, patience: Patience) -> Error {
+        if self.keeps_messages() {
+            // If it is to end this is the last chance for what a dead taker held.
+            let is_last = self.ring().is_shut() && !self.ring().is_terminated();
+            if is_last && self.mend_custody(true, patience) {
+                return Error::WouldBlock;
+            }
+        } else if self.ring().in_front() > 0 {
+            return Error::Corrupted("messages have come back to a queue that keeps none");
+        }
         if !self.ring().is_shut() {
             return Error::Empty;
         }

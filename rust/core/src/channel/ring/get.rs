@@ -100,17 +100,21 @@ impl<'a> GetGuard<'a> {
     }
 
     /// The first number of descriptors that this message or a later one may ask for; None: the ring
-    /// is empty.
+    /// is empty. The put lock is held too.
     ///
     /// # Errors
     /// `Corrupted`.
     pub fn first_fds_id(&self) -> Result<Option<u64>> {
-        let Some(record) = self.next()? else { return Ok(None) };
+        let Some(record) = self.next()? else {
+            // What has come back asks for none.
+            let next = self.ring.state.last_fds_id.load(Ordering::Relaxed).wrapping_add(1);
+            return Ok((self.ring.in_front() > 0).then_some(next));
+        };
         Ok(Some(record.fds_id.wrapping_add(u64::from(record.meta.fds == 0))))
     }
 
     #[inline(always)]
-    fn next(&self) -> Result<Option<Record<'_>>> {
+    pub(super) fn next(&self) -> Result<Option<Record<'_>>> {
         let ring = self.ring;
         let state = &*ring.state;
         let head = Cursor(state.head.load(Ordering::Relaxed));
@@ -163,17 +167,18 @@ impl<'a> GetGuard<'a> {
     }
 }
 
-struct Record<'a> {
-    mapping: Where<'a>,
-    offset: usize,
-    len: usize,
-    kind: u8,
-    meta: MessageMeta,
-    head: Cursor,
+pub(super) struct Record<'a> {
+    pub(super) mapping: Where<'a>,
+    /// Of the payload.
+    pub(super) offset: usize,
+    pub(super) len: usize,
+    pub(super) kind: u8,
+    pub(super) meta: MessageMeta,
+    pub(super) head: Cursor,
     fds_id: u64,
-    next: Cursor,
+    pub(super) next: Cursor,
     /// The chunk that the link to this record leaves.
-    left: Option<u64>,
+    pub(super) left: Option<u64>,
 }
 
 impl Drop for GetGuard<'_> {

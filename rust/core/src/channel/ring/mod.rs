@@ -51,6 +51,7 @@
 //! A new ring's starts set. Beside it is a bit that, once set, stays: senders also tell whether
 //! there is room (see [`writable`](super::writable)).
 
+mod ahead;
 mod batch;
 mod get;
 mod put;
@@ -72,6 +73,7 @@ use crate::sys::mapping::Mapping;
 use crate::sys::{liveness, memfd};
 
 pub use super::format::UNIT;
+pub use ahead::Ahead;
 pub use batch::RUN_BYTES;
 pub use get::GetGuard;
 pub use put::PutGuard;
@@ -131,7 +133,9 @@ overlay! {
         shut: AtomicU32,
         /// The caller's business.
         pub flags: AtomicU32,
-        _reserved: [AtomicU64; 2],
+        /// Messages that have come back, in front of the head. See [`custody`](crate::sync::custody).
+        pub front: AtomicU64,
+        _reserved: AtomicU64,
 
         put_lock: Mutex,
         tail: AtomicU64,
@@ -319,7 +323,7 @@ impl Ring {
             let tail = self.tail();
             let again = self.head();
             if again == head {
-                return tail.since(head);
+                return tail.since(head).saturating_add(self.in_front());
             }
             head = again;
         }
@@ -343,7 +347,19 @@ impl Ring {
 
     /// May there be a message? Cheap, for a spinner.
     pub fn looks_ready(&self) -> bool {
-        self.state.tail.load(Ordering::Relaxed) != self.state.head.load(Ordering::Relaxed)
+        self.state.tail.load(Ordering::Relaxed) != self.state.head.load(Ordering::Relaxed) || self.in_front() != 0
+    }
+
+    /// Messages that have come back, and are taken before those in the ring.
+    #[inline]
+    pub fn in_front(&self) -> u64 {
+        // SeqCst: as with `tail`.
+        self.state.front.load(Ordering::SeqCst)
+    }
+
+    /// The head's word.
+    pub fn head_word(&self) -> u64 {
+        self.head().0
     }
 
     // SeqCst: one half of the agreement with waiters, see `waitset`.
@@ -429,7 +445,8 @@ impl Ring {
     fn lacks_room(&self, tail: Cursor, head: Cursor) -> bool {
         if self.config.overflows {
             let maxsize = self.maxsize();
-            let is_full = (maxsize > 0 && tail.since(head) >= maxsize) || self.lacks_bytes();
+            let is_full =
+                (maxsize > 0 && tail.since(head).saturating_add(self.in_front()) >= maxsize) || self.lacks_bytes();
             // Who puts into one that is shut down need not wait to learn of it.
             return is_full && !self.is_shut();
         }

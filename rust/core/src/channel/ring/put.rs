@@ -28,7 +28,7 @@ impl<'a> PutGuard<'a> {
 
     /// No message in the ring? Consumers may be emptying it meanwhile, nobody is filling it.
     pub fn is_empty(&self) -> bool {
-        self.ring.head() == self.ring.tail()
+        self.ring.head() == self.ring.tail() && self.ring.in_front() == 0
     }
 
     /// A number for the descriptors of the message that is put next. None is given twice, whoever
@@ -174,7 +174,7 @@ impl<'a> PutGuard<'a> {
         let mut head = Cursor(state.head_seen.load(Ordering::Relaxed));
         let maxsize = match ring.maxsize() {
             0 => COUNT_MOST,
-            n => n,
+            n => n.saturating_sub(ring.in_front()),
         };
         let bounds_large = is_extent && ring.config.bounds_large;
         let need = record_bytes(len);
