@@ -251,7 +251,7 @@ fn kept_life(garbage: &Garbage) {
     let take = |most: usize| queue.get_many(&mut Vec::new(), &mut Vec::new(), most, soon());
     (0..20).for_each(|number| put(number).unwrap());
     assert_eq!(Child::fork(|| drop(take(3))).wait(), OK);
-    assert!(queue.mend_custody(true, Patience::Sleep(soon())));
+    assert!(queue.mend_custody(true, Patience::sleep(soon())));
     assert_eq!(Child::fork(|| drop((take(1), take(2)))).wait(), OK);
     take(1).unwrap();
     garbage.spoil(queue.handles()[0], 0);
