@@ -172,10 +172,13 @@ impl Transport {
         taking: impl FnOnce(),
     ) -> Result<Received> {
         let received = self.take(socket, scratch, fds, patience, taking);
-        match received {
-            // The lock was not to be had: nothing was taken, nor seen to be empty.
-            Err(Error::WouldBlock | Error::TimedOut | Error::Interrupted) => (),
-            _ => self.after_take(socket, matches!(received, Err(Error::Empty)), patience)?,
+        // SeqCst: as in `after_take`.
+        if self.ring.state().watched.load(Ordering::SeqCst) != 0 {
+            match received {
+                // The lock was not to be had: nothing was taken, nor seen to be empty.
+                Err(Error::WouldBlock | Error::TimedOut | Error::Interrupted) => (),
+                _ => self.after_take(socket, matches!(received, Err(Error::Empty)), patience)?,
+            }
         }
         received
     }
@@ -211,7 +214,7 @@ impl Transport {
     }
 
     /// The socket says what is true of the ring now.
-    #[inline]
+    #[inline(never)]
     pub(super) fn after_take(&self, socket: BorrowedFd<'_>, nothing: bool, patience: Patience) -> Result<()> {
         // SeqCst: whoever begins to watch either sees the ring empty, or is seen here. So does a
         // sender that says that it is full.
