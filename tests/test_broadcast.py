@@ -8,6 +8,7 @@ import pickle
 import queue as errors
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -367,6 +368,19 @@ def has_ended(pid):
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return look_at(pid) is None
+
+
+@pytest.mark.method("spawn")
+def test_a_child_that_is_no_program_yet_when_it_is_given_a_reader(mp, crew, monkeypatch):
+    """Without vfork start() returns before."""
+    monkeypatch.setattr(subprocess, "_USE_VFORK", False)
+    broadcast, results = mp.Broadcast(1), mp.Queue()
+    crew.start(broadcasts.read_all, broadcast.reader(), results)
+    for number in range(5):
+        broadcast.send(number)
+    broadcast.shutdown()
+    assert results.get()[1:] == (list(range(5)), 0)
+    crew.join()
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -574,8 +574,8 @@ class BroadcastReader:
     @classmethod
     def _attach(cls, memfd: Descriptor, maxsize: int, index: int, tag: int, owner: int, number: int) -> Self: ...
     def _handle(self) -> tuple[int, int, int, int, int, int]: ...
-    def _give(self, pid: int) -> None:
-        """The child `pid`, just started, was given this reader."""
+    def _give(self, pid: int, execs: bool) -> None:
+        """The child `pid`, just started, was given this reader; `execs`: it runs a program."""
 
     @property
     def missed(self) -> int:

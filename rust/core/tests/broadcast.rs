@@ -604,7 +604,7 @@ fn who_gives_a_reader_away_may_drop_it_at_once() {
         until("it is dropped", || go.get(0) == 1);
         assert_eq!((got(&reader), reader.missed(soon())), ((1, 0), Ok(0)));
     });
-    reader.give(child.pid());
+    reader.give(child.pid(), false);
     assert_eq!(recv(&reader, soon()), Err(Error::NotOwner));
     assert_eq!(broadcast.readers().iter().map(|info| info.owner.pid()).collect::<Vec<_>>(), [child.pid()]);
     drop(reader);
@@ -615,7 +615,7 @@ fn who_gives_a_reader_away_may_drop_it_at_once() {
     // A child that dies before it has used it.
     let reader = join(&broadcast);
     let mut child = Child::fork(|| until("its death", || false));
-    reader.give(child.pid());
+    reader.give(child.pid(), false);
     reader.leave();
     (0..8).for_each(|number| send(&broadcast, 1, number, SMALL, soon()).unwrap());
     child.kill();

@@ -202,7 +202,7 @@ fn who_gives_a_reader_away_dies_and_so_does_the_receiver() {
             let (ticket, number) = reader.ticket(soon()).unwrap();
             let all = [u64::from(ticket.index), u64::from(ticket.tag), ticket.owner, number];
             all.into_iter().enumerate().for_each(|(at, word)| tickets.set(at, word));
-            reader.give(receiver.pid());
+            reader.give(receiver.pid(), false);
         });
         assert_eq!(giver.wait(), KILLED);
         let pids = || broadcast.readers().iter().map(|info| info.owner.pid()).collect::<Vec<_>>();

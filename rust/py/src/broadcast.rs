@@ -343,9 +343,9 @@ impl BroadcastReader {
         Ok((fd, this.maxsize, ticket.index, ticket.tag, ticket.owner, number))
     }
 
-    /// The child `pid`, just started, was given this reader.
-    fn _give(&self, py: Python<'_>, pid: u32) {
-        py.detach(|| self.reader.with(|reader| reader.give(pid)));
+    /// The child `pid`, just started, was given this reader; `execs`: it runs a program.
+    fn _give(&self, py: Python<'_>, pid: u32, execs: bool) {
+        py.detach(|| self.reader.with(|reader| reader.give(pid, execs)));
     }
 
     /// Messages that were gone when this reader came for them.

@@ -240,14 +240,15 @@ impl Reader {
     }
 
     /// The child `pid` of this process, just started, was given this reader: it has been sent to
-    /// it, or nothing was received by it when the child was forked.
-    pub fn give(&self, pid: u32) {
+    /// it, or nothing was received by it when the child was forked. `execs`: a program is started
+    /// in the child.
+    pub fn give(&self, pid: u32, execs: bool) {
         let is_given = self.given.load(Ordering::Relaxed) || !self.used.load(Ordering::Relaxed);
         if !is_given || self.left.load(Ordering::Relaxed) || !self.is_here() {
             return;
         }
         let held = self.held();
-        if let Some(child) = liveness::child(pid) {
+        if let Some(child) = liveness::child(pid, execs) {
             match self.broadcast.lock(Patience::sleep(Deadline::PASSED)) {
                 // It is not this process's any more, whoever has it.
                 Ok(mut locked) => {
