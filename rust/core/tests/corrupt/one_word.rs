@@ -232,7 +232,7 @@ fn of_a_queues_own() {
         let queue = bounded_queue();
         queue_life(&queue, &QUEUE, garbage);
         let life = Life::default();
-        for immediate in [garbage.at % 16 == 0, true] {
+        for immediate in [garbage.at.is_multiple_of(16), true] {
             life.call("a shutdown", || queue.shut_down(immediate));
             life.call("a put", || send(&queue, &message(1, 0, SMALL), &[], soon()));
             life.call("a get", || recv(&queue, soon()));
@@ -276,7 +276,7 @@ fn kept_life(garbage: &Garbage) {
     let [memfd, reader, writer] = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
     let _ = Queue::attach(memfd, reader, writer).map(|queue| recv(&queue, soon()).is_ok());
     let life = Life::default();
-    for immediate in [garbage.at % 16 == 0, true] {
+    for immediate in [garbage.at.is_multiple_of(16), true] {
         life.call("a shutdown", || queue.shut_down(immediate));
         life.call("a get", || recv(&queue, soon()));
     }
