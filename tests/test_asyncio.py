@@ -281,24 +281,24 @@ async def cancelled_after(seconds, awaitable):
     ids=["wait_for", "timeout", "cancel"],
 )
 def test_time_outs_that_race_with_messages(fork, limited):
-    queue = fork.Queue()
-    child = fork.Process(target=asynchronous.put_all_with_pauses, args=(queue, 400, 5))
-    child.start()
-    rng = random.Random(6)
+    queue, rng, late = fork.Queue(), random.Random(6), 0
 
     async def main():
-        got, late = [], 0
+        nonlocal late
+        got = []
         while len(got) < 400:
             try:
                 got.append(await limited(rng.random() / 500, queue.get_async()))
             except TimeoutError:
                 late += 1
-        return got, late
+        return got
 
-    got, late = asyncio.run(main())
-    child.join()
-    assert got == list(range(400))
-    assert late > 20
+    while late <= 20:  # how often that comes first depends on how busy the machine is
+        child = fork.Process(target=asynchronous.put_all_with_pauses, args=(queue, 400, 5))
+        child.start()
+        got = asyncio.run(main())
+        child.join()
+        assert got == list(range(400))
 
 
 def test_who_is_cancelled_after_it_was_woken_passes_that_on(fork):
