@@ -444,7 +444,7 @@ def test_a_program_may_end_with_loans_in_its_hands():
 def test_views_die_in_any_thread(mp, crew, queue):
     count = 200
     crew.start(loans.put_numbered, queue, count, 100_000)
-    hands, wrong = [], []
+    hands, threads, wrong = [], [], []
 
     def drop(mine):
         while mine:
@@ -456,10 +456,11 @@ def test_views_die_in_any_thread(mp, crew, queue):
     for number in range(count):
         hands.append((number, queue.get()))
         if len(hands) == 10:
-            thread = threading.Thread(target=drop, args=(hands,))
-            thread.start()
+            threads.append(threading.Thread(target=drop, args=(hands,)))
+            threads[-1].start()
             hands = []
-    wait_until(lambda: threading.active_count() == 1)
+    for thread in threads:
+        thread.join()
     assert not wrong
     crew.join()
 

@@ -316,6 +316,9 @@ impl Source<'_> {
     pub(super) fn read_into(&self, py: Python<'_>, target: &PyBuffer<u8>, offset: usize) -> PyResult<()> {
         let end = offset.checked_add(self.len());
         assert!(end.is_some_and(|end| end <= target.len_bytes()) && !target.readonly());
+        if self.len() == 0 {
+            return Ok(()); // an empty buffer may be nowhere
+        }
         // SAFETY: inside a writable contiguous buffer that the view keeps in place (checked above).
         // Another thread may look at it, or write, as it may under any consumer of a buffer: bytes
         // have no invalid value.
