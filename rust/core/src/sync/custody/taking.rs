@@ -1,7 +1,8 @@
 //! The steps of one who holds the get lock: settling, taking, and doing a task.
 
-use super::CLEANING;
-use super::{Bay, Content, Custody, DONE, EXTENT, HELD, IDLE, RECORDS, RECOUNT, RETURNED, RING, Source, Taking};
+use super::{
+    Bay, CLEANING, Content, Custody, DONE, EXTENT, HELD, IDLE, RECORDS, RECOUNT, RETURNED, RING, Source, Taking,
+};
 use crate::facade::{Ordering, Owner};
 use crate::kill_point;
 
