@@ -31,6 +31,7 @@ CORE = """
 BINDINGS = """
     lib -> specialize asynchronous batch connection broadcast
     batch -> queue
+    queue -> requeue
     asynchronous -> queue connection
     specialize -> sharedctypes queue
     sharedctypes -> synchronize

@@ -16,7 +16,8 @@ use pyo3::types::PyList;
 use crate::capi::call::{Answer, Args, Method};
 use crate::capi::operator::Operator;
 use crate::errors::raise;
-use crate::queue::{ANNOUNCED, Queue, no_descriptors, too_large};
+use crate::queue::{ANNOUNCED, Queue, too_large};
+use crate::requeue::no_descriptors;
 use crate::{blocking, message};
 
 /// Room for so many results is made at once.

@@ -12,6 +12,7 @@ mod errors;
 mod handles;
 mod message;
 mod queue;
+mod requeue;
 mod sharedctypes;
 mod specialize;
 mod synchronize;
@@ -34,7 +35,7 @@ mod _native {
     #[pymodule_export]
     use crate::message::channel_fds::{Token, channel_fd, in_channel, received_fd};
     #[pymodule_export]
-    use crate::queue::acknowledge;
+    use crate::requeue::acknowledge;
     #[pymodule_export]
     use crate::sharedctypes::guarded::Guarded;
     #[pymodule_export]

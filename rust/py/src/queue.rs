@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core as fcore;
-use fastmp_core::channel::queue::{Joined, NO_DESCRIPTORS, custody};
+use fastmp_core::channel::queue::{Joined, NO_DESCRIPTORS};
 use fastmp_core::channel::ring::{MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::deadline::{Graced, Patience};
@@ -21,6 +21,7 @@ use crate::closing::Closing;
 use crate::errors::{os_error_saying, raise};
 use crate::handles::Descriptor;
 use crate::message::{Now, Prepared};
+use crate::requeue::{acknowledge_at_exit, no_descriptors};
 use crate::{blocking, closing, handles, message};
 
 /// What `_attach()` is given: descriptors of the segment and of both ends of the socket; maxsize.
@@ -63,15 +64,6 @@ impl Last {
 pub fn too_large(most: Option<u64>, size: u64) -> PyErr {
     let most = most.unwrap_or_default();
     PyValueError::new_err(format!("a message of {size} bytes does not go into a queue of max_bytes={most}"))
-}
-
-/// What carries descriptors cannot come back once its taker is killed.
-#[cold]
-pub fn no_descriptors() -> PyErr {
-    PyValueError::new_err(
-        "a queue with requeue=True takes no object that needs descriptors (a connection, a lock, a queue): \
-         give it to the processes when they are started",
-    )
 }
 
 impl Queue {
@@ -563,20 +555,6 @@ impl Queue {
     fn _closed(&self) -> PyResult<bool> {
         Ok(self.made()?.is_closed())
     }
-}
-
-/// Have this process say so when it ends normally.
-#[cold]
-fn acknowledge_at_exit(py: Python<'_>) -> PyResult<()> {
-    py.import("fastmp.queues")?.call_method0("_acknowledge_at_exit").map(drop)
-}
-
-/// What this process has taken from queues with requeue=True is dealt with, for it ends; or what
-/// this thread has.
-#[pyfunction]
-#[pyo3(name = "_acknowledge", signature = (thread = false))]
-pub fn acknowledge(thread: bool) {
-    if thread { custody::acknowledge_thread() } else { custody::acknowledge_all() }
 }
 
 /// `~queue` is `queue.get()`: see `operator`.

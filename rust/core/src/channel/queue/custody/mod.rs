@@ -14,7 +14,7 @@
 //! not acknowledge each other's messages. A thread acknowledges
 //!
 //! - when it asks for its next message, before it looks for one;
-//! - when it ends, by a destructor of its own ([`Leaving`]);
+//! - when it ends, by a destructor of its own (`Leaving`);
 //! - with its process, which says when it ends normally ([`acknowledge_all`]).
 //!
 //! Who closes the queue, that is drops this handle, acknowledges what was taken by it. A forked
