@@ -9,6 +9,7 @@
 //! room: see [`transport`](super::transport) and [`writable`](super::writable).
 
 mod batch;
+mod finding;
 mod joining;
 mod room;
 mod shutdown;
@@ -18,10 +19,12 @@ mod takers;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::arena::Segment;
-use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
+use crate::arena::{Given, Handle, Shape};
+use crate::channel::extents::{Extents, OwnedExtent};
+use crate::channel::file::{File, NO_FILE};
 use crate::channel::format::{BASES, QUEUE, RINGS, TABLE};
-use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig};
+use crate::channel::front::Front;
+use crate::channel::ring::{BASE_FIRST, BASE_MOST, Received, Ring, RingConfig};
 use crate::channel::transport::{Outgoing, SOCKET_FULL, Transport};
 use crate::channel::wait::WaitPlace;
 use crate::deadline::{Deadline, Patience};
@@ -37,10 +40,15 @@ pub use joining::Joined;
 pub use state::{QueueState, Stats};
 pub use takers::TAKERS;
 
-const EXTENTS: u64 = (BASES + BASE_MOST).next_multiple_of(CHUNK);
+static SHAPE: Shape = Shape {
+    number: 0,
+    bytes: (BASES + BASE_MOST) as usize,
+    words: BASES as usize,
+    pages: [(0, (BASES + BASE_FIRST) as usize), ((BASES + BASE_FIRST) as usize, 0)],
+};
 
 const CONFIG: RingConfig =
-    RingConfig { index: 0, base: BASES, overflows: true, base_most: BASE_MOST, bounds_large: false };
+    RingConfig { index: 0, base: BASES, overflows: true, base_most: BASE_MOST, bounds_large: false, hands_over: false };
 
 static GET_SPIN: Spin = Spin::new(40_000);
 static PUT_SPIN: Spin = Spin::new(40_000);
@@ -72,9 +80,8 @@ static PUT_SPIN: Spin = Spin::new(40_000);
 #[derive(Debug)]
 pub struct Queue {
     transport: Transport,
-    state: Object<QueueState, Arc<Segment>>,
+    state: Object<QueueState, Arc<Front>>,
     extents: Arc<Extents>,
-    segment: Arc<Segment>,
     reader: OwnedFd,
     writer: OwnedFd,
     /// See [`takers`]: this process's entry, and whose it was.
@@ -89,41 +96,59 @@ impl Queue {
     /// `OutOfMemory`, or `Os` when descriptors have run out.
     pub fn create(maxsize: u64) -> Result<Queue> {
         liveness::me();
-        let segment = Segment::sparse("fastmp-queue", Kind::Queue, EXTENTS as usize, BASES as usize)?;
         let (reader, writer) = socket::pair()?;
-        let queue = Self::over(segment, reader, writer)?;
-        queue.ring().set_up(maxsize)?;
-        socket::send_ready(&queue.writer)?;
+        let queue = Self::over(Front::create(Kind::Queue, &SHAPE)?, reader, writer)?;
+        queue.ring().set_up(maxsize);
         Ok(queue)
     }
 
-    /// The queue that another process made, from the descriptors that it lent.
+    /// The queue that another process made, from what came of its [`export`](Self::export) and the
+    /// [sockets](Self::sockets) that it lent.
     ///
     /// # Errors
     /// `Corrupted` if it is no queue; `OutOfMemory`.
-    pub fn attach(memfd: OwnedFd, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
+    pub fn attach(given: Given, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
         liveness::me();
-        Self::over(Segment::attach(memfd, Kind::Queue, EXTENTS as usize)?, reader, writer)
+        Self::over(Front::attach(given, Kind::Queue, &SHAPE)?, reader, writer)
     }
 
-    fn over(segment: Segment, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
-        let segment = Arc::new(segment);
-        let extents = Arc::new(Extents::new(segment.clone(), TABLE)?);
-        let transport = Transport::new(Ring::new(segment.clone(), RINGS, extents.clone(), CONFIG)?);
-        let state = Object::new(segment.clone(), QUEUE)?;
+    fn over(front: Arc<Front>, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
+        let extents = Arc::new(Extents::new(front.clone(), TABLE, File::default())?);
+        let transport = Transport::new(Ring::new(front.clone(), RINGS, extents.clone(), CONFIG)?);
+        let own = front.offset() + QUEUE;
+        let state = Object::new(front, own)?;
         let (taker, taker_of) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Queue { transport, state, extents, segment, reader, writer, taker, taker_of })
+        Ok(Queue { transport, state, extents, reader, writer, taker, taker_of })
     }
 
-    /// The descriptors that another process needs to attach, in the order of `attach`.
-    pub fn handles(&self) -> [BorrowedFd<'_>; 3] {
-        [self.segment.as_fd(), self.reader.as_fd(), self.writer.as_fd()]
+    /// A handle for another process, which needs the [sockets](Self::sockets) as well. `with`:
+    /// another handle in the same message, whose token it shares if it can.
+    ///
+    /// # Errors
+    /// `Os` (EBADF) if the program has closed the segment's descriptor.
+    pub fn export(&self, with: Option<&Handle>) -> Result<Handle> {
+        self.front().export(with)
     }
 
-    /// Close the segment's descriptor before this queue is dropped, in a forked child where threads
-    /// of its parent may have had parts of it that nobody will ever drop.
-    pub fn close_segment(&self) {
-        self.segment.close_fd();
+    /// Its sockets: the receivers' end, the senders' end.
+    pub fn sockets(&self) -> [BorrowedFd<'_>; 2] {
+        [self.reader.as_fd(), self.writer.as_fd()]
+    }
+
+    /// Where its words are.
+    pub fn front(&self) -> &Arc<Front> {
+        self.state.backing()
+    }
+
+    /// The memory file, as this process has it.
+    pub fn file(&self) -> &File {
+        self.extents.file()
+    }
+
+    /// Close the file's descriptor before this queue is dropped, in a forked child where threads of
+    /// its parent may have had parts of it that nobody will ever drop.
+    pub fn close_file(&self) {
+        self.file().close();
     }
 
     /// Bound what is unread by bytes of payload too, before anybody else has the queue; 0: not.
@@ -141,7 +166,7 @@ impl Queue {
     /// # Errors
     /// `WouldBlock` if no slot is free; `OutOfMemory`.
     pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
-        self.extents.allocate(bytes)
+        self.with_made_file(|| self.extents.allocate(bytes))
     }
 
     /// Would a put that does not wait raise `Full`? Cheap: to be asked before a message is made for
@@ -175,6 +200,14 @@ impl Queue {
     }
 
     fn put_once(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
+        match self.put_with_file(outgoing, patience) {
+            Err(NO_FILE) => self.with_made_file(|| self.put_with_file(outgoing, patience)),
+            put => put,
+        }
+    }
+
+    #[inline]
+    fn put_with_file(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
         let full = |e| if e == SOCKET_FULL { Error::Full } else { e };
         match self.transport.send(self.writer.as_fd(), outgoing, patience) {
             Err(SOCKET_FULL) => {
@@ -206,11 +239,12 @@ impl Queue {
         if self.ring().max_bytes() > 0 {
             return self.wait_for_room(deadline, attempt);
         }
+        let tend = || self.tend();
         let place = WaitPlace {
             waiters: &self.ring().state().not_full,
             spin: &PUT_SPIN,
             none: Error::Full,
-            extents: &self.extents,
+            tend: &tend,
             waits: Some(&self.state.put_waits),
         };
         place.wait(deadline, attempt, || !self.ring().is_full())
@@ -232,6 +266,20 @@ impl Queue {
 
     #[inline]
     fn get_once(
+        &self,
+        scratch: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+        patience: Patience,
+        told: bool,
+    ) -> Result<Received> {
+        match self.get_with_file(scratch, fds, patience, told) {
+            Err(NO_FILE) => self.with_found_file(|| self.get_with_file(scratch, fds, patience, told)),
+            got => got,
+        }
+    }
+
+    #[inline]
+    fn get_with_file(
         &self,
         scratch: &mut Vec<u8>,
         fds: &mut Vec<OwnedFd>,
@@ -318,17 +366,19 @@ impl Queue {
     /// `Empty` at the deadline; `Interrupted`; `Corrupted`.
     pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
         let attempt = || self.get_once(scratch, fds, Patience::Sleep(deadline), false);
-        self.getters().wait(deadline, attempt, || self.ring().looks_ready())
+        self.wait_to_get(deadline, attempt)
     }
 
-    fn getters(&self) -> WaitPlace<'_> {
-        WaitPlace {
+    fn wait_to_get<T>(&self, deadline: Deadline, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        let tend = || self.tend();
+        let place = WaitPlace {
             waiters: &self.ring().state().not_empty,
             spin: &GET_SPIN,
             none: Error::Empty,
-            extents: &self.extents,
+            tend: &tend,
             waits: Some(&self.state.get_waits),
-        }
+        };
+        place.wait(deadline, attempt, || self.ring().looks_ready())
     }
 
     /// Wait until there is a message, which another may take before this process does, or none will
@@ -339,7 +389,7 @@ impl Queue {
     pub fn wait(&self, deadline: Deadline) -> Result<()> {
         let is_quiet = || self.ring().is_empty() && !self.ring().is_shut();
         let attempt = || if is_quiet() { Err(Error::Empty) } else { Ok(()) };
-        self.getters().wait(deadline, attempt, || self.ring().looks_ready())
+        self.wait_to_get(deadline, attempt)
     }
 
     /// Whether a message is being put just now that the descriptor of [`watch`](Self::watch) may
@@ -364,7 +414,7 @@ impl Queue {
     /// # Errors
     /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
-        self.transport.watch(self.reader.as_fd())?;
+        self.with_found_file(|| self.transport.watch(self.reader.as_fd()))?;
         if self.ring().is_shut() {
             self.finish_shutting();
         }

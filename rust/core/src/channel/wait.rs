@@ -1,9 +1,7 @@
 //! How a channel's put and get wait: by the one loop of all waits, on the ring's wait sets.
 
 use std::cell::Cell;
-use std::sync::Arc;
 
-use crate::channel::extents::Extents;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU64, Ordering, Parked};
@@ -19,7 +17,7 @@ pub(super) struct WaitPlace<'a> {
     /// What an attempt gives when it would have to wait: `Full` or `Empty`.
     pub none: Error,
     /// Who waits sees to what the channel keeps.
-    pub extents: &'a Arc<Extents>,
+    pub tend: &'a dyn Fn(),
     /// Where those who have slept are counted.
     pub waits: Option<&'a AtomicU64>,
 }
@@ -120,7 +118,7 @@ impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M>
         // Whose death matters is the lock's affair. What the dead held, and what nobody uses, is
         // given back meanwhile.
         if look == Look::Thorough {
-            self.place.extents.tend();
+            (self.place.tend)();
         }
         Ok(Found::Nothing)
     }

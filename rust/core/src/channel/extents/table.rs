@@ -5,9 +5,9 @@
 //! one of 1 TiB. It uses one at a time. A file with holes takes no more memory than its pages, so
 //! that places cost nothing.
 //!
-//! | bytes of the segment | what |
+//! | bytes of the file | what |
 //! |---|---|
-//! | below 16 MiB | the channel's words and bases |
+//! | below 16 MiB | the file's header; of a broadcast, its words |
 //! | from 16 MiB | the table's further pages |
 //! | from 128 MiB | near places |
 //! | from 1 TiB | far places |
@@ -18,6 +18,8 @@
 use std::sync::Arc;
 
 use crate::arena::Segment;
+use crate::channel::file::File;
+use crate::channel::front::Front;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU32, AtomicU64, Ordering};
 use crate::kill_point;
@@ -143,14 +145,30 @@ impl std::ops::Deref for SlotRef<'_> {
 /// The table, as this process sees it.
 #[derive(Debug)]
 pub struct Table {
-    pub(super) state: layout::Object<ExtentState, Arc<Segment>>,
+    pub(super) state: layout::Object<ExtentState, Arc<Front>>,
+    pub(super) file: File,
     /// Its further pages, in pieces.
     pieces: Local<Vec<Option<Arc<Mapping>>>>,
 }
 
 impl Table {
-    pub(super) fn new(segment: Arc<Segment>, at: usize) -> Result<Table> {
-        Ok(Table { state: layout::Object::new(segment, at)?, pieces: Local::default() })
+    pub(super) fn new(front: Arc<Front>, at: usize, file: File) -> Result<Table> {
+        let at = front.offset() + at;
+        Ok(Table { state: layout::Object::new(front, at)?, file, pieces: Local::default() })
+    }
+
+    /// The file that has the pages.
+    ///
+    /// # Errors
+    /// `NO_FILE`.
+    pub(super) fn segment(&self) -> Result<Arc<Segment>> {
+        self.file.get()
+    }
+
+    /// Has any slot ever been taken?
+    pub(super) fn was_used(&self) -> bool {
+        // Relaxed: stored by who takes a slot, and before its message is committed.
+        self.state.hint.load(Ordering::Relaxed) != 0 || self.state.more.load(Ordering::Relaxed) != 0
     }
 
     /// Slots that there are.
@@ -183,10 +201,11 @@ impl Table {
             None => {
                 let start = TABLE_AT + piece as u64 * PIECE * PAGE;
                 // What is beyond the file's end must not be touched.
-                if memfd::size(self.state.backing())? < start + PIECE * PAGE {
+                let segment = self.segment()?;
+                if memfd::size(&*segment)? < start + PIECE * PAGE {
                     return Err(Error::Corrupted("a table longer than its segment"));
                 }
-                let mapping = Arc::new(Mapping::new(self.state.backing(), start, (PIECE * PAGE) as usize)?);
+                let mapping = Arc::new(Mapping::new(&*segment, start, (PIECE * PAGE) as usize)?);
                 self.pieces.with(|pieces| {
                     if pieces.len() <= piece {
                         pieces.resize(piece + 1, None);
@@ -219,7 +238,7 @@ impl Table {
         if more >= MOST - FIRST {
             return Err(Error::OutOfMemory);
         }
-        let segment = self.state.backing();
+        let segment = &*self.segment()?;
         let at = TABLE_AT + more / PAGEFUL * PAGE;
         // A whole piece is mapped at a time.
         memfd::extend_to(segment, TABLE_AT + (more / PAGEFUL / PIECE + 1) * PIECE * PAGE)?;

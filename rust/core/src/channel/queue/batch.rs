@@ -40,7 +40,7 @@ impl Queue {
 
     fn put_rest(&self, messages: &mut [BatchMessage<'_>], done: &mut usize, patience: Patience) -> Result<()> {
         while let Some(rest) = messages.get_mut(*done..).filter(|rest| !rest.is_empty()) {
-            let put = self.transport.send_many(self.writer.as_fd(), rest, patience)?;
+            let put = self.with_found_file(|| self.transport.send_many(self.writer.as_fd(), rest, patience))?;
             *done += put;
             if put > 0 {
                 kill_point!("queue.batch.before_wake");
@@ -85,7 +85,7 @@ impl Queue {
         deadline: Deadline,
     ) -> Result<Found> {
         let attempt = || self.get_some(scratch, metas, most, Patience::Sleep(deadline));
-        self.getters().wait(deadline, attempt, || self.ring().looks_ready())
+        self.wait_to_get(deadline, attempt)
     }
 
     fn get_some(
@@ -101,7 +101,9 @@ impl Queue {
                 taker.takes(tasks);
             }
         };
-        match self.transport.recv_many(self.reader.as_fd(), scratch, metas, most, patience, taking) {
+        let got = self
+            .with_found_file(|| self.transport.recv_many(self.reader.as_fd(), scratch, metas, most, patience, taking));
+        match got {
             Ok(0) => {
                 let (mut bytes, mut fds) = (Vec::new(), Vec::new());
                 let received = self.get_once(&mut bytes, &mut fds, patience, false)?;

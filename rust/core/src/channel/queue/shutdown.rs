@@ -40,7 +40,9 @@ impl Queue {
     pub fn shut_down(&self, immediate: bool) -> Result<()> {
         let cut = || self.state.cut.store(self.ring().messages_out(), Ordering::Release);
         let patience = Patience::Sleep(Deadline::Never);
-        self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)?;
+        self.with_found_file(|| {
+            self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)
+        })?;
         kill_point!("queue.shut.before_wake");
         let ring = self.ring().state();
         ring.not_empty.notify_all();
@@ -59,9 +61,10 @@ impl Queue {
     fn drain(&self, patience: Patience, most: usize) -> Result<()> {
         let mut scratch = Vec::new();
         for _ in 0..most {
-            let getting = self.ring().get_guard(patience)?;
-            let thrown = getting.throw_away(&mut scratch);
-            drop(getting);
+            let thrown = self.with_found_file(|| {
+                let getting = self.ring().get_guard(patience)?;
+                getting.throw_away(&mut scratch)
+            });
             kill_point!("queue.thrown_away");
             match thrown {
                 Ok(message) => drop(message),
