@@ -37,14 +37,14 @@ impl Channel for pipe::End {
         self.close();
     }
     fn abandon(&self) {
-        self.close_segment();
+        self.close_file();
     }
 }
 
 impl Channel for queue::Queue {
     fn end_waits(&self) {}
     fn abandon(&self) {
-        self.close_segment();
+        self.close_file();
     }
 }
 

@@ -18,7 +18,7 @@ use crate::capi::call::{self, Answer, Args, Convention, Method};
 use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error, os_error_saying, raise, raise_receiving};
-use crate::handles::Descriptor;
+use crate::handles::{Descriptor, Token};
 use crate::message::{Now, Prepared};
 use crate::{blocking, closing, handles, message};
 
@@ -38,6 +38,10 @@ pub struct Connection {
     /// Has a task waited for it?
     awaited: AtomicBool,
 }
+
+/// What `_attach()` is given: descriptors of the segment, of the token, of the file (or the segment
+/// again) and of the socket; the offset; flags.
+type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, usize, u32);
 
 enum Way {
     Pipe(Closing<End>),
@@ -316,13 +320,16 @@ impl Connection {
         handle: Option<&Bound<'_, PyAny>>,
         readable: Option<&Bound<'_, PyAny>>,
         writable: Option<&Bound<'_, PyAny>>,
-        _handle: Option<(Py<Descriptor>, Py<Descriptor>, u32)>,
+        _handle: Option<Given>,
     ) -> PyResult<Self> {
-        if let Some((memfd, socket, flags)) = _handle {
+        if let Some((segment, token, file, socket, offset, flags)) = _handle {
             let flags =
                 Flags { readable: flags & READABLE != 0, writable: flags & WRITABLE != 0, second: flags & SECOND != 0 };
-            let (memfd, socket) = (memfd.get().own()?, socket.get().own()?);
-            return Ok(Self::over(End::attach(memfd, socket, flags).map_err(raise)?));
+            // The segment's stands for no file.
+            let file = if file.is(&segment) { None } else { Some(file.get().own()?) };
+            let socket = socket.get().own()?;
+            let given = handles::given((segment, token, offset));
+            return Ok(Self::over(End::attach(given, socket, file, flags).map_err(raise)?));
         }
         let handle = handle.ok_or_else(|| PyTypeError::new_err("Connection() needs a descriptor"))?;
         let truth = |argument: Option<&Bound<'_, PyAny>>| argument.map_or(Ok(true), |argument| argument.is_truthy());
@@ -336,11 +343,14 @@ impl Connection {
     #[classmethod]
     fn _attach<'py>(
         cls: &Bound<'py, PyType>,
-        memfd: Py<Descriptor>,
+        segment: Py<Descriptor>,
+        token: Py<Descriptor>,
+        file: Py<Descriptor>,
         socket: Py<Descriptor>,
+        offset: usize,
         flags: u32,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached::<Self>(cls, (memfd, socket, flags))
+        handles::attached::<Self>(cls, (segment, token, file, socket, offset, flags))
     }
 
     /// Descriptors of the segment and of the socket, and flags.

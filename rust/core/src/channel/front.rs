@@ -59,6 +59,14 @@ impl Front {
         }
     }
 
+    /// Bytes of address space from its start that are its own.
+    pub fn bytes(&self) -> usize {
+        match &self.place {
+            Place::Plot(block) => block.bytes() + Header::BYTES,
+            Place::Whole(segment) => segment.mapping().len(),
+        }
+    }
+
     /// The segment that it lies in.
     pub fn segment(&self) -> &Arc<Segment> {
         match &self.place {

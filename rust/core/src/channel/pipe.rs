@@ -189,7 +189,12 @@ impl End {
 
     /// The file, if this process has it.
     pub fn lent_file(&self) -> Option<Arc<Segment>> {
-        self.extents.file().get().ok()
+        self.file().get().ok()
+    }
+
+    /// The memory file, as this process has it.
+    pub fn file(&self) -> &File {
+        self.extents.file()
     }
 
     /// Where its words are.
