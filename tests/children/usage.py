@@ -26,6 +26,18 @@ def mappings():
         return sum("/memfd:" in line for line in file)
 
 
+def files(name):
+    """What is known of each memory file of that name that is open here."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            if name in os.readlink(f"/proc/self/fd/{fd}"):
+                found.append(os.stat(f"/proc/self/fd/{fd}"))
+        except OSError:
+            continue
+    return found
+
+
 def shared_bytes():
     """Memory in all the segments that this process has mapped or holds open, each counted once."""
     segments = {}

@@ -353,20 +353,22 @@ impl Connection {
         handles::attached::<Self>(cls, (segment, token, file, socket, offset, flags))
     }
 
-    /// Descriptors of the segment and of the socket, and flags.
+    /// Descriptors of the segment, of the token, of the file (the segment's, if there is none) and of
+    /// the socket; the offset, and flags.
     ///
     /// None for a connection of the stdlib's kind.
-    fn _export(&self, py: Python<'_>) -> PyResult<Option<(RawFd, RawFd, u32)>> {
+    fn _export(&self, py: Python<'_>) -> PyResult<Option<(RawFd, Token, RawFd, RawFd, usize, u32)>> {
         let Way::Pipe(end) = &self.way else { return Ok(None) };
-        let (memfd, socket, flags) = end
-            .attached(py, |end| {
-                let (memfd, socket, flags) = end.handles();
-                (handles::raw(memfd), handles::raw(socket), flags)
-            })
-            .ok_or_else(closed)?;
+        let with = handles::shared();
+        let exported = end.attached(py, |end| {
+            let file = end.lent_file().map(|file| handles::raw(file.as_fd()));
+            Ok((end.export(with.as_ref())?, file, handles::raw(end.socket()), end.flags()))
+        });
+        let (handle, file, socket, flags) = exported.ok_or_else(closed)?.map_err(raise)?;
         let bit = |set: bool, bit: u32| if set { bit } else { 0 };
         let flags = bit(flags.readable, READABLE) | bit(flags.writable, WRITABLE) | bit(flags.second, SECOND);
-        Ok(Some((memfd, socket, flags)))
+        let (segment, token, offset) = handles::lent(handle);
+        Ok(Some((segment, token, file.unwrap_or(segment), socket, offset, flags)))
     }
 
     /// Pickles the object and sends it.
