@@ -396,7 +396,7 @@ impl Allocator {
     /// Have the fork that comes covered by a token.
     fn admit_child(&mut self) {
         // A process without blocks of its own has nothing to cover.
-        if self.next_segment == 0 || (self.forks.open().is_some() && !self.dirty) {
+        if (self.next_segment == 0 && !self.has_plots()) || (self.forks.open().is_some() && !self.dirty) {
             return;
         }
         if self.forks.has_room() {

@@ -104,9 +104,11 @@ pub(super) fn leave(left: Left) {
 
 /// A plot, its words zero but for the header.
 pub(super) fn alloc(kind: Kind, shape: &'static Shape) -> Result<Block> {
-    let block = match cut(shape)? {
-        Some(block) => block,
-        None => alone(shape)?,
+    let block = match cut(shape) {
+        Ok(Some(block)) => block,
+        // Also where a limit on the size of files allows no more of a large segment.
+        Ok(None) | Err(Error::OutOfMemory) => alone(shape)?,
+        Err(e) => return Err(e),
     };
     block.header()?.write(kind, block.bytes as u64);
     Ok(block)
@@ -209,6 +211,11 @@ impl Allocator {
         }
         *used = offset + shape.bytes;
         Some((BlockPlace { segment: segment.clone(), offset }, false))
+    }
+
+    /// Has this process ever cut one?
+    pub(super) fn has_plots(&self) -> bool {
+        self.plots.iter().any(|plots| plots.next > 0)
     }
 
     fn cut_plots_from(&mut self, shape: &Shape, segment: &Arc<Segment>) {

@@ -52,7 +52,7 @@ impl Queue {
         self.drain(patience, usize::MAX)?;
         if self.ring().is_terminated() {
             // Descriptors of what was thrown away.
-            self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience)?;
+            self.with_found_file(|| self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience))?;
         }
         Ok(())
     }
@@ -99,7 +99,8 @@ impl Queue {
             let _ = self.drain(patience, AT_A_TIME);
         }
         if has_left || !self.transport.has_told_shut() {
-            let _ = self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience);
+            let _ =
+                self.with_found_file(|| self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience));
         }
     }
 }
