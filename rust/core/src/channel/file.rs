@@ -89,18 +89,21 @@ pub fn create(name: &str) -> Result<Segment> {
 /// The file as this process has it.
 #[derive(Debug, Default)]
 pub struct File {
+    /// It was there from the start.
+    given: Option<Arc<Segment>>,
+    /// A child that was forked in the middle of a look starts without.
     known: Local<Option<Arc<Segment>>>,
 }
 
 impl File {
     /// One that is known from the start.
-    pub fn known(segment: Arc<Segment>) -> File {
-        File { known: Local::new(Some(segment)) }
+    pub fn given(segment: Arc<Segment>) -> File {
+        File { given: Some(segment), known: Local::default() }
     }
 
     /// Has this process got it?
     pub fn is_known(&self) -> bool {
-        self.known.with(|known| known.is_some())
+        self.given.is_some() || self.known.with(|known| known.is_some())
     }
 
     /// It.
@@ -108,7 +111,10 @@ impl File {
     /// # Errors
     /// `NO_FILE`.
     pub fn get(&self) -> Result<Arc<Segment>> {
-        self.known.with(|known| known.clone()).ok_or(NO_FILE)
+        match &self.given {
+            Some(given) => Ok(given.clone()),
+            None => self.known.with(|known| known.clone()).ok_or(NO_FILE),
+        }
     }
 
     /// From now on it is this one, unless another thread was quicker.

@@ -180,7 +180,7 @@ impl Broadcast {
         Ok(Broadcast {
             slots: Object::slice(mapping.clone(), (), SLOTS, READERS_MOST)?,
             cells: Object::slice(mapping.clone(), (), CELLS, maxsize as usize * CELL)?,
-            extents: Arc::new(Extents::new(Front::whole(segment.clone()), TABLE, File::known(segment.clone()))?),
+            extents: Arc::new(Extents::new(Front::whole(segment.clone()), TABLE, File::given(segment.clone()))?),
             state: Object::new(segment, STATE)?,
             readers_here: AtomicUsize::new(0),
             tended: AtomicU64::new(0),
