@@ -46,6 +46,10 @@
 //! That takes longer, for its pages are new each time. It is so in a process that shares an end with
 //! the one that made the file, since before that, and in which no large message has arrived.
 //!
+//! What is left of a killed process's moves (see [`extents`](super::extents)) is settled by the slots'
+//! words, which are in the front. Where the table has grown into the file (more than 24 extents in
+//! use) who has no file cannot, and says so; another does.
+//!
 //! What is left when a process dies:
 //!
 //! - before the CAS: nothing.

@@ -219,6 +219,16 @@ impl End {
         }
     }
 
+    /// Attempt it; once more if it wants the file, and that has come here. It does to settle what a
+    /// killed process was moving, if the table of extents has grown into the file.
+    fn with_file<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        match attempt() {
+            Err(NO_FILE) if self.has_file_now()? => attempt(),
+            Err(NO_FILE) => Err(Error::Corrupted("the pipe's memory file is out of reach")),
+            done => done,
+        }
+    }
+
     /// Make the file, if there is none, or see whether it has come here.
     #[cold]
     fn has_file_now(&self) -> Result<bool> {
@@ -273,7 +283,7 @@ impl End {
         if self.peer_is_gone() {
             return Err(Error::PeerGone);
         }
-        let sent = self.outgoing.send(self.socket.as_fd(), outgoing, patience);
+        let sent = self.with_file(|| self.outgoing.send(self.socket.as_fd(), outgoing, patience));
         sent.map_err(|e| if e == SOCKET_FULL { Error::Full } else { e })
     }
 
@@ -316,7 +326,7 @@ impl End {
     }
 
     fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
-        let received = self.incoming.recv(self.socket.as_fd(), scratch, fds, patience, || ())?;
+        let received = self.with_file(|| self.incoming.recv(self.socket.as_fd(), scratch, fds, patience, || ()))?;
         self.wake_senders();
         Ok(received)
     }
@@ -335,7 +345,7 @@ impl End {
     /// # Errors
     /// `PeerGone` if no message is left and none can come; those of [`Transport::recv_told`].
     pub fn recv_told(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
-        match self.incoming.recv_told(self.socket.as_fd(), scratch, fds, patience, || ()) {
+        match self.with_file(|| self.incoming.recv_told(self.socket.as_fd(), scratch, fds, patience, || ())) {
             Ok(received) => {
                 self.wake_senders();
                 Ok(received)
@@ -418,7 +428,7 @@ impl End {
                         if seen.readable
                             && (state.watched.load(Ordering::Relaxed) != 0 || state.not_full.is_waited_on())
                         {
-                            let cleared = self.incoming.clear_ready(self.socket.as_fd(), true);
+                            let cleared = self.with_file(|| self.incoming.clear_ready(self.socket.as_fd(), true));
                             if cleared == Err(FOREIGN) {
                                 return Err(FOREIGN);
                             }
@@ -427,7 +437,7 @@ impl End {
                     }
                 };
             }
-            if !self.incoming.clear_ready(self.socket.as_fd(), readable)? {
+            if !self.with_file(|| self.incoming.clear_ready(self.socket.as_fd(), readable))? {
                 return Ok(());
             }
             kill_point!("pipe.parking");
@@ -468,7 +478,7 @@ impl End {
     /// # Errors
     /// As for [`watch`](Self::watch).
     pub fn watch_receiving(&self) -> Result<BorrowedFd<'_>> {
-        self.incoming.watch(self.socket.as_fd())?;
+        self.with_file(|| self.incoming.watch(self.socket.as_fd()))?;
         Ok(self.socket.as_fd())
     }
 
