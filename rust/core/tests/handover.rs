@@ -103,6 +103,7 @@ fn who_makes_a_queues_file_dies_at_every_step_and_so_does_the_next() {
     let _turn = common::turn();
     for (first, _) in MAKING {
         for (second, _) in MAKING {
+            common::watchdog();
             let case = format!("{first}, {second}");
             let queue = Queue::create(0).unwrap();
             // Both were there before.
@@ -155,6 +156,7 @@ fn a_message_is_had_though_its_sender_was_killed_and_its_first_receiver_too() {
     let _turn = common::turn();
     for with in [0, 2, 300] {
         for watched in [false, true] {
+            common::watchdog();
             let (a, b) = pipe::create(true).unwrap();
             if watched {
                 b.watch().unwrap();
@@ -208,6 +210,7 @@ fn a_pipes_file_goes_with_messages_of_every_kind() {
     let mut dice = common::Dice(common::seed());
     let (lent, expected) = fds(2);
     for round in 0..12 {
+        common::watchdog();
         let (a, b) = pipe::create(round % 2 == 0).unwrap();
         if round % 3 == 0 {
             b.watch().unwrap();
@@ -262,6 +265,7 @@ fn who_sends_the_first_large_message_dies_at_every_step_and_so_does_the_next() {
     for watched in [false, true] {
         for (first, is_sent) in SENDING {
             for (second, _) in SENDING {
+                common::watchdog();
                 let case = format!("{first}, {second}, watched: {watched}");
                 let (a, b) = pipe::create(false).unwrap();
                 if watched {

@@ -19,7 +19,7 @@ use fastmp_core::layout::{Backing, Kind};
 use fastmp_core::sys::fork::{AtFork, Registration};
 use fastmp_core::sys::memfd;
 
-static SHAPE: Shape = Shape { number: 0, bytes: 1 << 20, words: 8192, pages: [(0, 16384), (16384, 0)] };
+static SHAPE: Shape = Shape { number: 2, bytes: 1 << 20, words: 8192, pages: [(0, 16384), (16384, 0)] };
 
 /// Registered before the arena is.
 fn turn() -> std::sync::MutexGuard<'static, ()> {
@@ -153,7 +153,7 @@ fn nobody_gets_a_plot_that_a_child_or_a_handle_can_reach() {
 #[test]
 fn children_that_die_in_a_loop_leave_memory_flat() {
     let _turn = turn();
-    let mut sizes = Vec::new();
+    let mut least = [(u64::MAX, usize::MAX); 3];
     for round in 0..120 {
         let queue = Queue::create(0).unwrap();
         let mut child = Child::fork(|| {
@@ -163,11 +163,11 @@ fn children_that_die_in_a_loop_leave_memory_flat() {
         });
         assert_eq!(child.wait(), KILLED);
         (0..100).for_each(|number| assert_eq!(got(&queue), (1, number)));
-        if round % 40 == 39 {
-            sizes.push((common::blocks::arena_bytes(), open_fds()));
-        }
+        drop(queue);
+        let (bytes, fds) = &mut least[round / 40];
+        (*bytes, *fds) = ((*bytes).min(common::blocks::arena_bytes()), (*fds).min(open_fds()));
     }
-    assert!(sizes[2].0 <= sizes[1].0 + (1 << 20) && sizes[2].1 <= sizes[1].1 + 4, "{sizes:?}");
+    assert!(least[2].0 <= least[1].0 + (1 << 20) && least[2].1 <= least[1].1 + 4, "{least:?}");
 }
 
 #[test]

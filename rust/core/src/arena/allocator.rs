@@ -109,6 +109,8 @@ pub(super) struct Allocator {
     pub plots: [Plots; SHAPES],
     pub deferred_plots: Vec<Deferred>,
     pub stuck_plots: usize,
+    /// How much has come to wait since the last sweep.
+    pub plots_waiting: usize,
     /// The segment that new blocks are cut from, and up to where it is used.
     cutting: Option<(Arc<Segment>, usize)>,
     next_segment: usize,
@@ -297,10 +299,7 @@ impl Allocator {
         let deferred = Deferred { place, departed, forks, exports };
         match departed.sort {
             Sort::Class(_) => self.deferred.push(deferred),
-            Sort::Plot(_) => {
-                self.deferred_plots.push(deferred);
-                self.sweep_plots(false);
-            }
+            Sort::Plot(_) => self.defer_plot(deferred),
         }
     }
 
@@ -322,7 +321,7 @@ impl Allocator {
         self.stuck = self.deferred.len();
         let deferred = std::mem::take(&mut self.deferred_plots);
         self.deferred_plots = self.free_unheld(deferred);
-        self.stuck_plots = self.deferred_plots.len();
+        (self.stuck_plots, self.plots_waiting) = (self.deferred_plots.len(), 0);
     }
 
     /// Gives back those that somebody may hold.

@@ -28,7 +28,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::allocator::{Allocator, BlockPlace, Departed, try_allocator};
+use super::allocator::{Allocator, BlockPlace, Deferred, Departed, try_allocator};
 use super::segment::Segment;
 use super::{Block, Origin};
 use crate::error::{Error, Result};
@@ -37,8 +37,8 @@ use crate::layout::{self, Header, Kind};
 use crate::sys::fork::Local;
 use crate::sys::memfd;
 
-/// How many shapes there are.
-pub const SHAPES: usize = 2;
+/// How many shapes there may be: a queue's, a pipe's, one for tests.
+pub const SHAPES: usize = 3;
 /// Where the first plot of a segment is.
 const FIRST: usize = 4096;
 /// Plots of a shape's first segment, and of its largest. Each has eight times as many as the one
@@ -47,8 +47,10 @@ const FIRST_PLOTS: usize = if cfg!(miri) { 1 } else { 2 };
 const MOST_PLOTS: usize = if cfg!(miri) { 1 } else { 512 };
 /// Free plots of a shape that keep their pages.
 const WARM: usize = 64;
-/// Look for plots that have become free when this many wait.
+/// Look for plots that have become free when so many have come to wait. One that has grown counts for
+/// several: it has a MiB and more.
 const SWEEP_AT: usize = 16;
+const GROWN_COUNTS: usize = 8;
 
 /// What a sort of plots is like. Offsets are from a plot's start, in whole pages.
 #[derive(Debug)]
@@ -187,12 +189,16 @@ pub(super) fn trim(surplus: Vec<(&'static Shape, BlockPlace, bool)>) {
     }
 }
 
+fn has_grown(place: &BlockPlace) -> bool {
+    layout::view::<Header>(place.segment.mapping(), place.offset).is_ok_and(Header::has_grown)
+}
+
 impl Allocator {
     /// A free plot, and has it pages? None: there is no segment to cut one from.
     fn take_plot(&mut self, shape: &'static Shape) -> Option<(BlockPlace, bool)> {
         self.plots[shape.number].shape = Some(shape);
         if self.plots[shape.number].warm.is_empty() {
-            self.sweep_plots(false);
+            self.sweep_plots();
         }
         let plots = &mut self.plots[shape.number];
         if let Some(place) = plots.warm.pop() {
@@ -225,17 +231,23 @@ impl Allocator {
         self.segments.insert(segment.id(), segment);
     }
 
-    /// Look for plots whose last token is gone, if it pays, or `now`.
-    pub(super) fn sweep_plots(&mut self, now: bool) {
-        let cost = SWEEP_AT.max(2 * self.stuck_plots).max(self.tokens());
-        if now || self.deferred_plots.len() >= cost {
+    /// A plot that somebody may reach still has come to wait.
+    pub(super) fn defer_plot(&mut self, deferred: Deferred) {
+        self.plots_waiting += if has_grown(&deferred.place) { GROWN_COUNTS } else { 1 };
+        self.deferred_plots.push(deferred);
+        self.sweep_plots();
+    }
+
+    /// Look for plots whose last token is gone, if it has been paid for.
+    fn sweep_plots(&mut self) {
+        if self.plots_waiting >= SWEEP_AT.max(self.stuck_plots).max(self.tokens()) {
             self.sweep();
         }
     }
 
     /// A plot that nobody can reach any more.
     pub(super) fn free_plot(&mut self, place: BlockPlace, number: usize, has_pages: bool) {
-        let grown = layout::view::<Header>(place.segment.mapping(), place.offset).is_ok_and(Header::has_grown);
+        let grown = has_grown(&place);
         let Some(place) = place.vacant() else { return };
         let plots = &mut self.plots[number];
         match has_pages {
