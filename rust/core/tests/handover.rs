@@ -310,9 +310,40 @@ fn who_sends_the_first_large_message_dies_at_every_step_and_so_does_the_next() {
 }
 
 #[test]
+fn who_shares_the_senders_end_of_a_one_way_pipe_gets_the_file_back_from_its_reader() {
+    let _turn = common::turn();
+    for dies in [false, true] {
+        let ((a, b), words) = (pipe::create(false).unwrap(), words());
+        let mut other = Child::fork(|| {
+            until("it has been received", || words.get(0) == 1);
+            put(&b, 2, 0, LARGE);
+            assert_eq!(b.file().is_known(), !dies);
+        });
+        let mut reader = Child::fork(|| {
+            if dies {
+                arm("file.returning", 1, Action::Kill);
+            }
+            assert_eq!(got(&a), (1, 0));
+            assert_eq!(got(&a), (1, 1));
+        });
+        (0..2).for_each(|number| put(&b, 1, number, LARGE));
+        assert_eq!(reader.wait(), if dies { KILLED } else { OK });
+        words.set(0, 1);
+        assert_eq!(other.wait(), OK);
+        if dies {
+            // One message went with it.
+            assert_eq!(got(&a), (1, 1));
+        }
+        assert_eq!(got(&a), (2, 0));
+        put(&b, 1, 2, LARGE);
+        assert_eq!(got(&a), (1, 2));
+    }
+}
+
+#[test]
 fn who_has_no_file_sends_loose_extents() {
     let _turn = common::turn();
-    let (a, b) = pipe::create(false).unwrap();
+    let (a, b) = pipe::create(true).unwrap();
     let (lent, expected) = fds(3);
     let words = words();
     let mut other = Child::fork(|| {
@@ -334,7 +365,7 @@ fn who_has_no_file_sends_loose_extents() {
     // One whose descriptors are gone is lost, and no other.
     let before = open_fds();
     for point in ["transport.fds_sent", "ring.put.before_commit", "ring.put.after_commit"] {
-        let (a, b) = pipe::create(false).unwrap();
+        let (a, b) = pipe::create(true).unwrap();
         let words = common::words();
         let mut doomed = Child::fork(|| {
             until("there is a file", || words.get(0) == 1);

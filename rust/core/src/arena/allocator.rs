@@ -92,7 +92,7 @@ impl BlockPlace {
 
 #[derive(Debug)]
 pub(super) struct Deferred {
-    place: BlockPlace,
+    pub place: BlockPlace,
     departed: Departed,
     /// The fork tokens that reach it.
     forks: RangeInclusive<u64>,

@@ -46,6 +46,11 @@
 //! That takes longer, for its pages are new each time. It is so in a process that shares an end with
 //! the one that made the file, since before that, and in which no large message has arrived.
 //!
+//! In a one-way pipe the other way of the socket is free, as in a queue. So the first reader that has
+//! the file sends it back, once: it stays there, and those who share the senders' end find it when
+//! they next look. (`returned` says so before it is done. If that reader dies in between, they go on
+//! with loose extents.)
+//!
 //! What is left of a killed process's moves (see [`extents`](super::extents)) is settled by the slots'
 //! words, which are in the front. Where the table has grown into the file (more than 24 extents in
 //! use) who has no file cannot, and says so; another does.

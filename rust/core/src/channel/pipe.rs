@@ -54,6 +54,8 @@ overlay! {
     struct PipeState {
         /// Not 0: there is a memory file. See [`file`](super::file).
         made: facade::AtomicU64,
+        /// Not 0: a reader of a one-way pipe has sent it back, or was about to.
+        returned: facade::AtomicU64,
     }
 }
 
@@ -80,6 +82,8 @@ pub struct End {
     _farewell: Farewell,
     flags: Flags,
     closing: AtomicBool,
+    /// Have the senders of a one-way pipe got the file from here, or from another reader?
+    has_returned: AtomicBool,
     asked: AtomicU64,
     closings_seen: AtomicU32,
 }
@@ -168,6 +172,7 @@ impl End {
             _farewell: farewell,
             flags,
             closing: AtomicBool::new(false),
+            has_returned: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             closings_seen: AtomicU32::new(0),
         })
@@ -327,8 +332,29 @@ impl End {
 
     fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
         let received = self.with_file(|| self.incoming.recv(self.socket.as_fd(), scratch, fds, patience, || ()))?;
-        self.wake_senders();
+        self.has_received(&received);
         Ok(received)
+    }
+
+    #[inline]
+    fn has_received(&self, received: &Received) {
+        self.wake_senders();
+        if received.extent.is_some() && !self.flags.writable && !self.has_returned.load(Ordering::Relaxed) {
+            self.return_file();
+        }
+    }
+
+    /// Send the file back, once, to where all who share the other end of a one-way pipe find it.
+    #[cold]
+    fn return_file(&self) {
+        let Some(file) = self.lent_file() else { return };
+        self.has_returned.store(true, Ordering::Relaxed);
+        // Relaxed: the file goes by the socket.
+        if self.state.returned.swap(1, Ordering::Relaxed) == 0 {
+            kill_point!("file.returning");
+            // If nobody has that end any more nobody needs it.
+            let _ = file.own_fd().and_then(|fd| socket::send_file(&self.socket, fd));
+        }
     }
 
     #[inline]
@@ -347,7 +373,7 @@ impl End {
     pub fn recv_told(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
         match self.with_file(|| self.incoming.recv_told(self.socket.as_fd(), scratch, fds, patience, || ())) {
             Ok(received) => {
-                self.wake_senders();
+                self.has_received(&received);
                 Ok(received)
             }
             // Whoever is gone may have sent something in between.
