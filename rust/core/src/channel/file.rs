@@ -145,9 +145,10 @@ impl File {
         Ok(())
     }
 
-    /// Close its descriptor: see [`Segment::close_fd`].
+    /// Close its descriptor (see [`Segment::close_fd`]), and know it no more: what else here had it
+    /// must not take another's number for it.
     pub fn close(&self) {
-        if let Ok(segment) = self.get() {
+        if let Some(segment) = self.known.with(Option::take) {
             segment.close_fd();
         }
     }
