@@ -91,8 +91,8 @@ fn a_header_with_any_wrong_bit_is_refused() {
     let mut good = [0u8; 32];
     mapping.read(0, &mut good).unwrap();
     let header: &Header = view(mapping, 0).unwrap();
-    // Magic, kind and version: bits that must all be right, but for those that say that a handle was
-    // given away, and that it has grown.
+    // Magic, kind and version: bits that must all be right, but for those that say that a handle
+    // was given away, and that it has grown.
     const GROWN: usize = 46;
     const EXPORTED: usize = 47;
     for bit in (0..64).filter(|bit| ![EXPORTED, GROWN].contains(bit)) {

@@ -353,8 +353,8 @@ impl Connection {
         handles::attached::<Self>(cls, (segment, token, file, socket, offset, flags))
     }
 
-    /// Descriptors of the segment, of the token, of the file (the segment's, if there is none) and of
-    /// the socket; the offset, and flags.
+    /// Descriptors of the segment, of the token, of the file (the segment's, if there is none) and
+    /// of the socket; the offset, and flags.
     ///
     /// None for a connection of the stdlib's kind.
     fn _export(&self, py: Python<'_>) -> PyResult<Option<(RawFd, Token, RawFd, RawFd, usize, u32)>> {

@@ -23,8 +23,8 @@ use crate::handles::{Descriptor, Token};
 use crate::message::{Now, Prepared};
 use crate::{blocking, closing, handles, message};
 
-/// What `_attach()` is given: descriptors of the segment, of the token and of both ends of the socket;
-/// the offset; maxsize.
+/// What `_attach()` is given: descriptors of the segment, of the token and of both ends of the
+/// socket; the offset; maxsize.
 type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, usize, u64);
 
 /// Seconds to wait at most for a message that readiness has told of: its sender may be stopped.

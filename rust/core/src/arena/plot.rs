@@ -1,15 +1,15 @@
 //! Plots: large blocks that are mostly address space, for what grows where it is.
 //!
-//! A channel's words and rings lie in a plot. It has its [shape](Shape)'s bytes of address space, of
-//! which a few pages are reserved when it is handed out; its user reserves more as it needs them
-//! ([`Header::grow`] first). Plots are cut from sparse segments that have nothing else in them. They
-//! live and return as all blocks do (see [`arena`](super)): the same tokens, the same handles.
+//! A channel's words and rings lie in a plot. It has its [shape](Shape)'s bytes of address space,
+//! of which a few pages are reserved when it is handed out; its user reserves more as it needs them
+//! ([`Header::grow`] first). Plots are cut from sparse segments that have nothing else in them.
+//! They live and return as all blocks do (see [`arena`](super)): the same tokens, the same handles.
 //!
 //! | where a free plot stands | its pages | becomes |
 //! |---|---|---|
 //! | `warm` | those of its shape | used, its words zeroed |
 //! | `cold` | none | used, once its pages are reserved |
-//! | `surplus` | more than those of its shape, or one that is too many | warm, or cold, by whoever comes by |
+//! | `surplus` | too many, or it is one too many | warm, or cold, by whoever comes by |
 //!
 //! New pages cost more than all else that a channel needs, so that a plot which returns keeps those
 //! of its shape. Only words are zeroed when it is used again: what the rings have held is there
@@ -47,8 +47,8 @@ const FIRST_PLOTS: usize = if cfg!(miri) { 1 } else { 2 };
 const MOST_PLOTS: usize = if cfg!(miri) { 1 } else { 512 };
 /// Free plots of a shape that keep their pages.
 const WARM: usize = 64;
-/// Look for plots that have become free when so many have come to wait. One that has grown counts for
-/// several: it has a MiB and more.
+/// Look for plots that have become free when so many have come to wait. One that has grown counts
+/// for several: it has a MiB and more.
 const SWEEP_AT: usize = 16;
 const GROWN_COUNTS: usize = 8;
 

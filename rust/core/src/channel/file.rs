@@ -42,18 +42,19 @@
 //! `made` says that there is a file: it is changed by one CAS from 0 by who has made one, **the
 //! commit point**, so that there never are two. A sender that finds it set and has no file looks at
 //! the head of its own socket. If the file is not there it sends its message in memory of its own,
-//! a *loose* extent: a memfd that is a descriptor of the message, as far as the socket is concerned.
-//! That takes longer, for its pages are new each time. It is so in a process that shares an end with
-//! the one that made the file, since before that, and in which no large message has arrived.
+//! a *loose* extent: a memfd that is a descriptor of the message, as far as the socket is
+//! concerned. That takes longer, for its pages are new each time. It is so in a process that shares
+//! an end with the one that made the file, since before that, and in which no large message has
+//! arrived.
 //!
-//! In a one-way pipe the other way of the socket is free, as in a queue. So the first reader that has
-//! the file sends it back, once: it stays there, and those who share the senders' end find it when
-//! they next look. (`returned` says so before it is done. If that reader dies in between, they go on
-//! with loose extents.)
+//! In a one-way pipe the other way of the socket is free, as in a queue. So the first reader that
+//! has the file sends it back, once: it stays there, and those who share the senders' end find it
+//! when they next look. (`returned` says so before it is done. If that reader dies in between, they
+//! go on with loose extents.)
 //!
-//! What is left of a killed process's moves (see [`extents`](super::extents)) is settled by the slots'
-//! words, which are in the front. Where the table has grown into the file (more than 24 extents in
-//! use) who has no file cannot, and says so; another does.
+//! What is left of a killed process's moves (see [`extents`](super::extents)) is settled by the
+//! slots' words, which are in the front. Where the table has grown into the file (more than 24
+//! extents in use) who has no file cannot, and says so; another does.
 //!
 //! What is left when a process dies:
 //!
@@ -65,8 +66,8 @@
 //!   packet; the file in it is the right one, for the next who looks.
 //! - of a receiver: before its commit it has taken nothing that another needs. After it, its
 //!   descriptors' packet is stale.
-//! - between taking the lock over from a dead sender and anything else: `HANDED` is cleared with the
-//!   take-over, as `READY` is.
+//! - between taking the lock over from a dead sender and anything else: `HANDED` is cleared with
+//!   the take-over, as `READY` is.
 //!
 //! # Handles
 //! A queue's handle carries no file. That of a pipe's end does once there is one.

@@ -13,8 +13,8 @@
 use crate::channel::extents::ExtentState;
 use crate::channel::ring::{MessageMeta, RingState};
 
-/// Offsets in a channel's front: the rings' words, a queue's or a pipe's own, the extents' words, the
-/// bases.
+/// Offsets in a channel's front: the rings' words, a queue's or a pipe's own, the extents' words,
+/// the bases.
 pub(super) const RINGS: usize = 64;
 pub(super) const QUEUE: usize = RINGS + 2 * size_of::<RingState>();
 pub(super) const TABLE: usize = 4096;

@@ -520,8 +520,8 @@ impl End {
     }
 
     /// Close the file's descriptor before this end is dropped, in a forked child where threads of
-    /// its parent may have had parts of it that nobody will ever drop. The other end in this process
-    /// may have the same, and then knows it no more.
+    /// its parent may have had parts of it that nobody will ever drop. The other end in this
+    /// process may have the same, and then knows it no more.
     pub fn close_file(&self) {
         self.extents.file().close();
     }

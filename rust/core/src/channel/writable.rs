@@ -37,8 +37,9 @@
 //!   packets from the head while more than the head is there. If one packet is left, no filler can
 //!   keep the socket from being writable: clear `FULL`. That packet remains for it tells that
 //!   messages are there.
-//! - a packet with the channel's file (see [`file`](super::file)) is not taken while a message in an
-//!   extent is unread; nor are the fillers behind it. `HANDED` is cleared before fillers are sent.
+//! - a packet with the channel's file (see [`file`](super::file)) is not taken while a message in
+//!   an extent is unread; nor are the fillers behind it. `HANDED` is cleared before fillers are
+//!   sent.
 //! - fillers behind a packet of descriptors whose message is unread stay, and `FULL` with them,
 //!   until it is received: a socket is taken from in order only. So long readiness may be late.
 //! - receiver that finds the ring empty: takes all, as ever ([`Transport::clear_ready`]).
@@ -181,8 +182,8 @@ impl Transport {
 }
 
 /// Take packets from the head, but not the last, nor the descriptors of a message that is there
-/// (from number `needed` on), nor what is the program's; nor a file, if `keeps_file`. Is the last one
-/// all that is left?
+/// (from number `needed` on), nor what is the program's; nor a file, if `keeps_file`. Is the last
+/// one all that is left?
 pub(super) fn take_fillers(socket: BorrowedFd<'_>, needed: u64, keeps_file: bool) -> bool {
     let Some(mut left) = socket::unread_bytes(socket) else { return false };
     for _ in 0..socket::MOST_PACKETS {

@@ -1,5 +1,5 @@
-//! Extents: memory of a channel's [file](super::file) for messages too large to copy under a lock, and for a
-//! ring that outgrows its base.
+//! Extents: memory of a channel's [file](super::file) for messages too large to copy under a lock,
+//! and for a ring that outgrows its base.
 //!
 //! # Protocol
 //! Each extent has a *slot* in the channel's `table`, and each slot has file offsets of its own

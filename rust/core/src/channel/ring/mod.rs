@@ -1,14 +1,12 @@
 //! A ring of messages, many producers and many consumers. It never waits for room or for messages:
 //! queue and pipe do.
 //!
-//! # Layout
-//! Messages are records in units of 16 bytes: a header, then the payload. A *position* is an offset,
-//! in units: in the front while it is inside of the base, else in the channel's file. The *base* is a
-//! circle that starts with 16 KiB and doubles up to 1 MiB. A ring that may overflow goes on in
-//! *chunks*, extents of 1 MiB that are filled once from start to end, and comes back to the base when
-//! it is empty. Wherever the next record does not
-//! follow the last one a link says where it is; room for one link always stays behind the last
-//! record.
+//! # Layout Messages are records in units of 16 bytes: a header, then the payload. A *position* is
+//! an offset, in units: in the front while it is inside of the base, else in the channel's file.
+//! The *base* is a circle that starts with 16 KiB and doubles up to 1 MiB. A ring that may overflow
+//! goes on in *chunks*, extents of 1 MiB that are filled once from start to end, and comes back to
+//! the base when it is empty. Wherever the next record does not follow the last one a link says
+//! where it is; room for one link always stays behind the last record.
 //!
 //! A ring that may not overflow holds at least 64 KiB of payload, whatever the sizes of its
 //! messages. As a record takes up to 31 bytes more than its payload, a base full of tiny ones
