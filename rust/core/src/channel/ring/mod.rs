@@ -1,8 +1,9 @@
 //! A ring of messages, many producers and many consumers. It never waits for room or for messages:
 //! queue and pipe do.
 //!
-//! # Layout Messages are records in units of 16 bytes: a header, then the payload. A *position* is
-//! an offset, in units: in the front while it is inside of the base, else in the channel's file.
+//! # Layout
+//! Messages are records in units of 16 bytes: a header, then the payload. A *position* is an
+//! offset, in units: in the front while it is inside of the base, else in the channel's file.
 //! The *base* is a circle that starts with 16 KiB and doubles up to 1 MiB. A ring that may overflow
 //! goes on in *chunks*, extents of 1 MiB that are filled once from start to end, and comes back to
 //! the base when it is empty. Wherever the next record does not follow the last one a link says
