@@ -245,6 +245,27 @@ fn channels_are_made_and_dropped_while_a_fork_waits_for_that() {
 }
 
 #[test]
+fn a_program_that_closes_all_descriptors_makes_new_channels_that_grow_and_travel() {
+    let _turn = turn();
+    let mut child = Child::fork(|| {
+        drop((0..3).map(|_| (Queue::create(0).unwrap(), pipe::create(true).unwrap())).collect::<Vec<_>>());
+        // SAFETY: nothing else of this process needs them.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+        let queue = Queue::create(0).unwrap();
+        let (a, b) = pipe::create(true).unwrap();
+        for number in 0..100 {
+            put(&queue, 1, number, 4000);
+        }
+        let twin = queue.again().unwrap();
+        (0..100).for_each(|number| assert_eq!(got(&twin), (1, number)));
+        (0..10).for_each(|number| put(&a, 1, number, 4000));
+        let other = b.again().unwrap();
+        (0..10).for_each(|number| assert_eq!(got(&other), (1, number)));
+    });
+    assert_eq!(child.wait(), OK);
+}
+
+#[test]
 fn a_channel_that_has_travelled_is_the_same() {
     let _turn = turn();
     let queue = Queue::create(0).unwrap();

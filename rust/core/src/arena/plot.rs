@@ -176,7 +176,7 @@ fn alone(shape: &Shape) -> Result<Block> {
 /// Give back what free plots have too much, and put them where they belong.
 pub(super) fn trim(surplus: Vec<(&'static Shape, BlockPlace, bool)>) {
     for (shape, place, keeps) in surplus {
-        // If the program has closed the descriptor its pages stay. They are not lost.
+        // Without the descriptor, which the program has closed, it is of no more use.
         let Ok(fd) = place.segment.own_fd() else { continue };
         let ranges = if keeps { shape.rest() } else { [(0, shape.bytes), (0, 0)] };
         for (from, to) in ranges.into_iter().filter(|(from, to)| from < to) {
@@ -201,14 +201,15 @@ impl Allocator {
             self.sweep_plots();
         }
         let plots = &mut self.plots[shape.number];
-        if let Some(place) = plots.warm.pop() {
+        // The program may have closed its descriptor: then no pages are to be had there, and no
+        // handle could leave.
+        let next =
+            |list: &mut Vec<BlockPlace>| std::iter::from_fn(|| list.pop()).find(|place| place.segment.own_fd().is_ok());
+        if let Some(place) = next(&mut plots.warm) {
             return Some((place, true));
         }
-        // The program may have closed its descriptor: then no pages are to be had there.
-        while let Some(place) = plots.cold.pop() {
-            if place.segment.own_fd().is_ok() {
-                return Some((place, false));
-            }
+        if let Some(place) = next(&mut plots.cold) {
+            return Some((place, false));
         }
         let (segment, used) = plots.cutting.as_mut()?;
         let offset = *used;
@@ -251,9 +252,9 @@ impl Allocator {
         let Some(place) = place.vacant() else { return };
         let plots = &mut self.plots[number];
         match has_pages {
-            _ if grown || plots.warm.len() >= WARM => plots.surplus.push(place),
-            true => plots.warm.push(place),
             false => plots.cold.push(place),
+            true if grown || plots.warm.len() >= WARM => plots.surplus.push(place),
+            true => plots.warm.push(place),
         }
     }
 
