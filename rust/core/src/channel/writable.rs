@@ -37,9 +37,10 @@
 //!   packets from the head while more than the head is there. If one packet is left, no filler can
 //!   keep the socket from being writable: clear `FULL`. That packet remains for it tells that
 //!   messages are there.
-//! - a packet with the channel's file (see [`file`](super::file)) is not taken while a message in
-//!   an extent is unread; nor are the fillers behind it. `HANDED` is cleared before fillers are
-//!   sent.
+//! - a packet with the channel's file (see [`file`](super::file)) is not taken while a message in an
+//!   extent is unread, unless the last packet has it too (`HANDED`). A sender that has the file sees
+//!   to that: `HANDED` is cleared before the fillers, and the packet behind them has the file. With
+//!   one that has not, readiness is late until all is read.
 //! - fillers behind a packet of descriptors whose message is unread stay, and `FULL` with them,
 //!   until it is received: a socket is taken from in order only. So long readiness may be late.
 //! - receiver that finds the ring empty: takes all, as ever ([`Transport::clear_ready`]).
@@ -68,7 +69,7 @@
 //! that does not tell what is unread gets none; then its socket is writable too often, which costs
 //! calls that find no room.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::channel::ring::{Payload, PutGuard};
 use crate::channel::transport::{FULL, SENDER, Transport};
@@ -139,12 +140,27 @@ impl Transport {
         kill_point!("transport.full_said");
         if is_still() {
             putting.set_handed(false);
-            socket::fill(socket, || {
+            // If the other end has gone it need not be told.
+            if socket::fill(socket, || {
                 kill_point!("transport.filler_sent");
-            });
+            }) && !self.hand_behind(putting, socket)
+            {
+                let _ = socket::send_ready(socket);
+            }
         } else if before & FULL == 0 {
             watched.fetch_and(!FULL, Ordering::SeqCst);
         }
+    }
+
+    /// Send the file, where it goes with the messages and a message may need it. Was it sent?
+    fn hand_behind(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> bool {
+        if !self.ring().hands_over() || !self.ring().has_large() {
+            return false;
+        }
+        let Ok(file) = self.ring().extents().file().get() else { return false };
+        let is_sent = socket::send_file(socket, file.as_fd()) == Ok(true);
+        putting.set_handed(is_sent);
+        is_sent
     }
 
     /// There is `FULL`: if there is room too, the fillers go. `socket` is the receivers' end.
@@ -158,9 +174,9 @@ impl Transport {
                 // Who received a message has it, and sees to signals when it returns.
                 Err(Error::Interrupted) => continue,
                 Err(_) => return,
-                Ok((_putting, getting)) => match getting.first_fds_id() {
+                Ok((putting, getting)) => match getting.first_fds_id() {
                     Ok(Some(needed)) if has_room() => {
-                        let is_done = take_fillers(socket, needed, ring.has_large());
+                        let is_done = take_fillers(socket, needed, ring.has_large() && !putting.is_handed());
                         kill_point!("transport.room_telling");
                         if is_done {
                             ring.state().watched.fetch_and(!FULL, Ordering::SeqCst);

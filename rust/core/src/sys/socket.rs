@@ -273,14 +273,14 @@ fn is_writable(fd: impl AsFd) -> bool {
     matches!(poll(&mut fds, Some(&span(0))), Ok(1)) && fds[0].revents() == PollFlags::OUT
 }
 
-/// Send fillers until it is not writable any more, and a ready packet behind them; nothing if it is
-/// not. `sent` is told of each filler. A filler alone leaves it writable. Nothing is sent where
-/// nobody could find out what to take away again.
-pub fn fill(fd: impl AsFd, sent: impl Fn()) {
+/// Send fillers until it is not writable any more; nothing if it is not. `sent` is told of each
+/// filler. A filler alone leaves it writable: a ready packet has to come behind them, if true.
+/// Nothing is sent where nobody could find out what to take away again.
+pub fn fill(fd: impl AsFd, sent: impl Fn()) -> bool {
     /// What the kernel counts for a packet besides its bytes, at most, and rounding.
     const OVERHEAD: usize = 1024;
     if !is_writable(&fd) || unread_bytes(&fd).is_none() {
-        return;
+        return false;
     }
     let buffer = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap_or(0);
     // Two are a quarter. Of eight bytes it would be descriptors, and large ones the kernel refuses.
@@ -298,8 +298,7 @@ pub fn fill(fd: impl AsFd, sent: impl Fn()) {
             break;
         }
     }
-    // If the other end has gone it need not be told.
-    let _ = send_ready(&fd);
+    true
 }
 
 /// Throw away the first packet.
