@@ -47,19 +47,19 @@ def test_small_messages_need_no_file(mp):
 
 @pytest.mark.parametrize("first", ["child", "file"])
 def test_large_messages_with_a_child_from_before_or_after(mp, first):
-    queue, (mine, theirs), done = mp.Queue(), mp.Pipe(), mp.Event()
+    queue, back, (mine, theirs), done = mp.Queue(), mp.Queue(), mp.Pipe(), mp.Event()
     if first == "file":
         queue.put(b"0" * 200_000)
         queue.get()
         mine.send(b"0" * 200_000)
         theirs.recv()
-    child = mp.Process(target=files.exchange, args=(queue, theirs, 1, 5, done))
+    child = mp.Process(target=files.exchange, args=(queue, back, theirs, 1, 5, done))
     child.start()
     for number in range(5):
         queue.put(files.message(0, number))
         mine.send(files.message(0, number))
         files.check(mine.recv(), 1, number)
-        files.check(queue.get(), 1, number)
+        files.check(back.get(), 1, number)
     done.set()
     child.join()
     assert child.exitcode == 0

@@ -15,11 +15,11 @@ def check(got, who, number):
     assert got == message(who, number), (len(got), got[:1], got[LARGE:])
 
 
-def exchange(queue, conn, who, times, done):
+def exchange(queue, back, conn, who, times, done):
     """Large messages both ways, in turn with the parent."""
     for number in range(times):
         check(queue.get(), 0, number)
-        queue.put(message(who, number))
+        back.put(message(who, number))
         check(conn.recv(), 0, number)
         conn.send(message(who, number))
     done.wait()

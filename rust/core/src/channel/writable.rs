@@ -139,13 +139,15 @@ impl Transport {
         let before = watched.fetch_or(FULL, Ordering::SeqCst);
         kill_point!("transport.full_said");
         if is_still() {
-            putting.set_handed(false);
-            // If the other end has gone it need not be told.
-            if socket::fill(socket, || {
-                kill_point!("transport.filler_sent");
-            }) && !self.hand_behind(putting, socket)
-            {
-                let _ = socket::send_ready(socket);
+            if socket::takes_fillers(socket) {
+                putting.set_handed(false);
+                socket::fill(socket, || {
+                    kill_point!("transport.filler_sent");
+                });
+                if !self.hand_behind(putting, socket) {
+                    // If the other end has gone it need not be told.
+                    let _ = socket::send_ready(socket);
+                }
             }
         } else if before & FULL == 0 {
             watched.fetch_and(!FULL, Ordering::SeqCst);

@@ -273,15 +273,16 @@ fn is_writable(fd: impl AsFd) -> bool {
     matches!(poll(&mut fds, Some(&span(0))), Ok(1)) && fds[0].revents() == PollFlags::OUT
 }
 
-/// Send fillers until it is not writable any more; nothing if it is not. `sent` is told of each
-/// filler. A filler alone leaves it writable: a ready packet has to come behind them, if true.
-/// Nothing is sent where nobody could find out what to take away again.
-pub fn fill(fd: impl AsFd, sent: impl Fn()) -> bool {
+/// Is it to be filled? Not where nobody could find out what to take away again.
+pub fn takes_fillers(fd: impl AsFd) -> bool {
+    is_writable(&fd) && unread_bytes(&fd).is_some()
+}
+
+/// Send fillers until it is not writable any more. `sent` is told of each. A filler alone leaves it
+/// writable: a ready packet has to come behind them.
+pub fn fill(fd: impl AsFd, sent: impl Fn()) {
     /// What the kernel counts for a packet besides its bytes, at most, and rounding.
     const OVERHEAD: usize = 1024;
-    if !is_writable(&fd) || unread_bytes(&fd).is_none() {
-        return false;
-    }
     let buffer = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap_or(0);
     // Two are a quarter. Of eight bytes it would be descriptors, and large ones the kernel refuses.
     let bytes = match (buffer / 8).saturating_sub(OVERHEAD).min(64 << 10) {
@@ -298,7 +299,6 @@ pub fn fill(fd: impl AsFd, sent: impl Fn()) -> bool {
             break;
         }
     }
-    true
 }
 
 /// Throw away the first packet.

@@ -466,6 +466,9 @@ fn a_table_that_lies_about_its_length_is_refused() {
     let _turn = common::turn();
     for (more, messages) in [(64, 60), (1 << 12, 60), (u64::MAX, 50)] {
         let queue = Queue::create(0).unwrap();
+        // Who finds it used, and no file, says so at once.
+        common::channel::put(&queue, 2, 0, 70_000);
+        assert_eq!(common::channel::got(&queue), (2, 0));
         let memory = queue.bytes();
         // The number of further slots, then where to look for an empty one: in pages that are not
         // there.
