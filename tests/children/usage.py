@@ -26,16 +26,17 @@ def mappings():
         return sum("/memfd:" in line for line in file)
 
 
+def is_file(fd, name):
+    """Does the descriptor lead to a file of that name?"""
+    try:
+        return name in os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return False
+
+
 def files(name):
     """What is known of each memory file of that name that is open here."""
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            if name in os.readlink(f"/proc/self/fd/{fd}"):
-                found.append(os.stat(f"/proc/self/fd/{fd}"))
-        except OSError:
-            continue
-    return found
+    return [os.fstat(int(fd)) for fd in os.listdir("/proc/self/fd") if is_file(fd, name)]
 
 
 def shared_bytes():
