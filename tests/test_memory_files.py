@@ -1,5 +1,6 @@
 """A channel costs two descriptors until a large message; its memory file reaches all who have it."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -17,14 +18,14 @@ def test_as_many_as_the_stdlib_under_the_usual_limit(mp):
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True
     )
-    assert all(500 <= n <= 512 for n in eval(done.stdout)), done.stdout
+    assert all(500 <= n <= 512 for n in ast.literal_eval(done.stdout)), done.stdout
 
 
 @pytest.mark.method("fork")
 def test_small_messages_need_no_file(mp):
     before = forking.descriptors("socket:"), forking.descriptors("fastmp-queue", "fastmp-pipe")
     queues, pipes = [mp.Queue() for _ in range(20)], [mp.Pipe() for _ in range(20)]
-    for number, (queue, (left, right)) in enumerate(zip(queues, pipes)):
+    for number, (queue, (left, right)) in enumerate(zip(queues, pipes, strict=True)):
         for size in (10, 10_000, 60_000):
             queue.put(b"x" * size)
             left.send(b"y" * size)
@@ -38,7 +39,7 @@ def test_small_messages_need_no_file(mp):
     queues[0].put(b"z" * 100_000)
     pipes[0][0].send(b"z" * 100_000)
     assert forking.descriptors("fastmp-queue", "fastmp-pipe") == before[1] + 2
-    for queue, (left, right) in zip(queues, pipes):
+    for queue, (left, right) in zip(queues, pipes, strict=True):
         queue.close()
         left.close()
         right.close()
