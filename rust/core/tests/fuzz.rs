@@ -146,8 +146,9 @@ fn scribble(memory: &Bytes, dice: &mut Dice, focus: Focus, times: u64) {
 /// What a peer gone mad might send on the socket.
 fn send_rubbish(to: BorrowedFd<'_>, dice: &mut Dice) {
     for _ in 0..1 + dice.below(3) {
-        let _ = match dice.below(3) {
+        let _ = match dice.below(4) {
             0 => socket::send_ready(to),
+            3 => socket::send_file(to, fds(1).0[0].as_fd()),
             1 => {
                 let (sent, _) = fds(dice.below(4) as usize);
                 let lent: Vec<_> = sent.iter().map(AsFd::as_fd).collect();

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::arena::Segment;
-use crate::channel::file::NO_FILE;
+use crate::channel::file::{File, NO_FILE};
 use crate::channel::ring::{Found, GetGuard, MessageMeta, Payload, PutGuard, Received, Ring};
 use crate::channel::writable;
 use crate::deadline::{Deadline, Patience};
@@ -334,11 +334,10 @@ impl Transport {
         if !self.ring.hands_over() {
             return Err(NO_FILE);
         }
-        let fd = match along {
-            Some(fd) => fd,
-            None => look_for_file(socket, found.fds_id)?,
-        };
-        file.adopt(fd)
+        match along {
+            Some(fd) => file.adopt(fd),
+            None => look_for_file(socket, found.fds_id, file),
+        }
     }
 
     /// Get as many messages as make up a run, `most` at most; how many? See [`GetGuard::get_run`].
@@ -546,13 +545,17 @@ impl Transport {
     }
 }
 
-/// The channel's file, for a message before which descriptors up to number `fds_id` were sent. It
-/// stays in the socket.
+/// Have the channel's file, for a message before which descriptors up to number `fds_id` were sent.
+/// It stays in the socket.
 #[cold]
-fn look_for_file(socket: BorrowedFd<'_>, fds_id: u64) -> Result<OwnedFd> {
+fn look_for_file(socket: BorrowedFd<'_>, fds_id: u64, file: &File) -> Result<()> {
     for _ in 0..socket::MOST_PACKETS {
         match socket::peek(socket)? {
-            Packet::File(Some(file)) => return Ok(file),
+            Packet::File(Some(fd)) => match file.adopt(fd) {
+                // It is nobody's.
+                Err(Error::Corrupted(_)) => socket::pop(socket),
+                adopted => return adopted,
+            },
             Packet::File(None) => return Err(Error::Os(Errno::MFILE)),
             Packet::None => break,
             Packet::Foreign => return Err(FOREIGN),
