@@ -69,8 +69,8 @@ ROOMS = {
         queue pipe -> transport wait
         broadcast -> ring
         transport -> ring
-        wait ring -> extents
-        extents -> mapping_cache
+        ring -> extents
+        extents -> mapping_cache file front
     """,
     "sync": """
         condition -> condvar lock

@@ -602,7 +602,7 @@ class Queue:
         cls,
         *_args: Any,
         ctx: object = None,
-        _handle: tuple[Descriptor, Descriptor, Descriptor, int] | None = None,
+        _handle: tuple[Descriptor, Descriptor, Descriptor, Descriptor, int, int] | None = None,
         **_kwargs: Any,
     ) -> Self: ...
     def __init__(
@@ -734,8 +734,8 @@ class Queue:
             ValueError: the queue is closed here.
         """
 
-    def _handle(self) -> tuple[int, int, int, int]:
-        """Descriptors of the segment and of both ends of the socket; maxsize.
+    def _handle(self) -> tuple[int, Token, int, int, int, int]:
+        """Descriptors of the segment, of its token and of both ends of the socket; the offset; maxsize.
 
         Raises:
             OSError: it is closed here.
@@ -745,7 +745,15 @@ class Queue:
         """The most messages that there may be; 0: any number."""
 
     @classmethod
-    def _attach(cls, memfd: Descriptor, reader: Descriptor, writer: Descriptor, maxsize: int) -> Self: ...
+    def _attach(
+        cls,
+        segment: Descriptor,
+        token: Descriptor,
+        reader: Descriptor,
+        writer: Descriptor,
+        offset: int,
+        maxsize: int,
+    ) -> Self: ...
 
 class Connection:
     """One end of a pipe of messages, made by `Pipe()`.
@@ -759,7 +767,7 @@ class Connection:
         readable: object = None,
         writable: object = None,
         *,
-        _handle: tuple[Descriptor, Descriptor, int] | None = None,
+        _handle: tuple[Descriptor, Descriptor, Descriptor, Descriptor, int, int] | None = None,
     ) -> Self:
         """A connection over a descriptor, which it takes over: it speaks the stdlib's protocol.
 
@@ -877,14 +885,24 @@ class Connection:
     def _handle(self, handle: int | None) -> None:
         """Has a connection over a descriptor forget it; an end of a pipe refuses."""
 
-    def _export(self) -> tuple[int, int, int] | None:
-        """Descriptors of the segment and of the socket, and flags.
+    def _export(self) -> tuple[int, Token, int, int, int, int] | None:
+        """Descriptors of the segment, of its token, of the memory file and of the socket; the offset; flags.
+
+        The segment's again stands for no file.
 
         None for a connection of the stdlib's kind.
         """
 
     @classmethod
-    def _attach(cls, memfd: Descriptor, socket: Descriptor, flags: int) -> Self: ...
+    def _attach(
+        cls,
+        segment: Descriptor,
+        token: Descriptor,
+        file: Descriptor,
+        socket: Descriptor,
+        offset: int,
+        flags: int,
+    ) -> Self: ...
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """Returns two connected ends.

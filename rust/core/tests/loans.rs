@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::channel::{Channel, IDLE, LARGE, comes_to_rest, got, put, recv, send, soon};
-use common::{Child, End, KILLED, OK, deny, message, open_fds, read_message, resident, until};
+use common::{Child, End, KILLED, OK, deny, message, open_fds, read_message, until};
 use fastmp_core::channel::extents::{Loan, OwnedExtent};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
@@ -55,7 +55,7 @@ fn is_filled(loan: &Loan, byte: u8) -> bool {
 }
 
 fn memory(queue: &Queue) -> u64 {
-    resident(&queue.handles()[0])
+    queue.resident()
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn hundreds_may_be_lent_in_any_order() {
         assert_eq!(content(&loan), (1, number));
         fill(&loan, 0);
     }
-    assert!(resident(&reader.handles().0) <= IDLE + (32 << 20));
+    assert!(reader.resident() <= IDLE + (32 << 20));
 }
 
 /// A bound on bytes is one on what is unread: what is lent is its holder's own.
@@ -462,6 +462,8 @@ fn where_nothing_more_can_be_mapped_it_is_copied() {
 #[test]
 fn a_loan_outlives_its_channel_and_keeps_no_descriptor() {
     let _turn = common::turn();
+    // What its words are in stays, for others.
+    drop(Queue::create(0).unwrap());
     for len in SIZES {
         let before = open_fds();
         let queue = Queue::create(0).unwrap();
@@ -477,11 +479,43 @@ fn a_loan_outlives_its_channel_and_keeps_no_descriptor() {
     }
 }
 
+/// Its slot's word is where another channel's would be otherwise.
+#[test]
+fn a_loan_keeps_others_out_of_its_channels_plot() {
+    let _turn = common::turn();
+    for by_fork in [false, true] {
+        let queue = Queue::create(0).unwrap();
+        let place = |queue: &Queue| (queue.front().segment().id(), queue.front().offset());
+        let its = place(&queue);
+        put(&queue, 1, 0, LARGE);
+        let loan = lent(&queue);
+        drop(queue);
+        let others: Vec<_> = (0..8).map(|_| Queue::create(0).unwrap()).collect();
+        assert!(others.iter().all(|other| place(other) != its));
+        // The same slot of each is this process's.
+        let extents: Vec<_> = others.iter().map(|other| other.extent(70_000).unwrap()).collect();
+        assert_eq!(content(&loan), (1, 0));
+        if by_fork {
+            assert_eq!(Child::fork(|| ()).wait(), OK);
+        }
+        drop(loan);
+        // Nobody else gets them.
+        for (other, extent) in others.iter().zip(&extents) {
+            assert_ne!(other.extent(70_000).unwrap().index(), extent.index());
+        }
+        drop((extents, others));
+        if !by_fork {
+            // And it comes back.
+            let others: Vec<_> = (0..16).map(|_| Queue::create(0).unwrap()).collect();
+            assert!(others.iter().any(|other| place(other) == its));
+        }
+    }
+}
+
 /// A queue in two processes: here, and in a child, which has loans and no queue any more.
 fn after_closing(queue: &Queue, then: impl FnOnce(Arc<Loan>)) -> Child {
-    let [memfd, reader, writer] = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
     Child::fork(move || {
-        let own = Queue::attach(memfd, reader, writer).unwrap();
+        let own = queue.again().unwrap();
         let loan = lent(&own);
         drop(own);
         then(loan);

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 
 use common::channel::{Channel, IDLE, INLINED, LARGE, SMALL, fds, got, put, recv, send, soon};
-use common::{Child, End, KILLED, OK, message, open_fds, read_message, readable, resident, until, words};
+use common::{Child, End, KILLED, OK, message, open_fds, read_message, readable, until, words};
 use fastmp_core::channel::queue::custody::{BAYS, acknowledge_all};
 use fastmp_core::channel::queue::{Found, Joined, NO_DESCRIPTORS, Queue};
 use fastmp_core::deadline::Patience;
@@ -350,10 +350,7 @@ fn who_drops_the_queue_has_acknowledged() {
     for point in ["", "custody.leaving", "custody.cleaned"] {
         let queue = queue(0);
         (0..3).for_each(|number| put(&queue, 1, number, LARGE));
-        let other = || {
-            let [memfd, reader, writer] = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
-            Queue::attach(memfd, reader, writer).unwrap()
-        };
+        let other = || queue.again().unwrap();
         let drops = || {
             let handle = other();
             assert!(handle.keeps_messages());
@@ -408,7 +405,79 @@ fn it_comes_back_as_often_as_it_takes_and_leaves_nothing() {
         assert_eq!(rest(&queue), [0]);
         assert_eq!(open_fds(), before);
         common::channel::comes_to_rest(&queue, "after all");
-        assert!(resident(&queue.handles()[0]) <= IDLE + (3 << 20));
+        assert!(queue.resident() <= IDLE + (3 << 20));
+    }
+}
+
+/// What a queue begins in may have been another's.
+#[test]
+fn a_queue_in_the_place_of_another_holds_nothing_of_that() {
+    let _turn = common::turn();
+    let place = |queue: &Queue| (queue.front().segment().id(), queue.front().offset());
+    let (mut places, mut again) = (BTreeSet::new(), 0);
+    for round in 0..40 {
+        let queue = queue(0);
+        again += usize::from(!places.insert(place(&queue)));
+        assert!(queue.ring().is_empty() && !mend(&queue), "round {round}");
+        assert_eq!(recv(&queue, Deadline::PASSED).unwrap_err(), Error::Empty);
+        let sizes = [SMALL, LARGE, SMALL];
+        sizes.iter().enumerate().for_each(|(number, &len)| put(&queue, 1, number, len));
+        // In front, held by the dead, and held by this thread; large and small.
+        take_and_die(&queue, 1 + round % 2);
+        if round % 3 == 0 {
+            assert!(mend(&queue));
+        }
+        if round % 4 == 0 {
+            got(&queue);
+        }
+        drop(queue);
+        // One that keeps nothing, with as much in it.
+        let plain = Queue::create(0).unwrap();
+        again += usize::from(!places.insert(place(&plain)));
+        assert!(!plain.keeps_messages());
+        sizes.iter().enumerate().for_each(|(number, &len)| put(&plain, 1, number, len));
+        (0..3).for_each(|number| assert_eq!(got(&plain), (1, number)));
+    }
+    assert!(again > 0, "none was used again");
+}
+
+/// The memory file is made by who takes first, and looked for by who mends.
+#[test]
+fn who_has_not_seen_the_file_mends_and_takes() {
+    let _turn = common::turn();
+    for len in [SMALL, LARGE] {
+        let queue = queue(0);
+        assert!(!queue.file().is_known());
+        let other = || queue.again().unwrap();
+        let sizes = [len; 3];
+        let mut sender =
+            Child::fork(|| sizes.iter().enumerate().for_each(|(number, &len)| put(&other(), 1, number, len)));
+        assert_eq!(sender.wait(), OK);
+        let mut taker = Child::fork(|| _ = got(&other()));
+        // It has dropped its handle: that one is done.
+        assert_eq!(taker.wait(), OK);
+        take_and_die(&queue, 1);
+        let mut mender = Child::fork(|| {
+            let handle = other();
+            assert!(!handle.file().is_known());
+            assert!(mend(&handle) && handle.file().is_known());
+        });
+        assert_eq!(mender.wait(), OK);
+        assert!(!queue.file().is_known());
+        assert_eq!(rest(&queue), [1, 2]);
+    }
+}
+
+/// A taker that dies before there is a file has nothing.
+#[test]
+fn who_dies_making_the_file_leaves_nothing() {
+    let _turn = common::turn();
+    for point in ["file.made", "file.parked", "custody.lodging"] {
+        let queue = queue(0);
+        (0..2).for_each(|number| put(&queue, 1, number, SMALL));
+        assert_eq!(Child::doomed(point, 1, || _ = got(&queue)).wait(), KILLED, "{point}");
+        assert!(!mend(&queue));
+        assert_eq!(rest(&queue), [0, 1], "{point}");
     }
 }
 

@@ -47,7 +47,7 @@ impl Channel for pipe::End {
         self.wake_all();
     }
     fn abandon(&self) {
-        self.close_segment();
+        self.close_file();
     }
 }
 
@@ -56,7 +56,7 @@ impl Channel for queue::Queue {
         self.wake_all();
     }
     fn abandon(&self) {
-        self.close_segment();
+        self.close_file();
     }
 }
 

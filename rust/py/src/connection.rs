@@ -19,7 +19,7 @@ use crate::capi::call::{self, Answer, Args, Convention, Method};
 use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error, os_error_saying, raise, raise_receiving};
-use crate::handles::Descriptor;
+use crate::handles::{Descriptor, Token};
 use crate::message::{Filled, Now, Prepared};
 use crate::{blocking, closing, handles, message};
 
@@ -39,6 +39,12 @@ pub struct Connection {
     /// Has a task waited for it?
     awaited: AtomicBool,
 }
+
+/// What `_attach()` is given: descriptors of the segment, of the token, of the file (or the segment
+/// again) and of the socket; the offset; flags.
+type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, usize, u32);
+/// What `_export()` gives: the same, lent.
+type Exported = (RawFd, Token, RawFd, RawFd, usize, u32);
 
 enum Way {
     Pipe(Closing<End>),
@@ -320,13 +326,16 @@ impl Connection {
         handle: Option<&Bound<'_, PyAny>>,
         readable: Option<&Bound<'_, PyAny>>,
         writable: Option<&Bound<'_, PyAny>>,
-        _handle: Option<(Py<Descriptor>, Py<Descriptor>, u32)>,
+        _handle: Option<Given>,
     ) -> PyResult<Self> {
-        if let Some((memfd, socket, flags)) = _handle {
+        if let Some((segment, token, file, socket, offset, flags)) = _handle {
             let flags =
                 Flags { readable: flags & READABLE != 0, writable: flags & WRITABLE != 0, second: flags & SECOND != 0 };
-            let (memfd, socket) = (memfd.get().own()?, socket.get().own()?);
-            return Ok(Self::over(End::attach(memfd, socket, flags).map_err(raise)?));
+            // The segment's stands for no file.
+            let file = if file.is(&segment) { None } else { Some(file.get().own()?) };
+            let socket = socket.get().own()?;
+            let given = handles::given((segment, token, offset));
+            return Ok(Self::over(End::attach(given, socket, file, flags).map_err(raise)?));
         }
         let handle = handle.ok_or_else(|| PyTypeError::new_err("Connection() needs a descriptor"))?;
         let truth = |argument: Option<&Bound<'_, PyAny>>| argument.map_or(Ok(true), |argument| argument.is_truthy());
@@ -340,27 +349,32 @@ impl Connection {
     #[classmethod]
     fn _attach<'py>(
         cls: &Bound<'py, PyType>,
-        memfd: Py<Descriptor>,
+        segment: Py<Descriptor>,
+        token: Py<Descriptor>,
+        file: Py<Descriptor>,
         socket: Py<Descriptor>,
+        offset: usize,
         flags: u32,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached::<Self>(cls, (memfd, socket, flags))
+        handles::attached::<Self>(cls, (segment, token, file, socket, offset, flags))
     }
 
-    /// Descriptors of the segment and of the socket, and flags.
+    /// Descriptors of the segment, of the token, of the file (the segment's, if there is none) and
+    /// of the socket; the offset, and flags.
     ///
     /// None for a connection of the stdlib's kind.
-    fn _export(&self, py: Python<'_>) -> PyResult<Option<(RawFd, RawFd, u32)>> {
+    fn _export(&self, py: Python<'_>) -> PyResult<Option<Exported>> {
         let Way::Pipe(end) = &self.way else { return Ok(None) };
-        let (memfd, socket, flags) = end
-            .attached(py, |end| {
-                let (memfd, socket, flags) = end.handles();
-                (handles::raw(memfd), handles::raw(socket), flags)
-            })
-            .ok_or_else(closed)?;
+        let with = handles::shared();
+        let exported = end.attached(py, |end| {
+            let file = end.lent_file().map(|file| handles::raw(file.as_fd()));
+            Ok((end.export(with.as_ref())?, file, handles::raw(end.socket()), end.flags()))
+        });
+        let (handle, file, socket, flags) = exported.ok_or_else(closed)?.map_err(raise)?;
         let bit = |set: bool, bit: u32| if set { bit } else { 0 };
         let flags = bit(flags.readable, READABLE) | bit(flags.writable, WRITABLE) | bit(flags.second, SECOND);
-        Ok(Some((memfd, socket, flags)))
+        let (segment, token, offset) = handles::lent(handle);
+        Ok(Some((segment, token, file.unwrap_or(segment), socket, offset, flags)))
     }
 
     /// Pickles the object and sends it.

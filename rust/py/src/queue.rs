@@ -19,13 +19,14 @@ use crate::capi::call::{self, Answer, Args, Convention, Method};
 use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error_saying, raise};
-use crate::handles::Descriptor;
+use crate::handles::{Descriptor, Token};
 use crate::message::{Now, Prepared};
 use crate::requeue::{acknowledge_at_exit, no_descriptors};
 use crate::{blocking, closing, handles, message};
 
-/// What `_attach()` is given: descriptors of the segment and of both ends of the socket; maxsize.
-type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
+/// What `_attach()` is given: descriptors of the segment, of the token and of both ends of the
+/// socket; the offset; maxsize.
+type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, usize, u64);
 
 /// Seconds to wait at most for a message that readiness has told of: its sender may be stopped.
 pub const ANNOUNCED: f64 = 0.1;
@@ -265,9 +266,9 @@ impl Queue {
     ) -> PyResult<Self> {
         let _ = ctx;
         let queue = OnceLock::new();
-        if let Some((memfd, reader, writer, _)) = _handle {
-            let core =
-                fcore::channel::queue::Queue::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?);
+        if let Some((segment, token, reader, writer, offset, _)) = _handle {
+            let (reader, writer) = (reader.get().own()?, writer.get().own()?);
+            let core = fcore::channel::queue::Queue::attach(handles::given((segment, token, offset)), reader, writer);
             let core = core.map_err(raise)?;
             if core.keeps_messages() {
                 acknowledge_at_exit(py)?;
@@ -304,20 +305,26 @@ impl Queue {
     #[classmethod]
     fn _attach<'py>(
         cls: &Bound<'py, PyType>,
-        memfd: Py<Descriptor>,
+        segment: Py<Descriptor>,
+        token: Py<Descriptor>,
         reader: Py<Descriptor>,
         writer: Py<Descriptor>,
+        offset: usize,
         maxsize: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached::<Self>(cls, (memfd, reader, writer, maxsize))
+        handles::attached::<Self>(cls, (segment, token, reader, writer, offset, maxsize))
     }
 
-    fn _handle(&self, py: Python<'_>) -> PyResult<(RawFd, RawFd, RawFd, u64)> {
+    fn _handle(&self, py: Python<'_>) -> PyResult<(RawFd, Token, RawFd, RawFd, usize, u64)> {
+        let with = handles::shared();
         let handle = self.made()?.attached(py, |queue| {
-            let [memfd, reader, writer] = queue.handles().map(handles::raw);
-            (memfd, reader, writer, queue.ring().maxsize())
+            let [reader, writer] = queue.sockets().map(handles::raw);
+            Ok((queue.export(with.as_ref())?, reader, writer, queue.ring().maxsize()))
         });
-        handle.ok_or_else(|| os_error_saying(libc::EBADF, "handle is closed"))
+        let handle = handle.ok_or_else(|| os_error_saying(libc::EBADF, "handle is closed"))?;
+        let (handle, reader, writer, maxsize) = handle.map_err(raise)?;
+        let (segment, token, offset) = handles::lent(handle);
+        Ok((segment, token, reader, writer, offset, maxsize))
     }
 
     /// The most messages that there may be; 0: any number.

@@ -2,22 +2,27 @@
 //! and descriptors.
 //!
 //! Readiness: a one-byte packet, the *ready packet*, says that the ring has messages (see `ready`
-//! in [`ring`](super::ring)). It is there from the start, and nobody cares, until somebody asks for
-//! the descriptor or sleeps on it: then it is cleared, under the put lock and with the ring seen
-//! empty, and the next sender finds it gone and sends one, before its commit.
+//! in [`ring`](super::ring)). The first sender sends it, and it stays, and nobody cares, until
+//! somebody asks for the descriptor or sleeps on it: then it is cleared, under the put lock and
+//! with the ring seen empty, and the next sender finds it gone and sends one, before its commit.
 //!
 //! Descriptors: a packet tagged with a number of its own, the message's `fds_id`, goes before the
 //! commit, and a ready packet follows it, so that taking the packet leaves the socket readable. The
 //! receiver looks at the packet under the get lock without taking it, commits, then takes it. A
 //! packet whose message was never committed, or already taken, is stale: it is skipped.
 //!
+//! A pipe's memory file goes with its messages: see [`file`](super::file).
+//!
 //! Readiness for writing, with packets that fill the socket: see [`writable`].
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::channel::ring::{GetGuard, MessageMeta, Payload, PutGuard, Received, Ring};
+use crate::arena::Segment;
+use crate::channel::file::{File, NO_FILE};
+use crate::channel::ring::{Found, GetGuard, MessageMeta, Payload, PutGuard, Received, Ring};
 use crate::channel::writable;
 use crate::deadline::Patience;
 use crate::error::{Error, Result};
@@ -95,7 +100,7 @@ impl Transport {
     pub fn send(&self, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
         let putting = self.ring.put_guard(patience)?;
         let tells_room = putting.tells_room();
-        let sent = Self::put(&putting, socket, outgoing);
+        let sent = self.put(&putting, socket, outgoing);
         if tells_room {
             self.after_put(&putting, socket, outgoing.payload, &sent);
         }
@@ -134,7 +139,12 @@ impl Transport {
     }
 
     #[inline]
-    fn put(putting: &PutGuard<'_>, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
+    fn put(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
+        if let Some(Payload::Extent(..)) = outgoing.payload
+            && self.ring.hands_over()
+        {
+            return self.put_large(putting, socket, outgoing);
+        }
         let was_ready = putting.is_ready();
         if !outgoing.fds.is_empty() {
             putting.make_room(outgoing.payload)?;
@@ -147,6 +157,52 @@ impl Transport {
         if !putting.is_ready() {
             // No room: descriptors that nobody has taken fill it. One that was just sent is stale
             // then.
+            if !socket::send_ready(socket)? {
+                putting.set_ready(was_ready);
+                return Err(SOCKET_FULL);
+            }
+            kill_point!("transport.ready_sent");
+            putting.set_ready(true);
+        }
+        putting.put(outgoing.meta, outgoing.payload)
+    }
+
+    /// The same of a message in an extent, where the file goes along.
+    #[cold]
+    fn put_large(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
+        let was_ready = putting.is_ready();
+        let file: Arc<Segment>;
+        let loose = match &*outgoing.payload {
+            Some(Payload::Extent(hold, _)) => hold.loose_fd(),
+            _ => None,
+        };
+        let along = match loose {
+            Some(fd) => fd,
+            None => {
+                file = self.ring.extents().file().get()?;
+                file.as_fd()
+            }
+        };
+        let has_packet = loose.is_some() || !outgoing.fds.is_empty();
+        if has_packet {
+            let mut fds = outgoing.fds.to_vec();
+            fds.push(along);
+            putting.make_room(outgoing.payload)?;
+            if !socket::send_fds(socket, putting.new_fds_id(), &fds)? {
+                return Err(SOCKET_FULL);
+            }
+            kill_point!("transport.fds_sent");
+            putting.set_ready(false);
+        } else if !putting.is_handed() {
+            putting.make_room(outgoing.payload)?;
+            if !socket::send_file(socket, along)? {
+                return Err(SOCKET_FULL);
+            }
+            kill_point!("transport.file_sent");
+            putting.set_handed(true);
+            kill_point!("transport.file_handed");
+        }
+        if !putting.is_ready() {
             if !socket::send_ready(socket)? {
                 putting.set_ready(was_ready);
                 return Err(SOCKET_FULL);
@@ -247,16 +303,24 @@ impl Transport {
     ) -> Result<Received> {
         scratch.clear();
         let getting = self.ring.get_guard(patience)?;
-        let mut missing = false;
-        let mut received = getting.get(scratch, |meta, fds_id, _| {
-            missing = meta.fds > 0 && !look_for(socket, fds_id, fds)?;
-            if meta.fds > 0 && !missing {
-                *fds = socket::unpack(std::mem::take(fds), usize::from(meta.fds))?;
+        let (mut missing, mut has_packet) = (false, false);
+        let mut received = getting.get(scratch, |found| {
+            let mut along = None;
+            if found.packet > 0 {
+                has_packet = true;
+                missing = !look_for(socket, found.fds_id, fds)?;
+                if !missing {
+                    *fds = socket::unpack(std::mem::take(fds), found.packet)?;
+                    along = fds.split_off(usize::from(found.meta.fds)).pop();
+                }
+            }
+            if found.is_large {
+                self.secure_file(socket, found, along.take())?;
             }
             taking();
-            Ok(())
+            Ok(along)
         });
-        if received.as_ref().is_ok_and(|received| received.meta.fds > 0 && !missing) {
+        if received.is_ok() && has_packet && !missing {
             kill_point!("transport.fds_taken");
             socket::pop(socket);
         }
@@ -266,6 +330,22 @@ impl Transport {
             received = Err(Error::Corrupted("a message's descriptors are missing"));
         }
         received
+    }
+
+    /// What is needed for a message in an extent: the file, which may have come `along`.
+    #[cold]
+    fn secure_file(&self, socket: BorrowedFd<'_>, found: &Found, along: Option<OwnedFd>) -> Result<()> {
+        let file = self.ring.extents().file();
+        if file.is_known() {
+            return Ok(());
+        }
+        if !self.ring.hands_over() {
+            return Err(NO_FILE);
+        }
+        match along {
+            Some(fd) => file.adopt(fd),
+            None => look_for_file(socket, found.fds_id, file),
+        }
     }
 
     /// Get as many messages as make up a run, `most` at most; how many? See [`GetGuard::get_run`].
@@ -433,7 +513,7 @@ impl Transport {
         if watched.load(Ordering::SeqCst) & FULL != 0 || needed.is_none() {
             // Of an empty one all descriptors are stale.
             let needed = needed.unwrap_or_else(|| putting.new_fds_id());
-            if writable::take_fillers(reader, needed) {
+            if writable::take_fillers(reader, needed, false) {
                 watched.fetch_and(!FULL, Ordering::SeqCst);
             }
         }
@@ -466,6 +546,28 @@ impl Transport {
     pub fn is_sending_watched(&self) -> bool {
         self.ring.state().watched.load(Ordering::Relaxed) & SENDER != 0
     }
+}
+
+/// Have the channel's file, for a message before which descriptors up to number `fds_id` were sent.
+/// It stays in the socket.
+#[cold]
+fn look_for_file(socket: BorrowedFd<'_>, fds_id: u64, file: &File) -> Result<()> {
+    for _ in 0..socket::MOST_PACKETS {
+        match socket::peek(socket)? {
+            Packet::File(Some(fd)) => match file.adopt(fd) {
+                // It is nobody's.
+                Err(Error::Corrupted(_)) => socket::pop(socket),
+                adopted => return adopted,
+            },
+            Packet::File(None) => return Err(Error::Os(Errno::MFILE)),
+            Packet::None => break,
+            Packet::Foreign => return Err(FOREIGN),
+            // A later message's.
+            Packet::Fds(id, _) if id.wrapping_sub(fds_id).wrapping_sub(1) < u64::MAX / 2 => break,
+            _ => socket::pop(socket),
+        }
+    }
+    Err(Error::Corrupted("a message's memory is missing"))
 }
 
 /// The descriptors in `fds_id`, which stay in the socket for now; are they there?

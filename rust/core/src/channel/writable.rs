@@ -8,7 +8,8 @@
 //! sends them.
 //!
 //! A filler is a long ready packet: whoever takes it for one is right. What carries descriptors has
-//! 8 bytes, a ready packet has one, a filler more than 8. All three begin as only ours do. A filler
+//! 8 bytes, a ready packet has one, or two with the channel's file, a filler more than 8. All begin
+//! as only ours do. A filler
 //! never carries a descriptor, and fillers leave half of the buffer and more to those that do.
 //!
 //! - `SENDER` in `watched`, then `TELLS` in `ready`: senders see to all this. Set by whoever asks
@@ -36,6 +37,10 @@
 //!   packets from the head while more than the head is there. If one packet is left, no filler can
 //!   keep the socket from being writable: clear `FULL`. That packet remains for it tells that
 //!   messages are there.
+//! - a packet with the channel's file (see [`file`](super::file)) is not taken while a message in an
+//!   extent is unread, unless the last packet has it too (`HANDED`). A sender that has the file sees
+//!   to that: `HANDED` is cleared before the fillers, and the packet behind them has the file. With
+//!   one that has not, readiness is late until all is read.
 //! - fillers behind a packet of descriptors whose message is unread stay, and `FULL` with them,
 //!   until it is received: a socket is taken from in order only. So long readiness may be late.
 //! - receiver that finds the ring empty: takes all, as ever ([`Transport::clear_ready`]).
@@ -64,7 +69,7 @@
 //! that does not tell what is unread gets none; then its socket is writable too often, which costs
 //! calls that find no room.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::channel::ring::{Payload, PutGuard};
 use crate::channel::transport::{FULL, SENDER, Transport};
@@ -129,17 +134,35 @@ impl Transport {
 
     /// Fill the socket if the ring is full once `FULL` has been set.
     #[cold]
-    fn fill(&self, _putting: &PutGuard<'_>, socket: BorrowedFd<'_>, is_still: impl FnOnce() -> bool) {
+    fn fill(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>, is_still: impl FnOnce() -> bool) {
         let watched = &self.ring().state().watched;
         let before = watched.fetch_or(FULL, Ordering::SeqCst);
         kill_point!("transport.full_said");
         if is_still() {
-            socket::fill(socket, || {
-                kill_point!("transport.filler_sent");
-            });
+            if socket::takes_fillers(socket) {
+                putting.set_handed(false);
+                socket::fill(socket, || {
+                    kill_point!("transport.filler_sent");
+                });
+                if !self.hand_behind(putting, socket) {
+                    // If the other end has gone it need not be told.
+                    let _ = socket::send_ready(socket);
+                }
+            }
         } else if before & FULL == 0 {
             watched.fetch_and(!FULL, Ordering::SeqCst);
         }
+    }
+
+    /// Send the file, where it goes with the messages and a message may need it. Was it sent?
+    fn hand_behind(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> bool {
+        if !self.ring().hands_over() || !self.ring().has_large() {
+            return false;
+        }
+        let Ok(file) = self.ring().extents().file().get() else { return false };
+        let is_sent = socket::send_file(socket, file.as_fd()) == Ok(true);
+        putting.set_handed(is_sent);
+        is_sent
     }
 
     /// There is `FULL`: if there is room too, the fillers go. `socket` is the receivers' end.
@@ -153,9 +176,9 @@ impl Transport {
                 // Who received a message has it, and sees to signals when it returns.
                 Err(Error::Interrupted) => continue,
                 Err(_) => return,
-                Ok((_putting, getting)) => match getting.first_fds_id() {
+                Ok((putting, getting)) => match getting.first_fds_id() {
                     Ok(Some(needed)) if has_room() => {
-                        let is_done = take_fillers(socket, needed);
+                        let is_done = take_fillers(socket, needed, ring.has_large() && !putting.is_handed());
                         kill_point!("transport.room_telling");
                         if is_done {
                             ring.state().watched.fetch_and(!FULL, Ordering::SeqCst);
@@ -177,14 +200,17 @@ impl Transport {
 }
 
 /// Take packets from the head, but not the last, nor the descriptors of a message that is there
-/// (from number `needed` on), nor what is the program's. Is the last one all that is left?
-pub(super) fn take_fillers(socket: BorrowedFd<'_>, needed: u64) -> bool {
+/// (from number `needed` on), nor what is the program's; nor a file, if `keeps_file`. Is the last
+/// one all that is left?
+pub(super) fn take_fillers(socket: BorrowedFd<'_>, needed: u64, keeps_file: bool) -> bool {
     let Some(mut left) = socket::unread_bytes(socket) else { return false };
     for _ in 0..socket::MOST_PACKETS {
         let len = match socket::head(socket) {
             Head::None => return true,
             Head::Foreign => return false,
             Head::Fds(tag) if needed.wrapping_sub(tag).wrapping_sub(1) >= u64::MAX / 2 => return false,
+            Head::File if keeps_file => return left <= socket::FILE_BYTES,
+            Head::File => socket::FILE_BYTES,
             Head::Fds(_) => socket::FDS_BYTES,
             Head::Ready(len) => len,
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastmp_core::channel::broadcast::{Broadcast, Lag, Reader};
-use fastmp_core::channel::pipe::{self, End};
+use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload};
 use fastmp_core::channel::transport::BatchMessage;
@@ -41,6 +41,10 @@ impl Garbage {
         let ones = |at: usize, len: usize| Garbage { at, bytes: vec![0xff; len] };
         let number = |value: u64| Garbage { at, bytes: value.to_ne_bytes().into() };
         [ones(at, 8), ones(at, 4), ones(at + 4, 4), number(1 << 63), number(u64::MAX >> 20)]
+    }
+
+    fn spoil_channel(&self, channel: &impl Channel) {
+        channel.bytes().write(self.at as u64, &self.bytes).unwrap();
     }
 
     fn spoil(&self, fd: BorrowedFd<'_>, from: usize) {
@@ -187,9 +191,8 @@ fn queue_life(queue: &Queue, traffic: &Traffic<'_>, garbage: &Garbage) {
             _ => (),
         }
     };
-    traffic.run(&[(queue, queue)], || garbage.spoil(queue.handles()[0], 0), other);
-    let [memfd, reader, writer] = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
-    let _ = Queue::attach(memfd, reader, writer).map(|queue| recv(&queue, soon()).is_ok());
+    traffic.run(&[(queue, queue)], || garbage.spoil_channel(queue), other);
+    let _ = queue.again().map(|queue| recv(&queue, soon()).is_ok());
 }
 
 fn bounded_queue() -> Queue {
@@ -210,10 +213,8 @@ fn pipe_life(traffic: &Traffic<'_>, garbage: &Garbage) {
             _ => (),
         }
     };
-    traffic.run(&[(&a, &b), (&b, &a)], || garbage.spoil(a.handles().0, 0), other);
-    let (memfd, socket, flags) = a.handles();
-    let end = End::attach(memfd.try_clone_to_owned().unwrap(), socket.try_clone_to_owned().unwrap(), flags);
-    let _ = end.map(|end| recv(&end, soon()).is_ok());
+    traffic.run(&[(&a, &b), (&b, &a)], || garbage.spoil_channel(&a), other);
+    let _ = a.again().map(|end| recv(&end, soon()).is_ok());
 }
 
 #[test]
@@ -254,7 +255,7 @@ fn kept_life(garbage: &Garbage) {
     assert!(queue.mend_custody(true, Patience::sleep(soon())));
     assert_eq!(Child::fork(|| drop((take(1), take(2)))).wait(), OK);
     take(1).unwrap();
-    garbage.spoil(queue.handles()[0], 0);
+    garbage.spoil_channel(&queue);
     let life = Life::default();
     for round in 0..12 {
         life.call("a get", || recv(&queue, soon()));
@@ -273,8 +274,7 @@ fn kept_life(garbage: &Garbage) {
             break;
         }
     }
-    let [memfd, reader, writer] = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
-    let _ = Queue::attach(memfd, reader, writer).map(|queue| recv(&queue, soon()).is_ok());
+    let _ = queue.again().map(|queue| recv(&queue, soon()).is_ok());
     let life = Life::default();
     for immediate in [garbage.at.is_multiple_of(16), true] {
         life.call("a shutdown", || queue.shut_down(immediate));
@@ -296,6 +296,13 @@ fn of_a_pipes_rings() {
     let _turn = common::turn();
     let which = HEADER.into_iter().chain(between(&[(RINGS, RINGS + 2 * RING)]));
     each_word(which, |garbage| pipe_life(&PIPE, garbage));
+}
+
+#[test]
+fn of_a_pipes_own() {
+    let _turn = common::turn();
+    let pipe = Traffic { lens: &[70_000, SMALL], bursts: &[8], rounds: 3 };
+    each_word([OWN], |garbage| pipe_life(&pipe, garbage));
 }
 
 #[test]

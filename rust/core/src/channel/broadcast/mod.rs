@@ -31,6 +31,8 @@ use std::sync::atomic::AtomicUsize;
 
 use crate::arena::Segment;
 use crate::channel::extents::{Extents, OwnedExtent};
+use crate::channel::file::File;
+use crate::channel::front::Front;
 use crate::channel::ring::Payload;
 use crate::deadline::{Graced, Patience, now};
 use crate::error::{Error, Result};
@@ -178,7 +180,7 @@ impl Broadcast {
         Ok(Broadcast {
             slots: Object::slice(mapping.clone(), (), SLOTS, READERS_MOST)?,
             cells: Object::slice(mapping.clone(), (), CELLS, maxsize as usize * CELL)?,
-            extents: Arc::new(Extents::new(segment.clone(), TABLE)?),
+            extents: Arc::new(Extents::new(Front::whole(segment.clone()), TABLE, File::given(segment.clone()))?),
             state: Object::new(segment, STATE)?,
             readers_here: AtomicUsize::new(0),
             tended: AtomicU64::new(0),

@@ -18,10 +18,14 @@
 //! The sweeper may die too: then the slot is owned by another dead process.
 //!
 //! # Closing
-//! A loan outlives its channel. It holds mappings, of the pages and of its slot's word, but not the
-//! channel's descriptors: those go when the channel is closed. From then on it gives its pages back
-//! by the mapping. Where that is refused they are left, free and in no cell, to the others' sweep;
-//! if there is nobody else, they go with the mapping.
+//! A loan outlives its channel. It holds mappings, of the pages and of its slot's word, but neither
+//! the memory file's descriptor nor the sockets': those go when the channel is closed. From then on
+//! it gives its pages back by the mapping. Where that is refused they are left, free and in no cell,
+//! to the others' sweep; if there is nobody else, they go with the mapping.
+//!
+//! The slot's word may be in the channel's [plot](crate::arena::Shape), which another channel gets
+//! once nobody can reach it. So a loan holds the plot as an attached channel does: else its return
+//! could free an extent of that other channel, which this process may own.
 //!
 //! # Forks
 //! What a process has, a forked child has a private copy of. A shared mapping would be shared with
@@ -34,8 +38,8 @@
 //! `subprocess` starts programs, do not count.
 //!
 //! While a fork is under way no loan is made: receivers copy, as they do where the kernel refuses a
-//! mapping, and beyond `MOST` loans in one process, for each takes two of the mappings that the
-//! kernel grants. So the child finds each loan private. If the kernel refuses to make one private,
+//! mapping, where the message came in memory of its own (see [`file`](crate::channel::file)), and
+//! beyond `MOST` loans in one process, for each takes two of the mappings that the kernel grants. So the child finds each loan private. If the kernel refuses to make one private,
 //! having no room for a mapping more, the child must not see it: whoever looks at it there dies.
 //!
 //! # Trust
@@ -51,6 +55,7 @@ use std::sync::{Arc, Weak};
 use super::owned::OwnedExtent;
 use super::table::Slot;
 use super::{CHUNK, Extents, PAGE};
+use crate::channel::front::Front;
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -79,6 +84,8 @@ pub struct Loan {
     extents: Weak<Extents>,
     /// In `LOANS`.
     number: u64,
+    /// The plot that the slot is in: nobody uses that for another channel meanwhile.
+    _front: Option<Arc<Front>>,
 }
 
 /// What is lent in this process.
@@ -114,7 +121,8 @@ impl OwnedExtent {
             let (index, offset, generation) = (self.index(), self.offset(), fork::generation());
             let extents = Arc::downgrade(self.extents());
             let memory = memory.take();
-            let loan = Arc::new(Loan { memory, len, index, offset, generation, slot, extents, number });
+            let _front = self.extents().table.plot_of(index);
+            let loan = Arc::new(Loan { memory, len, index, offset, generation, slot, extents, number, _front });
             loans.live.insert(number, Arc::downgrade(&loan));
             loans.next += 1;
             Some(loan)
@@ -131,8 +139,11 @@ impl OwnedExtent {
 
     /// Its memory, and its slot's word.
     fn mapped_to_lend(&self, len: usize) -> Result<(TwinMapping, layout::Object<Slot, Arc<Mapping>>)> {
+        if self.loose_fd().is_some() {
+            return Err(Error::OutOfMemory);
+        }
         let (extents, offset) = (self.extents(), self.offset());
-        let slot = extents.table.slot_alone(self.index())?;
+        let (segment, slot) = (&*extents.segment()?, extents.table.slot_alone(self.index())?);
         let (need, cap) = ((len as u64).checked_next_multiple_of(PAGE).unwrap_or(0), slot.cap());
         if need == 0 || need > cap || !self.is_ours() {
             return Err(Error::OutOfMemory);
@@ -144,12 +155,12 @@ impl OwnedExtent {
         }
         // The file may end with a near place's bytes. Who claims a far one has made it long enough.
         if self.is_near() {
-            memfd::extend_to(extents.segment(), offset + bytes)?;
-        } else if memfd::size(extents.segment())? < offset + bytes {
+            memfd::extend_to(segment, offset + bytes)?;
+        } else if memfd::size(segment)? < offset + bytes {
             return Err(Error::Corrupted("an extent outside its segment"));
         }
         let bytes = usize::try_from(bytes).map_err(|_| Error::OutOfMemory)?;
-        Ok((TwinMapping::new(extents.segment(), offset, bytes)?, slot))
+        Ok((TwinMapping::new(segment, offset, bytes)?, slot))
     }
 }
 

@@ -86,8 +86,10 @@ impl Extents {
     /// as the caller sees to that.
     ///
     /// # Errors
-    /// `Corrupted` if no ring has it, or it is shorter; or if the segment does not hold so much.
+    /// `NO_FILE`; `Corrupted` if no ring has it, or it is shorter; or if the segment does not hold
+    /// so much.
     pub fn view(self: &Arc<Self>, index: u64, note: u64, len: u64) -> Result<OwnedExtent> {
+        self.segment()?;
         let slot = self.table.slot(index)?;
         let is_it = slot.owner.load(Ordering::Acquire) == IN_RING && slot.note.load(Ordering::Relaxed) == note;
         if !is_it || len > slot.cap() {

@@ -46,7 +46,7 @@ impl Queue {
 
     fn put_rest(&self, messages: &mut [BatchMessage<'_>], done: &mut usize, patience: Patience) -> Result<()> {
         while let Some(rest) = messages.get_mut(*done..).filter(|rest| !rest.is_empty()) {
-            let put = self.transport.send_many(self.writer.as_fd(), rest, patience)?;
+            let put = self.with_found_file(|| self.transport.send_many(self.writer.as_fd(), rest, patience))?;
             *done += put;
             if put > 0 {
                 kill_point!("queue.batch.before_wake");
@@ -92,7 +92,7 @@ impl Queue {
     ) -> Result<Found> {
         let until = until.into();
         let attempt = || self.get_some(scratch, metas, most, Patience::Sleep(until));
-        self.getters().wait(until.deadline(), attempt, || self.ring().looks_ready())
+        self.wait_to_get(until.deadline(), attempt)
     }
 
     fn get_some(
@@ -103,7 +103,7 @@ impl Queue {
         patience: Patience,
     ) -> Result<Found> {
         if let Some(keeper) = self.keeper.get() {
-            return self.get_some_kept(keeper, scratch, metas, most, patience);
+            return self.with_found_file(|| self.get_some_kept(keeper, scratch, metas, most, patience));
         }
         let taker = self.taker();
         let taking = |tasks| {
@@ -111,7 +111,9 @@ impl Queue {
                 taker.takes(tasks);
             }
         };
-        match self.transport.recv_many(self.reader.as_fd(), scratch, metas, most, patience, taking) {
+        let got = self
+            .with_found_file(|| self.transport.recv_many(self.reader.as_fd(), scratch, metas, most, patience, taking));
+        match got {
             Ok(0) => {
                 let (mut bytes, mut fds) = (Vec::new(), Vec::new());
                 let received = self.get_once(&mut bytes, &mut fds, patience, false)?;

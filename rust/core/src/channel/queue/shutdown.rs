@@ -46,13 +46,15 @@ impl Queue {
             let taken = self.ring().messages_out().saturating_sub(self.ring().in_front());
             self.state.cut.store(taken, Ordering::Release);
         };
-        self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)?;
+        self.with_found_file(|| {
+            self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)
+        })?;
         kill_point!("queue.shut.before_wake");
         self.wake_all();
         self.drain(patience, usize::MAX)?;
         if self.ring().is_terminated() {
             // Descriptors of what was thrown away.
-            self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience)?;
+            self.with_found_file(|| self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience))?;
         }
         Ok(())
     }
@@ -64,10 +66,11 @@ impl Queue {
         }
         let mut scratch = Vec::new();
         for _ in 0..most {
-            let getting = self.ring().get_guard(patience)?;
-            self.settle_custody();
-            let thrown = getting.throw_away(&mut scratch);
-            drop(getting);
+            let thrown = self.with_found_file(|| {
+                let getting = self.ring().get_guard(patience)?;
+                self.settle_custody();
+                getting.throw_away(&mut scratch)
+            });
             kill_point!("queue.thrown_away");
             match thrown {
                 Ok(message) => drop(message),
@@ -110,7 +113,8 @@ impl Queue {
             let _ = self.drain(patience, AT_A_TIME);
         }
         if has_left || !self.transport.has_told_shut() {
-            let _ = self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience);
+            let _ =
+                self.with_found_file(|| self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience));
         }
     }
 }

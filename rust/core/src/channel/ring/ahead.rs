@@ -4,7 +4,7 @@
 use super::batch::Run;
 use super::{Cursor, GetGuard, INLINE, MessageMeta};
 use crate::channel::extents::{CHUNK, OwnedExtent};
-use crate::channel::format::{DATA, EXTENT_BYTES, Header, UNIT, record_bytes, word};
+use crate::channel::format::{DATA, EXTENT_BYTES, Header, LOOSE, UNIT, record_bytes, word};
 use crate::error::{Error, Result};
 
 /// What begins a run, as records; or one message in an extent.
@@ -45,6 +45,9 @@ impl GetGuard<'_> {
         }
         let Some(first) = self.next()? else { return Err(Error::Empty) };
         let mut run = Run::new(first.head);
+        if first.kind == LOOSE {
+            return Err(Error::Corrupted("a message in memory of its own, where none goes along"));
+        }
         if first.kind != DATA {
             let mut bytes = [0; EXTENT_BYTES];
             first.mapping.read(first.offset, &mut bytes)?;

@@ -39,6 +39,11 @@ impl Queue {
             custody.look_again();
             return true;
         }
+        if !dead.is_empty() && self.find_file().is_err() {
+            // What they have could not be given back.
+            custody.look_again();
+            return has_come_back;
+        }
         for (index, dead) in dead {
             match self.take_back(keeper, index, dead, patience) {
                 Ok(true) => has_come_back = true,
@@ -87,6 +92,7 @@ impl Queue {
     }
 
     fn take_left_over(&self, keeper: &Keeper, index: usize, patience: Patience) -> Result<()> {
+        self.find_file()?;
         let getting = self.ring().get_guard(patience)?;
         keeper.custody().settle(self.ring().head_word(), self.state.tasks.done());
         let is_mine = keeper.custody().drained(index, liveness::me());
@@ -100,6 +106,7 @@ impl Queue {
     /// Of a queue that is terminated: what is in front is nobody's.
     pub(in crate::channel::queue) fn throw_front_away(&self, patience: Patience) -> Result<()> {
         let Some(keeper) = self.keeper.get() else { return Ok(()) };
+        self.find_file()?;
         let getting = self.ring().get_guard(patience)?;
         self.settle_custody();
         let thrown = keeper.custody().throw_away(liveness::me());

@@ -5,9 +5,14 @@
 //! process. Taking is in `take`, what the dead leave in `mend`.
 //!
 //! # Memory
-//! The table of bays lies behind the ring's base. Its pages are reserved when such a queue is made,
-//! and again, for nothing, by whoever attaches it. Each bay has an extent of [`BUFFER`] bytes for
+//! The table of bays lies in the queue's front, behind the ring's base. Its pages are reserved, and
+//! zeroed, when such a queue is made: the plot may have been another queue's. They are reserved
+//! again, for nothing, by whoever attaches it. Each bay has an extent of [`BUFFER`] bytes for
 //! records. A taker looks at a large message in its extent, and the bay refers to that.
+//!
+//! So who takes has the queue's memory file (see [`finding`](super::finding)): it is made by the
+//! first that asks for a message. Who mends looks for it before it gives back what a dead taker's
+//! bay refers to. If there is none, no bay refers to anything.
 //!
 //! # Whose it is
 //! A bay is of one thread and one handle: [`Queue`]. So two handles of one queue in one process do
@@ -30,19 +35,19 @@ use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
 use super::Queue;
-use crate::arena::Segment;
 use crate::channel::extents::{Extents, OwnedExtent};
 use crate::channel::format::{BASES, RINGS, UNIT};
+use crate::channel::front::Front;
 use crate::channel::ring::{BASE_MOST, RUN_BYTES, RingState};
 use crate::deadline::{Graced, Patience};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
-use crate::layout::Object;
+use crate::layout::{Backing, Object};
 use crate::overlay;
 use crate::sync::custody::{Bay, Custody, CustodyState, Reference};
 use crate::sys::fork::Local;
-use crate::sys::{liveness, memfd};
+use crate::sys::liveness;
 
 /// Threads that can take from such a queue at a time.
 pub const BAYS: usize = 1024;
@@ -53,7 +58,8 @@ pub const BUFFER: u64 = (RUN_BYTES as u64 + UNIT).next_multiple_of(4096) + 4096;
 const KEEPS: u32 = 4;
 
 const TABLE_AT: u64 = BASES + BASE_MOST;
-const _: () = assert!(TABLE_AT + size_of::<CustodyTable>() as u64 <= super::EXTENTS);
+/// Where a queue's front ends.
+pub(super) const TABLE_END: u64 = (TABLE_AT + size_of::<CustodyTable>() as u64).next_multiple_of(4096);
 
 overlay! {
     /// All zero at first.
@@ -67,8 +73,8 @@ overlay! {
 /// The bays of a queue, as this process sees them.
 #[derive(Debug)]
 pub struct Keeper {
-    table: Object<CustodyTable, Arc<Segment>>,
-    ring: Object<RingState, Arc<Segment>>,
+    table: Object<CustodyTable, Arc<Front>>,
+    ring: Object<RingState, Arc<Front>>,
     extents: Arc<Extents>,
     /// This handle's, by thread.
     mine: Local<Vec<(u32, usize)>>,
@@ -116,11 +122,11 @@ impl Drop for Leaving {
 }
 
 impl Keeper {
-    fn new(segment: &Arc<Segment>, extents: &Arc<Extents>) -> Result<Arc<Keeper>> {
-        memfd::reserve_own(segment, TABLE_AT, size_of::<CustodyTable>() as u64)?;
+    fn new(front: &Arc<Front>, extents: &Arc<Extents>) -> Result<Arc<Keeper>> {
+        front.reserve(TABLE_AT, TABLE_END - TABLE_AT)?;
         let keeper = Arc::new(Keeper {
-            table: Object::new(segment.clone(), TABLE_AT as usize)?,
-            ring: Object::new(segment.clone(), RINGS)?,
+            table: Object::new(front.clone(), front.offset() + TABLE_AT as usize)?,
+            ring: Object::new(front.clone(), front.offset() + RINGS)?,
             extents: extents.clone(),
             mine: Local::default(),
         });
@@ -238,7 +244,8 @@ impl Queue {
     /// # Errors
     /// `OutOfMemory`; `Corrupted`.
     pub fn keep_messages(&self) -> Result<()> {
-        let keeper = Keeper::new(&self.segment, &self.extents)?;
+        let (front, keeper) = (self.front(), Keeper::new(self.front(), &self.extents)?);
+        front.mapping().zero(front.offset() + TABLE_AT as usize, (TABLE_END - TABLE_AT) as usize)?;
         self.ring().state().flags.fetch_or(KEEPS, Ordering::Relaxed);
         let _ = self.keeper.set(keeper);
         Ok(())
@@ -247,7 +254,10 @@ impl Queue {
     /// The same of a queue that has been attached, if it is one.
     pub(super) fn attach_keeper(&self) -> Result<()> {
         let flags = self.ring().state().flags.load(Ordering::Relaxed);
-        if flags & KEEPS != 0 { self.keep_messages() } else { Ok(()) }
+        if flags & KEEPS != 0 {
+            let _ = self.keeper.set(Keeper::new(self.front(), &self.extents)?);
+        }
+        Ok(())
     }
 
     /// Are messages kept until they are acknowledged?

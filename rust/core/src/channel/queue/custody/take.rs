@@ -172,11 +172,12 @@ impl Queue {
 
     /// This thread's bay; it acknowledges what it held.
     fn bay(&self, keeper: &Arc<Keeper>, patience: Patience) -> Result<usize> {
-        if let Some(index) = keeper.own_bay()? {
+        let own = || self.with_made_file(|| keeper.own_bay());
+        if let Some(index) = own()? {
             return Ok(index);
         }
         self.look_after(keeper, true, patience);
-        keeper.own_bay()?.ok_or(Error::Os(rustix::io::Errno::USERS))
+        own()?.ok_or(Error::Os(rustix::io::Errno::USERS))
     }
 
     /// One is done, of a queue that keeps its tasks: the first that this thread holds comes back no
