@@ -192,7 +192,7 @@ impl Block {
         Ok(block)
     }
 
-    /// A plot of that shape: see [`plot`].
+    /// A plot of that [shape](Shape).
     ///
     /// # Errors
     /// `OutOfMemory`, or `Os` when descriptors have run out.

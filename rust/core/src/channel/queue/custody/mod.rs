@@ -10,7 +10,7 @@
 //! again, for nothing, by whoever attaches it. Each bay has an extent of [`BUFFER`] bytes for
 //! records. A taker looks at a large message in its extent, and the bay refers to that.
 //!
-//! So who takes has the queue's memory file (see [`finding`](super::finding)): it is made by the
+//! So who takes has the queue's memory file (see [`file`](crate::channel::file)): it is made by the
 //! first that asks for a message. Who mends looks for it before it gives back what a dead taker's
 //! bay refers to. If there is none, no bay refers to anything.
 //!
