@@ -18,10 +18,10 @@
 //! The sweeper may die too: then the slot is owned by another dead process.
 //!
 //! # Closing
-//! A loan outlives its channel. It holds mappings, of the pages and of its slot's word, but neither
-//! the memory file's descriptor nor the sockets': those go when the channel is closed. From then on
-//! it gives its pages back by the mapping. Where that is refused they are left, free and in no cell,
-//! to the others' sweep; if there is nobody else, they go with the mapping.
+//! A loan outlives its channel. It holds mappings, of the pages and of its slot's word, but
+//! neither the memory file's descriptor nor the sockets': those go when the channel is closed.
+//! From then on it gives its pages back by the mapping. Where that is refused they are left, free
+//! and in no cell, to the others' sweep; if there is nobody else, they go with the mapping.
 //!
 //! The slot's word may be in the channel's [plot](crate::arena::Shape), which another channel gets
 //! once nobody can reach it. So a loan holds the plot as an attached channel does: else its return
@@ -37,10 +37,11 @@
 //! what receiving without a loan costs. `posix_spawn` and `vfork`, by which the stdlib's
 //! `subprocess` starts programs, do not count.
 //!
-//! While a fork is under way no loan is made: receivers copy, as they do where the kernel refuses a
-//! mapping, where the message came in memory of its own (see [`file`](crate::channel::file)), and
-//! beyond `MOST` loans in one process, for each takes two of the mappings that the kernel grants. So the child finds each loan private. If the kernel refuses to make one private,
-//! having no room for a mapping more, the child must not see it: whoever looks at it there dies.
+//! While a fork is under way no loan is made: receivers copy, as they do where the kernel refuses
+//! a mapping, where the message came in memory of its own (see [`file`](crate::channel::file)),
+//! and beyond `MOST` loans in one process, for each takes two of the mappings that the kernel
+//! grants. So the child finds each loan private. If the kernel refuses to make one private, having
+//! no room for a mapping more, the child must not see it: whoever looks at it there dies.
 //!
 //! # Trust
 //! Only bytes that mean something to the program alone are lent. Lengths and pickles are copied out
