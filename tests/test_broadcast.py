@@ -360,13 +360,19 @@ def test_killed_readers_and_a_sender_that_waits(mp, crew):
 
 
 def has_ended(pid):
-    """The fork server waits for its children, and nothing is left of them."""
-    seen = look_at(pid)
-    return seen is None or seen.state == "Z"
+    """With all its threads, of which an emulated process has two. The fork server waits for its
+    children, and nothing is left of them.
+    """
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return look_at(pid) is None
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_child_that_dies_before_it_reads(mp, crew, nested):
+    if os.environ.get("FASTMP_TEST_EMULATED") and mp.get_start_method() == "spawn":
+        pytest.skip("emulated: vfork does not wait for the child to run its program, and so it is taken for another")
     broadcast = mp.Broadcast(2)
     given = broadcast.reader()
     child = crew.start(broadcasts.sleep_with, {"all": [given]} if nested else given)
