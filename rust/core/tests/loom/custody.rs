@@ -217,7 +217,7 @@ fn taker_dies(dies: Dies, messages: u64, most: u64) {
 
 /// As above, where the doomed one surely takes something: it comes first.
 fn taker_dies_first(dies: Dies, messages: u64, most: u64) {
-    model(2, move || {
+    model(1, move || {
         let queue = Queue::with(messages);
         let bay = queue.custody().claim(owner(1), 1).unwrap();
         assert_eq!(queue.take(1, bay, most, dies), None);
@@ -265,7 +265,7 @@ fn a_taker_dies_at_any_time() {
 #[test]
 fn the_next_taker_dies_too() {
     for dies in [Dies::Begun, Dies::Committed, Dies::Held, Dies::Unlocked] {
-        model(2, move || {
+        model(1, move || {
             let queue = Queue::with(2);
             let bay = queue.custody().claim(owner(1), 1).unwrap();
             assert_eq!(queue.take(1, bay, 2, Dies::Unlocked), None);
