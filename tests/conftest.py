@@ -31,8 +31,8 @@ from children.common import children_of, look_at
 # What is the default from Python 3.14 on is tested there. It is the stdlib's own server still.
 METHODS = ("fork", "spawn") if sys.version_info < (3, 14) else ("fork", "spawn", "forkserver")
 collect_ignore = ["portable"] if fastmp.accelerated else []
-# What these show is the core's, whichever interpreter it is in: with FASTMP_TEST_SHARE=1/2 some half of their tests
-# is run, with 2/2 the others.
+# What these show is the core's, whichever interpreter it is in: with FASTMP_TEST_SHARE=1/2 some half
+# of their tests is run, with 2/2 the others.
 CORE = ("test_foreign", "test_growth", "test_kill", "test_kill_sync", "test_leaks", "test_lifetime", "test_soak")
 LIMIT = 60.0  # seconds for a test that names no limit of its own
 PR_SET_CHILD_SUBREAPER = 36

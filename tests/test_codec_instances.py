@@ -151,8 +151,8 @@ def test_as_pickle(through, name):
 
 
 def lookups(through, name):
-    """How many classes pickle looks up for one object and for another like it, in a process of its own: what
-    listens cannot be taken out again.
+    """How many classes pickle looks up for one object and for another like it, in a process of its
+    own: what listens cannot be taken out again.
     """
 
     def count(writer):

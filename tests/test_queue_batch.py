@@ -195,7 +195,7 @@ def test_an_interrupt_loses_no_message(mp, crew):
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
     try:
-        # How many there are in so many messages depends on how often this process is given the processor.
+        # How many there are in so many messages depends on how often this process runs.
         while len(got) < count or interrupts < 10:
             batch = None
             try:

@@ -106,9 +106,8 @@ def test_a_large_one_is_not_starved(mp, crew):
         crew.start(queues.put_for_ever, queue, of(500))
     wait_until(lambda: queue.stats().put_waits > 0, "the queue is full")
     large = crew.start(queues.put_all, queue, [of(10_000)])
-    while (
-        len(queue.get()) < 5000
-    ):  # until the watchdog: when a process that has been woken runs is the scheduler's affair
+    # Until the watchdog: when a process that has been woken runs is the scheduler's affair.
+    while len(queue.get()) < 5000:
         pass
     large.join()
     for member in crew.members:
