@@ -40,7 +40,8 @@ class Lane:
 
     def __init__(self, mp):
         self.queue = mp.Queue()
-        self.memfd = self.queue._handle()[0]
+        # The token keeps the segment's number open.
+        self.segment, self.token, _, _, self.front, _ = self.queue._handle()
         self.words = self.find_words()
         self.put, self.got = itertools.count(), itertools.count()
         self.bytes = 0
@@ -50,17 +51,17 @@ class Lane:
 
     def find_words(self):
         """Where in a new channel head and tail are, with what each side has seen of the other: all are the same."""
-        front = os.pread(self.memfd, 4096, 0)
+        front = os.pread(self.segment, 4096, self.front)
         words = [int.from_bytes(front[at : at + 8], "little") for at in range(0, len(front), 8)]
         start = next(word for word in words if word and words.count(word) == 4 and word < 1 << 20)
-        return [8 * at for at, word in enumerate(words) if word == start]
+        return [self.front + 8 * at for at, word in enumerate(words) if word == start]
 
     def move_on(self, messages):
         """As if so many more messages had gone through. Nobody else uses it."""
         for at in self.words:
-            word = int.from_bytes(os.pread(self.memfd, 8, at), "little")
+            word = int.from_bytes(os.pread(self.segment, 8, at), "little")
             word = (word + (messages << 64 - COUNT_BITS)) % 2**64
-            os.pwrite(self.memfd, word.to_bytes(8, "little"), at)
+            os.pwrite(self.segment, word.to_bytes(8, "little"), at)
 
     def put_one(self, size):
         number = next(self.put)
@@ -90,10 +91,11 @@ class Lane:
 
     def look(self):
         gc.collect()
-        status = os.fstat(self.memfd)
+        # Of this queue alone: there is no other in this process.
+        files = usage.files("fastmp-queue")
         return {
-            "file": status.st_size,
-            "pages": status.st_blocks * 512,
+            "file": max((status.st_size for status in files), default=0),
+            "pages": sum(status.st_blocks * 512 for status in files),
             "resident": usage.resident_bytes(),
             "mappings": usage.mappings(),
             "descriptors": usage.descriptors(),
@@ -109,7 +111,7 @@ def run(mp, seconds, shapes=SHAPES):
         for shape, sizes in shapes.items():
             costs[shape].append(lane.lap(sizes, dice))
             # To some hundred messages before the count is 0.
-            count = int.from_bytes(os.pread(lane.memfd, 8, lane.words[0]), "little") >> 64 - COUNT_BITS
+            count = int.from_bytes(os.pread(lane.segment, 8, lane.words[0]), "little") >> 64 - COUNT_BITS
             lane.move_on((2**COUNT_BITS - dice.randrange(300) - count) % 2**COUNT_BITS)
         seen.append(lane.look())
     return lane, costs, seen

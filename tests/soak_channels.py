@@ -16,6 +16,7 @@ import faulthandler
 import importlib
 import itertools
 import os
+import pickle
 import random
 import signal
 import struct
@@ -52,12 +53,45 @@ def some_size(dice):
     return dice.randrange(1 << 20) if chance < 0.98 else dice.randrange(LARGEST)
 
 
+class Lent:
+    """Its bytes stay where they arrive, if they are many."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        data = bytearray(self.data)
+        return Lent, (pickle.PickleBuffer(memoryview(data)) if protocol >= 5 else data,)
+
+
 def some_object(dice, data):
     """The same message as different objects: in the stream, out of band, among others."""
-    return dice.choice([lambda: data, lambda: bytearray(data), lambda: ("row", data, 1.5), lambda: {"data": data}])()
+    kinds = [lambda: data, lambda: bytearray(data), lambda: ("row", data, 1.5), lambda: {"data": data}]
+    return dice.choice([*kinds, lambda: Lent(data)])()
+
+
+class Kept:
+    """What a consumer was lent, and holds for a while. Nobody else changes it, but it may itself."""
+
+    def __init__(self):
+        self.held = []
+
+    def add(self, item, content):
+        """Are all that it gives up still what they were?"""
+        if isinstance(item, Lent):
+            self.held.append((item.data, content))
+        return len(self.held) < 6 or self.drop(content[0] % 6)
+
+    def drop(self, at):
+        data, content = self.held.pop(at)
+        whole = data == content
+        data[:] = bytes(len(data))
+        return whole
 
 
 def data_in(item):
+    if isinstance(item, Lent):
+        return bytes(item.data)
     data = item[1] if isinstance(item, tuple) else item["data"] if isinstance(item, dict) else item
     return data if isinstance(data, (bytes, bytearray)) else bytes(data)
 
@@ -67,6 +101,7 @@ class Kind:
 
     lost_with_a_consumer = 1  # messages: of a batch, as many as there are in one
     once = True  # each message comes to one consumer, and not to each that is there
+    comes_back = False  # what a killed consumer had in its hands
     bound = 0
 
     def __init__(self, mp):
@@ -137,7 +172,33 @@ class Pipe(Kind):
         return not self.reader.poll(0.5)
 
 
-KINDS = [Unbounded, Bounded, Pipe]
+class Requeued(Kind):
+    """At least once."""
+
+    lost_with_a_consumer = 0
+    comes_back = True
+
+    def __init__(self, mp):
+        self.queue = mp.Queue(requeue=True)
+
+    def get(self, dice):
+        if dice.random() < 0.5:
+            return super().get(dice)
+        try:
+            batch = self.queue.get_many(dice.randrange(1, 10), timeout=0.05)
+        except Empty:
+            return []
+        for _ in range(batch.count(None) - 1):
+            super().end()  # that was another's
+        return batch
+
+    def end(self):
+        # All that comes back is there first.
+        self.queue._look_after(True)
+        super().end()
+
+
+KINDS = [Unbounded, Bounded, Pipe, Requeued]
 
 
 class World:
@@ -170,7 +231,7 @@ def produce(world, at, slot, seed):
 def consume(world, at, slot, seed):
     faulthandler.register(signal.SIGUSR1)
     dice = random.Random(seed)
-    last = {}
+    last, kept = {}, Kept()
     world.kind.join()
     while True:
         for item in world.kind.get(dice):
@@ -179,7 +240,9 @@ def consume(world, at, slot, seed):
             data = data_in(item)
             producer, number, size = HEADER.unpack_from(data)
             world.expect(at, data == message(producer, number, size), f"message {number} of {producer} is torn")
-            world.expect(at, last.get(producer, -1) < number, f"{number} of {producer} after {last.get(producer)}")
+            in_order = world.kind.comes_back or last.get(producer, -1) < number
+            world.expect(at, in_order, f"{number} of {producer} after {last.get(producer)}")
+            world.expect(at, kept.add(item, data), "what was lent has changed")
             last[producer] = number
             world.came[producer * MOST + number] += 1
         world.steps[at] += 1
@@ -290,11 +353,11 @@ class Controller:
             lost += counts[:returned].count(0)
             # The put that a death has cut short may have been done. (A batch is one put.)
             beyond = len(counts[returned:].rstrip(b"\0"))
-            if beyond > world.kind.lost_with_a_consumer:
+            if beyond > max(1, world.kind.lost_with_a_consumer):
                 self.trouble.append(
                     f"{name}: {beyond} messages of {slot} beyond {returned}, which its puts have returned"
                 )
-            if max(counts) > 1 and world.kind.once:
+            if max(counts) > 1 and world.kind.once and not world.kind.comes_back:
                 self.trouble.append(f"{name}: messages of {slot} came twice")
             self.messages += returned
         self.missing += lost

@@ -579,6 +579,8 @@ def test_a_sender_stopped_in_the_middle_is_not_asked_for_all_the_time(fork, atte
 def test_no_threads_and_no_descriptors_are_left(fork):
     queue, (conn, other) = fork.Queue(1), fork.Pipe()
     conn.fileno()
+    pipes = [fork.Pipe() for _ in range(32)]  # for the segments that all pipes share
+    del pipes
     before, threads = descriptors(), os.listdir("/proc/self/task")
 
     async def main():

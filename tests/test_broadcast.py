@@ -8,6 +8,7 @@ import pickle
 import queue as errors
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -227,10 +228,10 @@ def test_what_is_given_to_nobody_is_not_waited_for():
         broadcast.send(number)
     with pytest.raises(errors.Full):
         broadcast.send("more", 0)
-    # As if it had been given away eleven seconds ago: its slot's sixth word.
+    # As if it had been given away eleven seconds ago: its slot's sixth word, in ticks of 2**20 ns.
     fd, at = broadcast._handle()[0], 8192 + 5 * 8
     given = int.from_bytes(os.pread(fd, 8, at), sys.byteorder)
-    os.pwrite(fd, (given - 11_000_000_000).to_bytes(8, sys.byteorder), at)
+    os.pwrite(fd, (given - (11_000_000_000 >> 20)).to_bytes(8, sys.byteorder), at)
     for number in range(4):
         broadcast.send(number, 0)
 
@@ -367,6 +368,19 @@ def has_ended(pid):
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return look_at(pid) is None
+
+
+@pytest.mark.method("spawn")
+def test_a_child_that_is_no_program_yet_when_it_is_given_a_reader(mp, crew, monkeypatch):
+    """Without vfork start() returns before."""
+    monkeypatch.setattr(subprocess, "_USE_VFORK", False)
+    broadcast, results = mp.Broadcast(1), mp.Queue()
+    crew.start(broadcasts.read_all, broadcast.reader(), results)
+    for number in range(5):
+        broadcast.send(number)
+    broadcast.shutdown()
+    assert results.get()[1:] == (list(range(5)), 0)
+    crew.join()
 
 
 @pytest.mark.parametrize("nested", [False, True])

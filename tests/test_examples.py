@@ -57,3 +57,12 @@ def test_broadcast_with_a_worker_killed_and_a_slow_one(tmp_path, method):
     assert "worker 0: killed\n" in output
     for worker in (1, 2, 3):
         assert f"worker {worker}: frames {0 if worker == 1 else 20} to 59; " in output
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_frames_beside_the_standard_library(tmp_path, method):
+    pytest.importorskip("numpy")
+    lines = run(tmp_path, "frames.py", "--method", method, "--frames", "40").splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == ["multiprocessing", "fastmp"]
+    assert all(line.endswith("frames per second; each came once, whole") for line in lines[:2])
+    assert lines[2].endswith("times as many")

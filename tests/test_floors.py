@@ -31,6 +31,7 @@ CORE = """
 BINDINGS = """
     lib -> specialize asynchronous batch connection broadcast
     batch -> queue
+    queue -> requeue
     asynchronous -> queue connection
     specialize -> sharedctypes queue
     sharedctypes -> synchronize
@@ -68,16 +69,16 @@ ROOMS = {
         queue pipe -> transport wait
         broadcast -> ring
         transport -> ring
-        wait ring -> extents
-        extents -> mapping_cache
+        ring -> extents
+        extents -> mapping_cache file front
     """,
     "sync": """
         condition -> condvar lock
         lock barrier robust_semaphore -> mutex
         broadcast -> turns mutex
-        turns condvar robust_semaphore tasks -> waitset
+        turns condvar robust_semaphore tasks custody -> waitset
         mutex event semaphore waitset condvar -> waiting probe
-        waiting -> spin
+        waiting -> spin closings
     """,
     "sys": """
         liveness -> owner
@@ -85,6 +86,7 @@ ROOMS = {
         hold_token -> lease verified_fd socket
         epoll -> socket
         lease -> mapping memfd
+        twin -> mapping
         verified_fd -> memfd
         memfd -> limits
         mapping memfd socket -> miri
@@ -336,6 +338,7 @@ UNSAFE = {
         *(
             "message/framing",
             "message/interrupted",
+            "message/lent",
             "message/pickler",
             "message/reducers",
             "sharedctypes/array",

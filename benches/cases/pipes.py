@@ -70,3 +70,34 @@ _register_stream("64B", 64, 2000, 15)
 _register_stream("64KiB", 64 << 10, 500, 4)
 _register_stream("1MiB", 1 << 20, 50, 9)
 _register_stream("32MiB", 32 << 20, 8, 5)
+
+
+def _register_array_stream(label, size, first_count, goal):
+    @case(f"pipe-array-{label}", f"Pipe stream, {label}, into an array", goal=goal)
+    def measure(mp, budget):
+        import numpy as np  # only these cases need it
+
+        message = np.arange(size // 8, dtype=np.float64)
+
+        def run(count):
+            reader, writer = mp.Pipe(duplex=False)
+
+            def write():
+                for _ in range(count):
+                    writer.send_bytes(message)
+
+            def read():
+                received = np.zeros_like(message)
+                for _ in range(count):
+                    reader.recv_bytes_into(received)
+                if not np.array_equal(received, message):
+                    raise ValueError("the last message is not what was sent")
+
+            elapsed, _ = race(mp, write, read)
+            return elapsed
+
+        return time_counted(run, first_count, budget)
+
+
+_register_array_stream("1MiB", 1 << 20, 50, 9)
+_register_array_stream("32MiB", 32 << 20, 8, 10)

@@ -546,7 +546,10 @@ class Broadcast:
         """
 
     def close(self) -> None:
-        """Closes it for this process; its readers go on."""
+        """Closes it for this process; its readers go on.
+
+        A `send` that waits in another thread raises ValueError.
+        """
 
     @property
     def closed(self) -> bool:
@@ -571,8 +574,8 @@ class BroadcastReader:
     @classmethod
     def _attach(cls, memfd: Descriptor, maxsize: int, index: int, tag: int, owner: int, number: int) -> Self: ...
     def _handle(self) -> tuple[int, int, int, int, int, int]: ...
-    def _give(self, pid: int) -> None:
-        """The child `pid`, just started, was given this reader."""
+    def _give(self, pid: int, execs: bool) -> None:
+        """The child `pid`, just started, was given this reader; `execs`: it runs a program."""
 
     @property
     def missed(self) -> int:
@@ -599,10 +602,12 @@ class Queue:
         cls,
         *_args: Any,
         ctx: object = None,
-        _handle: tuple[Descriptor, Descriptor, Descriptor, int] | None = None,
+        _handle: tuple[Descriptor, Descriptor, Descriptor, Descriptor, int, int] | None = None,
         **_kwargs: Any,
     ) -> Self: ...
-    def __init__(self, maxsize: int = 0, *, max_bytes: int | None = None, ctx: object = None) -> None: ...
+    def __init__(
+        self, maxsize: int = 0, *, max_bytes: int | None = None, requeue: bool = False, ctx: object = None
+    ) -> None: ...
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Pickles the object and appends it.
 
@@ -634,7 +639,7 @@ class Queue:
     def close(self) -> None:
         """Closes it for this process, and its descriptors with the last call that is under way.
 
-        Messages stay.
+        Calls that wait in other threads raise ValueError. Messages stay.
         """
 
     def join_thread(self) -> None:
@@ -683,6 +688,16 @@ class Queue:
             ValueError: it is closed here, and was so when tasks were left.
         """
 
+    @property
+    def _requeue(self) -> bool:
+        """Whether messages come back whose taker is killed."""
+
+    def _look_after(self, always: bool = False) -> bool:
+        """Looks whether takers have died, with `always` also if somebody has just done so.
+
+        What they had comes back. Waits for no more than a moment.
+        """
+
     def _stats(self) -> list[int]:
         """(depth, high-water mark, messages in, out, bytes in, out, waits to get, to put).
 
@@ -719,8 +734,8 @@ class Queue:
             ValueError: the queue is closed here.
         """
 
-    def _handle(self) -> tuple[int, int, int, int]:
-        """Descriptors of the segment and of both ends of the socket; maxsize.
+    def _handle(self) -> tuple[int, Token, int, int, int, int]:
+        """Descriptors of the segment, of its token and of both ends of the socket; the offset; maxsize.
 
         Raises:
             OSError: it is closed here.
@@ -730,7 +745,15 @@ class Queue:
         """The most messages that there may be; 0: any number."""
 
     @classmethod
-    def _attach(cls, memfd: Descriptor, reader: Descriptor, writer: Descriptor, maxsize: int) -> Self: ...
+    def _attach(
+        cls,
+        segment: Descriptor,
+        token: Descriptor,
+        reader: Descriptor,
+        writer: Descriptor,
+        offset: int,
+        maxsize: int,
+    ) -> Self: ...
 
 class Connection:
     """One end of a pipe of messages, made by `Pipe()`.
@@ -744,7 +767,7 @@ class Connection:
         readable: object = None,
         writable: object = None,
         *,
-        _handle: tuple[Descriptor, Descriptor, int] | None = None,
+        _handle: tuple[Descriptor, Descriptor, Descriptor, Descriptor, int, int] | None = None,
     ) -> Self:
         """A connection over a descriptor, which it takes over: it speaks the stdlib's protocol.
 
@@ -849,7 +872,7 @@ class Connection:
         """
 
     def close(self) -> None:
-        """Closes this end; a recv that waits in another thread raises EOFError."""
+        """Closes this end; a recv that waits in another thread raises EOFError, another call OSError."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *args: object) -> None: ...
@@ -862,14 +885,24 @@ class Connection:
     def _handle(self, handle: int | None) -> None:
         """Has a connection over a descriptor forget it; an end of a pipe refuses."""
 
-    def _export(self) -> tuple[int, int, int] | None:
-        """Descriptors of the segment and of the socket, and flags.
+    def _export(self) -> tuple[int, Token, int, int, int, int] | None:
+        """Descriptors of the segment, of its token, of the memory file and of the socket; the offset; flags.
+
+        The segment's again stands for no file.
 
         None for a connection of the stdlib's kind.
         """
 
     @classmethod
-    def _attach(cls, memfd: Descriptor, socket: Descriptor, flags: int) -> Self: ...
+    def _attach(
+        cls,
+        segment: Descriptor,
+        token: Descriptor,
+        file: Descriptor,
+        socket: Descriptor,
+        offset: int,
+        flags: int,
+    ) -> Self: ...
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """Returns two connected ends.
@@ -943,6 +976,10 @@ def _put_many(queue: Queue, objects: Iterable[Any], block: bool = True, timeout:
         ValueError: the queue is closed here, or one is larger than `max_bytes`; none was appended.
         Exception: whatever iterating and pickling raise; none was appended.
     """
+
+def _acknowledge(thread: bool = False) -> None:
+    """What this process has taken from queues with requeue=True is dealt with, for it ends; or what
+    this thread has."""
 
 def _own_descriptors(cls: _Class) -> _Class:
     """Gives a subclass of a lock or `Guarded` descriptors that name it as their class.

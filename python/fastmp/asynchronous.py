@@ -18,6 +18,9 @@ While a line is not empty one of these is true, so that no wake-up is lost:
   stopped there; or it tells in vain again and again;
 - the first has been woken, or the loop is about to (`passing`).
 
+Where messages come back whose taker is killed (`Queue(requeue=True)`), somebody has to notice the
+death: while tasks wait for one, their line looks now and then. What comes back the descriptor tells.
+
 `close()` of the channel wakes the first, and each the next. A forked child forgets all lines: the
 tasks are its parent's, and so is what the epoll watches.
 """
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 _IN_VAIN = 16  # attempts that are made as soon as the descriptor tells
 _MOST = 0.05  # seconds between two attempts when it does not
+_LOOK = 0.07  # seconds between two looks for the dead
 
 _pollers: weakref.WeakValueDictionary[tuple[int, bool], _Poller] = weakref.WeakValueDictionary()
 _tokens = itertools.count()
@@ -78,7 +82,7 @@ class _Poller:
 class _Line:
     """Those who wait for one side of a channel, in one loop."""
 
-    __slots__ = ("armed", "channel", "loop", "passing", "poller", "timer", "token", "waiters")
+    __slots__ = ("armed", "channel", "loop", "looking", "passing", "poller", "timer", "token", "waiters")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: _Poller, channel: Any) -> None:
         self.loop = loop
@@ -88,6 +92,7 @@ class _Line:
         self.waiters: collections.deque[asyncio.Future[None]] = collections.deque()
         self.armed = False
         self.timer: asyncio.TimerHandle | None = None
+        self.looking: asyncio.TimerHandle | None = None
         self.passing: asyncio.Handle | None = None
 
     def enter(self, delay: float | None) -> asyncio.Future[None]:
@@ -130,6 +135,8 @@ class _Line:
             self._arm()
         elif self.timer is None:
             self.timer = self.loop.call_later(delay, self._look)
+        if self.looking is None and not self.poller.writing and getattr(self.channel, "_requeue", False):
+            self.looking = self.loop.call_later(_LOOK, self._look_for_the_dead)
 
     def _end(self) -> None:
         # What has been asked for is told once, with a token that nobody knows.
@@ -138,6 +145,9 @@ class _Line:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.looking is not None:
+            self.looking.cancel()
+            self.looking = None
 
     def _arm(self) -> None:
         if not self.armed:
@@ -152,6 +162,10 @@ class _Line:
     def _look(self) -> None:
         self.timer = None
         self.wake()
+
+    def _look_for_the_dead(self) -> None:
+        self.channel._look_after()
+        self.looking = self.loop.call_later(_LOOK, self._look_for_the_dead)
 
     def _pass(self) -> None:
         self.passing = None

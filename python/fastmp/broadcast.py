@@ -54,13 +54,13 @@ def _lagging(broadcast: Broadcast) -> ReaderLaggingError:
     return ReaderLaggingError(f"no room in time: waited for {names or 'readers that have gone on since'}", slowest)
 
 
-def give_readers(process: object, pid: int) -> None:
-    """Puts the readers that a process was started with into the name of the child `pid`.
+def give_readers(process: object, pid: int, execs: bool) -> None:
+    """Puts the readers that a process was started with into the name of the child `pid`; `execs`: it runs a program.
 
     Else they would be this process's until the child uses them, and its death not theirs.
     """
     for reader in _readers_in(vars(process), 4):
-        reader._give(pid)
+        reader._give(pid, execs)
 
 
 def _readers_in(value: Any, depth: int) -> Iterator[Reader]:

@@ -105,19 +105,22 @@ class BaseContext(multiprocessing.context.BaseContext):
         self.get_context()  # settles the start method, as in the stdlib
         return synchronize.Barrier(parties, action, timeout)
 
-    def Queue(self, maxsize: int = 0, *, max_bytes: int | None = None) -> queues.Queue:
+    def Queue(self, maxsize: int = 0, *, max_bytes: int | None = None, requeue: bool = False) -> queues.Queue:
         """Returns a queue that holds at most `maxsize` items, if that is positive.
 
-        `max_bytes` bounds the bytes of what is unread, as it lies in shared memory.
+        `max_bytes` bounds the bytes of what is unread, as it lies in shared memory. With requeue=True
+        what a killed process had got, and not dealt with, is delivered again: at least once.
         """
-        return queues.Queue(maxsize, max_bytes=max_bytes, ctx=self.get_context())
+        return queues.Queue(maxsize, max_bytes=max_bytes, requeue=requeue, ctx=self.get_context())
 
-    def JoinableQueue(self, maxsize: int = 0, *, max_bytes: int | None = None) -> queues.JoinableQueue:
+    def JoinableQueue(
+        self, maxsize: int = 0, *, max_bytes: int | None = None, requeue: bool = False
+    ) -> queues.JoinableQueue:
         """Returns a queue whose `join()` waits until all items have been dealt with.
 
-        `max_bytes` as for Queue.
+        `max_bytes` and `requeue` as for Queue.
         """
-        return queues.JoinableQueue(maxsize, max_bytes=max_bytes, ctx=self.get_context())
+        return queues.JoinableQueue(maxsize, max_bytes=max_bytes, requeue=requeue, ctx=self.get_context())
 
     def SimpleQueue(self) -> queues.SimpleQueue:
         """Returns a queue with `put`, which never waits, `get`, `empty` and `close`."""

@@ -32,21 +32,21 @@ def assert_travelling(obj: object) -> None:
 
 def reduce_block(obj: Any) -> Reduced:
     """Reduces an object in a segment that others share: its handle is `(fd, token, *numbers)`."""
-    return _reduce(obj, type(obj), obj._handle, 2, own=False)
+    return _reduce(obj, type(obj), obj._handle, 2, shared=2)
 
 
 def reduce_queue(obj: Any) -> Reduced:
-    """Reduces an object with a segment and a socket: its handle is `(fd, fd, fd, *numbers)`."""
-    return _reduce(obj, type(obj), obj._handle, 3, own=True)
+    """Reduces an object like that, with a socket: its handle is `(fd, token, fd, fd, *numbers)`."""
+    return _reduce(obj, type(obj), obj._handle, 4, shared=2)
 
 
 def reduce_segment(obj: Any) -> Reduced:
     """Reduces an object with a segment of its own: its handle is `(fd, *numbers)`."""
-    return _reduce(obj, type(obj), obj._handle, 1, own=True)
+    return _reduce(obj, type(obj), obj._handle, 1, shared=0)
 
 
 def reduce_connection(obj: Any) -> Reduced:
-    """Reduces an object with a segment and a socket: its handle is `(fd, fd, *numbers)`."""
+    """Reduces an object like that, with a memory file: its handle is `(fd, token, fd, fd, *numbers)`."""
     return _reduce_connection(obj, share=False)
 
 
@@ -61,9 +61,9 @@ def reduce_connection_anywhere(obj: Any) -> Reduced:
 def _reduce_connection(obj: Any, share: bool) -> Reduced:
     handle = obj._export()
     if handle is not None:
-        return _reduce(obj, type(obj), lambda: handle, 2, own=True, share=share)
+        return _reduce(obj, type(obj), lambda: handle, 4, shared=3, share=share)
     handle = (obj.fileno(), type(obj), obj.readable, obj.writable)
-    return _reduce(obj, _OverDescriptor, lambda: handle, 1, own=True, share=share)
+    return _reduce(obj, _OverDescriptor, lambda: handle, 1, shared=0, share=share)
 
 
 class _OverDescriptor:
@@ -74,20 +74,25 @@ class _OverDescriptor:
         return cls(descriptor.detach(), readable, writable)
 
 
-def _reduce(obj: Any, cls: Any, lend: Callable[[], Any], fds: int, own: bool, share: bool = False) -> Reduced:
-    """`own`: it closes its descriptors, and so needs some that no other object has."""
+def _reduce(obj: Any, cls: Any, lend: Callable[[], Any], fds: int, shared: int, share: bool = False) -> Reduced:
+    """Lends `fds` descriptors. The first `shared` serve other objects too, the others it closes by itself."""
     if _native._in_channel():
         handle = lend()
-        indices = [_native._channel_fd(fd, own) for fd in handle[:fds]]
-        return rebuild_received, (cls, indices, handle[fds:], own)
+        indices = [_native._channel_fd(fd, at >= shared) for at, fd in enumerate(handle[:fds])]
+        return rebuild_received, (cls, indices, handle[fds:], shared)
     if share and get_spawning_popen() is None:
         from multiprocessing.resource_sharer import DupFd as SharedFd
 
         handle = lend()
-        return rebuild_shared, (cls, [SharedFd(fd) for fd in handle[:fds]], handle[fds:])
+        return rebuild_shared, (cls, [SharedFd(_number(fd)) for fd in handle[:fds]], handle[fds:])
     assert_spawning(obj)
     handle = lend()
     return rebuild, (cls, [_lend(fd, obj) for fd in handle[:fds]], handle[fds:])
+
+
+def _number(fd: Any) -> int:
+    """Of a descriptor that is lent as a token too."""
+    return fd.fileno() if isinstance(fd, _native.Token) else fd
 
 
 class _Lent:
@@ -108,7 +113,7 @@ class _Lent:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         popen: Any = get_spawning_popen()
-        fd = self._fd.fileno() if isinstance(self._fd, _native.Token) else self._fd
+        fd = _number(self._fd)
         if not self._pickled:
             self._pickled = True
             return inherited, (popen.DupFd(popen.duplicate_for_child(fd)),)
@@ -127,7 +132,7 @@ class _Lent:
 def _lend(fd: Any, lender: object) -> _Lent:
     popen: Any = get_spawning_popen()
     lent = vars(popen).setdefault("_fastmp_lent", {})
-    number = fd.fileno() if isinstance(fd, _native.Token) else fd
+    number = _number(fd)
     if number not in lent:
         # The stdlib's never forget what they were lent: nobody would see the end of a channel.
         lent[number] = _Lent(fd, lender if getattr(popen, "forgets_lent", False) else None)
@@ -158,9 +163,10 @@ def rebuild(cls: Any, descriptors: list[_native.Descriptor], numbers: tuple[Any,
     return cls._attach(*descriptors, *numbers)
 
 
-def rebuild_received(cls: Any, indices: list[int], numbers: tuple[Any, ...], own: bool) -> Any:
+def rebuild_received(cls: Any, indices: list[int], numbers: tuple[Any, ...], shared: int) -> Any:
     """Makes the object anew where its message is received: its descriptors come with it."""
-    return cls._attach(*[_native._received_fd(index, own) for index in indices], *numbers)
+    fds = [_native._received_fd(index, at >= shared) for at, index in enumerate(indices)]
+    return cls._attach(*fds, *numbers)
 
 
 def rebuild_shared(cls: Any, descriptors: list[Any], numbers: tuple[Any, ...]) -> Any:

@@ -9,7 +9,7 @@ import sys
 from multiprocessing import popen_fork, util
 from multiprocessing.process import BaseProcess
 
-from . import lifelines
+from . import _native, lifelines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Popen"]
 
 
-def give_readers(process_obj: BaseProcess, pid: int) -> None:
-    """What readers of broadcasts the child was started with are its own."""
+def give_readers(process_obj: BaseProcess, pid: int, execs: bool = False) -> None:
+    """What readers of broadcasts the child was started with are its own; `execs`: it runs a program."""
     if (module := sys.modules.get("fastmp.broadcast")) is not None:
-        module.give_readers(process_obj, pid)
+        module.give_readers(process_obj, pid, execs)
 
 
 def _close_ends(sentinel: int, lifeline: int) -> None:
@@ -62,7 +62,7 @@ class Popen(popen_fork.Popen):
         self.finalizer = util.Finalize(self, _close_ends, (self.sentinel, lifeline))
         try:
             self.pid = self._start(process_obj, parent_sentinel, child_lifeline)
-            give_readers(process_obj, self.pid)
+            give_readers(process_obj, self.pid, self.method == "spawn")
         except BaseException:
             self.finalizer()
             raise
@@ -99,4 +99,6 @@ def _run(process_obj: BaseProcess, parent_sentinel: int) -> None:
     finally:
         if sys.version_info >= (3, 13):
             atexit._run_exitfuncs()
+        # To end so is to end normally: what was got from queues is dealt with.
+        _native._acknowledge()
         os._exit(code)

@@ -30,6 +30,23 @@ __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "QueueStats", "ShutDown", 
 class Queue(_native.Queue):
     """A first-in first-out queue that any number of processes put to and get from.
 
+    With `requeue=True` what a process has got is not lost with it. An object that a thread has got is
+    in its custody until it is *acknowledged*: when the same thread asks for its next one, when it
+    calls `task_done` (of a JoinableQueue), when the thread ends, when the process ends normally (also
+    by an exception, or `sys.exit`), or when the process closes the queue. If the process is killed
+    before, dies of a signal or calls `os._exit`, the object is delivered again, before all others, to
+    whoever asks: **at least once**, so that what is done with one should bear being done twice. Of
+    `get_many` that goes for all that one call has returned (and `task_done` acknowledges one after
+    the other). The rest of the order stays.
+
+    - A death is noticed by whoever waits in `get`, `get_async`, `join` or `_reader.poll`, as a rule
+      within 100 ms, or asks for an object later; no earlier is what comes back counted by `qsize`,
+      `empty` and `full`, or told of by the reader's descriptor. `maxsize` may be exceeded by it.
+    - The tasks of an event loop run in one thread: the next `get_async` of any of them acknowledges.
+    - `get_many` returns what fits into 64 KiB, or one object that is larger.
+    - Objects that need descriptors (connections, locks, queues) are refused: they could not come back.
+    - Up to 1,024 threads can get from such a queue at a time.
+
     Private names of the stdlib's queue that programs use are here too, as far as they mean
     something.
     """
@@ -208,6 +225,10 @@ class Queue(_native.Queue):
         return threading.Condition(threading.Lock())
 
 
+# Seconds: some 50 us of work each.
+_A_WHILE = 0.5
+
+
 def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: bool, timeout: float | None) -> Any:
     """`operator[key]`, a get that does not wait, again and again until a process in `watch` has died."""
     from multiprocessing.connection import wait
@@ -219,6 +240,8 @@ def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: 
     while True:
         # Looked at before the queue: what a dead one has put is there.
         dead = next((process for process in living if process.exitcode not in (None, 0)), None)
+        if dead is not None:
+            key[0]._look_after(True)
         try:
             return operator[key]
         except Empty:
@@ -229,7 +252,8 @@ def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: 
                 raise
         # One that has died since the look stays, and ends the wait at once.
         living = [process for process in living if process.exitcode != 0]
-        wait([reader, *(process.sentinel for process in living)], left)
+        # Another thread may close the queue, which no poll would notice.
+        wait([reader, *(process.sentinel for process in living)], _A_WHILE if left is None else min(left, _A_WHILE))
 
 
 def worker_died(process: Any) -> WorkerDiedError:
@@ -244,10 +268,16 @@ def worker_died(process: Any) -> WorkerDiedError:
 
 @_native._own_descriptors
 class JoinableQueue(Queue):
-    """A queue of tasks: whoever has got one says `task_done` once it is done."""
+    """A queue of tasks: whoever has got one says `task_done` once it is done.
 
-    def __init__(self, maxsize: int = 0, *, max_bytes: int | None = None, ctx: Any = None) -> None:
-        super().__init__(maxsize, max_bytes=max_bytes, ctx=ctx)
+    With `requeue=True` a task that comes back counts once: it stays unfinished until `task_done` has
+    been called for it, whoever does.
+    """
+
+    def __init__(
+        self, maxsize: int = 0, *, max_bytes: int | None = None, requeue: bool = False, ctx: Any = None
+    ) -> None:
+        super().__init__(maxsize, max_bytes=max_bytes, requeue=requeue, ctx=ctx)
         self._keep_takers()
 
     def task_done(self) -> None:
@@ -494,6 +524,32 @@ class _Writer(_End):
     def send_bytes(self, buf: Any) -> None:
         """Puts the object that `buf` is the pickle of."""
         self.send(reduction.ForkingPickler.loads(buf))
+
+
+_acknowledges_at_exit = False
+
+
+def _acknowledge_at_exit() -> None:
+    """Has this process, and those forked from it, say so when they end normally. Called by the
+    native queue, once such a queue is there."""
+    global _acknowledges_at_exit
+    if _acknowledges_at_exit:
+        return
+    _acknowledges_at_exit = True
+    import atexit
+    from multiprocessing import util
+
+    atexit.register(_native._acknowledge)
+    # A process that the stdlib has forked ends without these, on older Pythons. Other threads may
+    # go on: each acknowledges by itself when it ends.
+    util.register_after_fork(_acknowledge_at_exit, _acknowledge_at_end)
+    _acknowledge_at_end()
+
+
+def _acknowledge_at_end(_: object = None) -> None:
+    from multiprocessing import util
+
+    util.Finalize(None, _native._acknowledge, (True,), exitpriority=-1000)
 
 
 def __getattr__(name: str) -> Any:

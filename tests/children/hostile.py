@@ -11,7 +11,7 @@ from queue import Empty, Full
 
 import fastmp
 
-from children import objects
+from children import objects, usage
 
 # What a message of garbage may raise. Not SystemError: that is a fault of whoever decodes.
 REFUSED = (RuntimeError, ValueError, TypeError, MemoryError, pickle.UnpicklingError, EOFError)
@@ -21,6 +21,7 @@ SLACK = 5.0  # seconds that a call may outstay its timeout
 MARK = b"\xa7mark\x00\xff" * 8
 HEADER = 16  # bytes of a record's header: four of length, kind, format, two of descriptors, eight more
 OUT_OF_BAND = 4
+BASE = 1 << 20  # bytes that a ring may have in its channel's part of a segment
 
 
 def be_careful():
@@ -32,20 +33,25 @@ def be_careful():
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def data_of(memfd):
-    """The parts of a segment that have pages."""
-    at, parts = 0, []
+def data_of(memfd, first=0, last=2**62):
+    """The parts of a segment that have pages, between two places."""
+    at, parts = first, []
     with contextlib.suppress(OSError):
-        while True:
-            start = os.lseek(memfd, at, os.SEEK_DATA)
-            at = os.lseek(memfd, start, os.SEEK_HOLE)
+        while (start := os.lseek(memfd, at, os.SEEK_DATA)) < last:
+            at = min(os.lseek(memfd, start, os.SEEK_HOLE), last)
             parts.append((start, at))
     return parts
 
 
-def find(memfd, what):
-    """The offset of these bytes in a segment."""
-    for start, end in data_of(memfd):
+def memory_files():
+    """This process's descriptors of the files where large messages are."""
+    fds = map(int, os.listdir("/proc/self/fd"))
+    return [fd for fd in fds if usage.is_file(fd, "fastmp-queue") or usage.is_file(fd, "fastmp-pipe")]
+
+
+def find(memfd, what, first):
+    """The offset of these bytes in a segment, from there on: what is elsewhere may be older."""
+    for start, end in data_of(memfd, first):
         at = os.pread(memfd, end - start, start).find(what)
         if at >= 0:
             return start + at
@@ -83,9 +89,9 @@ class Forger:
 
     def renew(self):
         self.left, self.right = self.mp.Pipe()
-        self.memfd = self.left._export()[0]
+        self.memfd, _, _, _, front, _ = self.left._export()
         self.left.send_bytes(MARK)
-        self.record = find(self.memfd, MARK) - HEADER
+        self.record = find(self.memfd, MARK, front) - HEADER
         assert self.right.recv_bytes() == MARK
         self.room = self.ROOM
         self.next(len(MARK))
@@ -175,7 +181,8 @@ def use_mutated(mp, seed, seconds):
     while time.monotonic() < end:
         rounds += 1
         queue, (left, right) = mp.Queue(dice.choice([0, 3])), mp.Pipe()
-        queue_memory, pipe_memory = queue._handle()[0], left._export()[0]
+        queue_segment, _, _, _, queue_front, _ = queue._handle()
+        pipe_segment, _, _, _, pipe_front, _ = left._export()
         items = [1, "text", bytes(100), list(range(300)), bytes(70_000), bytearray(200_000), {"a": 1.5}]
         # Among the words are whether the queue is shut down, and how many bytes a message may have.
         errors = (Empty, Full, OSError, EOFError, fastmp.ShutDown, ValueError, *RAISED)
@@ -183,8 +190,13 @@ def use_mutated(mp, seed, seconds):
             timed(lambda: queue.put(dice.choice(items), timeout=0), 0, *errors)  # noqa: B023
             if not right.poll() or dice.randrange(2):
                 left.send(dice.choice(items[:4]))
-        for memory in (queue_memory, pipe_memory):
-            parts = [(0, 64), (64, 640), (4096, 8192), (8192, 8448), *data_of(memory)]
+        garbled = []
+        for memory, front in ((queue_segment, queue_front), (pipe_segment, pipe_front)):
+            own = [(0, 64), (64, 640), (4096, 8192), (8192, 8448)]
+            own = [(front + start, front + stop) for start, stop in own]
+            garbled.append((memory, own + data_of(memory, front, front + 8192 + BASE)))
+        garbled.extend((file, data_of(file) or [(0, 4096)]) for file in memory_files())
+        for memory, parts in garbled:
             for _ in range(dice.choice([1, 3, 10])):
                 start, stop = dice.choice(parts)
                 size = dice.choice([1, 4, 8])

@@ -292,3 +292,7 @@ def fingerprint(root):
         return name, tuple(parts)
 
     return walk(root)
+
+
+def pair(first, second):
+    return first, second

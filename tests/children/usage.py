@@ -26,6 +26,19 @@ def mappings():
         return sum("/memfd:" in line for line in file)
 
 
+def is_file(fd, name):
+    """Does the descriptor lead to a file of that name?"""
+    try:
+        return name in os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return False
+
+
+def files(name):
+    """What is known of each memory file of that name that is open here."""
+    return [os.fstat(int(fd)) for fd in os.listdir("/proc/self/fd") if is_file(fd, name)]
+
+
 def shared_bytes():
     """Memory in all the segments that this process has mapped or holds open, each counted once."""
     segments = {}

@@ -53,14 +53,11 @@ impl Deadline {
         }
     }
 
-    /// This deadline, but at least a moment from now: for a lock that is held for microseconds as a
-    /// rule, and that must be waited for also by a call that is not to wait. A dead holder is found
-    /// out within that moment.
-    pub fn with_grace(self) -> Deadline {
-        const MOMENT: u64 = NANOS / 4;
+    /// With the grace of a call that begins now.
+    pub fn graced(self) -> Graced {
         match self {
-            Deadline::Never => Deadline::Never,
-            Deadline::At(at) => Deadline::At(at.max(now() + MOMENT)),
+            Deadline::Never => Graced { deadline: NEVER, end: NEVER },
+            Deadline::At(at) => Graced { deadline: at, end: at.max(now() + GRACE) },
         }
     }
 
@@ -83,6 +80,72 @@ impl Deadline {
     }
 }
 
+/// Nanoseconds that a call has for locks, however short its timeout.
+const GRACE: u64 = NANOS / 4;
+
+/// A call's deadline with its *grace*: for locks that are held for microseconds as a rule it waits
+/// until the deadline, and for a quarter of a second from its beginning in any case. A dead holder
+/// is found out within that.
+///
+/// It is made once for each call, and handed down: a call that comes to several locks, tries again
+/// or goes on after a signal has it once. So a stopped holder costs each call one grace at most.
+/// ```
+/// use fastmp_core::Deadline;
+///
+/// let call = Deadline::PASSED.graced();
+/// assert!(call.deadline().passed() && !call.end().passed());
+/// // What is done on the way has no more time than the call.
+/// assert!(Deadline::PASSED.graced().brief().end() != call.end());
+/// assert_eq!(call.brief().end(), call.end());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Graced {
+    deadline: u64,
+    end: u64,
+}
+
+/// Of the clock: no reading is this one.
+const NEVER: u64 = u64::MAX;
+
+fn at(reading: u64) -> Deadline {
+    if reading == NEVER { Deadline::Never } else { Deadline::At(reading) }
+}
+
+impl Graced {
+    /// No grace: what is tried beyond its own time by a call that has nothing to lose.
+    pub fn without(deadline: Deadline) -> Graced {
+        let deadline = deadline.or_at(NEVER);
+        Graced { deadline, end: deadline }
+    }
+
+    /// The grace of a call that begins now, and is not to wait.
+    pub fn alone() -> Graced {
+        Deadline::PASSED.graced()
+    }
+
+    /// The call's own deadline.
+    pub fn deadline(self) -> Deadline {
+        at(self.deadline)
+    }
+
+    /// When it gives locks up.
+    pub fn end(self) -> Deadline {
+        at(self.end)
+    }
+
+    /// For what a call does besides, and can do without: no more than a grace from now, and no more
+    /// than it has itself.
+    pub fn brief(self) -> Graced {
+        Graced { deadline: 0, end: self.end.min(now() + GRACE) }
+    }
+}
+
+impl From<Deadline> for Graced {
+    fn from(deadline: Deadline) -> Graced {
+        deadline.graced()
+    }
+}
+
 /// Whether a call may sleep for a lock that is held for microseconds as a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
@@ -91,14 +154,43 @@ pub enum Patience {
     /// For a third of a millisecond, as long as it takes a holder that has a core, or whose core
     /// the caller has taken, then it gives `WouldBlock`.
     Moment,
-    /// Yes, until this deadline, and for a moment in any case.
-    Sleep(Deadline),
+    /// Yes, until this deadline, with its grace.
+    Sleep(Graced),
 }
 
 impl Patience {
+    /// Does who has it sleep?
+    pub fn sleeps(self) -> bool {
+        matches!(self, Patience::Sleep(_))
+    }
+
     /// When a moment that begins now is over.
     pub fn moment() -> Deadline {
         Deadline::At(now() + NANOS / 3000)
+    }
+
+    /// Until `deadline`, with a grace from now.
+    pub fn sleep(deadline: impl Into<Graced>) -> Patience {
+        Patience::Sleep(deadline.into())
+    }
+
+    /// For what a call does besides, and can do without: see [`Graced::brief`]. Whoever does not
+    /// sleep does not sleep for that.
+    #[cold]
+    pub fn brief(self) -> Patience {
+        match self {
+            Patience::Sleep(until) => Patience::Sleep(until.brief()),
+            other => other,
+        }
+    }
+
+    /// The same, but it is worth a grace of its own to who has not slept.
+    #[cold]
+    pub fn brief_at_least(self) -> Patience {
+        match self {
+            Patience::Sleep(until) => Patience::Sleep(until.brief()),
+            _ => Patience::Sleep(Graced::alone()),
+        }
     }
 }
 
@@ -125,6 +217,28 @@ mod tests {
         assert!(Deadline::after(0.0).passed());
         assert!(!Deadline::after(100.0).passed());
         assert!(!Deadline::Never.passed());
+    }
+
+    #[test]
+    fn a_grace_is_of_a_call() {
+        let before = now();
+        let call = Deadline::At(before + 5).graced();
+        assert_eq!(call.deadline(), Deadline::At(before + 5));
+        let Deadline::At(end) = call.end() else { panic!() };
+        assert!(end >= before + GRACE && end <= now() + GRACE);
+        assert_eq!(Deadline::At(end + NANOS).graced().end(), Deadline::At(end + NANOS), "late enough");
+        assert_eq!(Deadline::Never.graced().end(), Deadline::Never);
+        // Whatever is done in it.
+        for inner in [call.brief(), call.brief().brief()] {
+            assert_eq!((inner.deadline(), inner.end()), (Deadline::PASSED, call.end()));
+        }
+        let spent = Graced { deadline: 0, end: before };
+        assert!(spent.brief().end().passed());
+        // What would wait for ever waits for this no longer than a grace.
+        let Deadline::At(end) = Deadline::Never.graced().brief().end() else { panic!() };
+        assert!(end >= before + GRACE && end <= now() + GRACE);
+        assert_eq!(Patience::Spin.brief(), Patience::Spin);
+        assert_eq!(Patience::Sleep(call).brief(), Patience::Sleep(call.brief()));
     }
 
     #[test]

@@ -30,6 +30,14 @@ mod imp {
     use crate::sys::liveness;
     pub use crate::sys::liveness::{Liveness, Owner, is_dead, is_dead_quick, is_local, probe};
 
+    /// A thread's own.
+    macro_rules! local {
+        ($(#[$about:meta])* static $name:ident: $type:ty = $value:expr;) => {
+            std::thread_local! { $(#[$about])* static $name: $type = const { $value }; }
+        };
+    }
+    pub(crate) use local;
+
     static RETURNS: AtomicBool = AtomicBool::new(false);
 
     /// From now on a wait of the main thread comes up with `Interrupted` at the end of every slice:
@@ -180,6 +188,14 @@ mod imp {
     use crate::error::Result;
     use crate::sys::futex::Parked;
     pub use crate::sys::liveness::{Liveness, Owner};
+
+    /// A thread's own: each model's threads begin anew.
+    macro_rules! local {
+        ($(#[$about:meta])* static $name:ident: $type:ty = $value:expr;) => {
+            loom::thread_local! { $(#[$about])* static $name: $type = $value; }
+        };
+    }
+    pub(crate) use local;
 
     loom::lazy_static! {
         /// Owners that a model has declared dead, as bits by pid. Read by read-modify-write: the

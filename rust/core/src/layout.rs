@@ -49,17 +49,21 @@ pub enum Kind {
     RobustSemaphore = 10,
     /// A broadcast.
     Broadcast = 11,
+    /// The memory file of a queue or a pipe.
+    File = 12,
 }
 
 /// A handle to this object has left without a token (see the arena).
 const EXPORTED: u32 = 1 << 15;
+/// It has more pages than it had at first.
+const GROWN: u32 = 1 << 14;
 
 overlay! {
     /// The first bytes of every object.
     #[derive(Debug)]
     pub struct Header {
         magic: AtomicU32,
-        /// Low half: kind, and [`EXPORTED`]. High half: version.
+        /// Low half: kind, [`EXPORTED`], [`GROWN`]. High half: version.
         kind: AtomicU32,
         /// Bytes after the header.
         size: AtomicU64,
@@ -103,7 +107,7 @@ impl Header {
         if found >> 16 != u32::from(VERSION) {
             return Err(Error::Corrupted("made by another version of fastmp"));
         }
-        if found & 0xffff & !EXPORTED != kind as u32 {
+        if found & 0xffff & !(EXPORTED | GROWN) != kind as u32 {
             return Err(Error::Corrupted("an object of another kind is there"));
         }
         Ok(self.size.load(Ordering::Relaxed))
@@ -117,6 +121,18 @@ impl Header {
     /// Has any process ever given a handle away without a token?
     pub fn is_exported(&self) -> bool {
         self.kind.load(Ordering::Relaxed) & EXPORTED != 0
+    }
+
+    /// It is about to be given pages that it did not have at first.
+    pub fn grow(&self) {
+        if !self.has_grown() {
+            self.kind.fetch_or(GROWN, Ordering::Relaxed);
+        }
+    }
+
+    /// Has it ever been given more pages?
+    pub fn has_grown(&self) -> bool {
+        self.kind.load(Ordering::Relaxed) & GROWN != 0
     }
 
     /// Who made it.

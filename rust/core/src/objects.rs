@@ -24,10 +24,9 @@
 //! ```
 
 use std::ops::Deref;
-use std::os::fd::BorrowedFd;
 
 use crate::arena::Block;
-pub use crate::arena::{Handle, Incoming, prepare};
+pub use crate::arena::{Given, Handle, Incoming, prepare};
 use crate::cells::Cells;
 use crate::error::{Error, Result};
 use crate::layout::{Backing, Kind, Object, WithSlice};
@@ -38,32 +37,6 @@ use crate::sync::event::EventState;
 use crate::sync::lock::LockState;
 use crate::sync::robust_semaphore::{self, Permit, RobustSemaphoreState};
 use crate::sync::semaphore;
-
-/// What has come in from another process.
-#[derive(Debug)]
-pub struct Given {
-    /// The segment that the object lies in.
-    pub segment: Incoming,
-    /// What keeps its block from being used again; None if it left without.
-    pub token: Option<Incoming>,
-    /// Bytes from the segment's start.
-    pub offset: usize,
-}
-
-impl Given {
-    /// As if the handle had travelled.
-    ///
-    /// # Errors
-    /// `Os` when descriptors have run out.
-    pub fn copy_of(handle: &Handle) -> Result<Given> {
-        let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 0).map(Incoming::new);
-        Ok(Given { segment: copy(handle.segment())?, token: Some(copy(handle.token())?), offset: handle.offset() })
-    }
-
-    fn block(self, kind: Kind) -> Result<Block> {
-        Block::attach_by(&self.segment, self.token.as_ref(), self.offset, kind)
-    }
-}
 
 /// Every object that can go to another process.
 pub trait Export {

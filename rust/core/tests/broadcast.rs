@@ -247,7 +247,7 @@ fn what_is_in_limbo_is_looked_for_now_and_then() {
     let mut held = reader.recv(&mut Vec::new(), soon()).unwrap();
     (1..4).for_each(|number| send(&broadcast, 1, number, SMALL, soon()).unwrap());
     let looks = || {
-        let (guard, dead) = broadcast.board().lock(fastmp_core::sys::liveness::me(), Patience::Sleep(soon())).unwrap();
+        let (guard, dead) = broadcast.board().lock(fastmp_core::sys::liveness::me(), Patience::sleep(soon())).unwrap();
         assert!(dead.is_none() && guard.has_limbo());
         guard.limbo_is_due().is_some()
     };
@@ -604,7 +604,7 @@ fn who_gives_a_reader_away_may_drop_it_at_once() {
         until("it is dropped", || go.get(0) == 1);
         assert_eq!((got(&reader), reader.missed(soon())), ((1, 0), Ok(0)));
     });
-    reader.give(child.pid());
+    reader.give(child.pid(), false);
     assert_eq!(recv(&reader, soon()), Err(Error::NotOwner));
     assert_eq!(broadcast.readers().iter().map(|info| info.owner.pid()).collect::<Vec<_>>(), [child.pid()]);
     drop(reader);
@@ -615,7 +615,7 @@ fn who_gives_a_reader_away_may_drop_it_at_once() {
     // A child that dies before it has used it.
     let reader = join(&broadcast);
     let mut child = Child::fork(|| until("its death", || false));
-    reader.give(child.pid());
+    reader.give(child.pid(), false);
     reader.leave();
     (0..8).for_each(|number| send(&broadcast, 1, number, SMALL, soon()).unwrap());
     child.kill();
@@ -734,7 +734,8 @@ fn given_before(broadcast: &Broadcast, ticket: Ticket, seconds: u64) {
     mapping.read(at, &mut word).unwrap();
     let given = u64::from_ne_bytes(word);
     assert_ne!(given, 0);
-    mapping.write(at, &given.wrapping_sub(seconds * 1_000_000_000).to_ne_bytes()).unwrap();
+    // In ticks of 2^20 ns.
+    mapping.write(at, &given.wrapping_sub((seconds * 1_000_000_000) >> 20).to_ne_bytes()).unwrap();
 }
 
 #[test]

@@ -7,8 +7,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::channel::{LARGE, SMALL, got, put, recv, send};
-use common::{Child, KILLED, OK, message, resident};
+use common::channel::{Channel, LARGE, SMALL, got, put, recv, send};
+use common::{Child, KILLED, OK, message};
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::fault::{Action, arm};
 use fastmp_core::{Deadline, Error};
@@ -70,7 +70,6 @@ fn who_cannot_see_all_slots_mends_nothing_and_says_so() {
     let _turn = common::turn();
     for point in ["extent.handing_over", "extent.receiving"] {
         let queue = Queue::create(0).unwrap();
-        let [memfd, reader, writer] = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
         (0..MANY).for_each(|number| put(&queue, 1, number, 70_000));
         // So that the one at the head is in a further page of the table.
         let first = if point == "extent.receiving" { MANY - 1 } else { 0 };
@@ -82,7 +81,9 @@ fn who_cannot_see_all_slots_mends_nothing_and_says_so() {
         assert_eq!(doomed.wait(), KILLED);
         let mut mender = Child::fork(|| {
             // One of its own: nothing of the table is mapped in it.
-            let queue = Queue::attach(memfd, reader, writer).unwrap();
+            let queue = queue.again().unwrap();
+            // It has seen the file.
+            assert_eq!(queue.extent(1 << 50).unwrap_err(), Error::OutOfMemory);
             map_no_more();
             for _ in 0..2 {
                 let refused = match first {
@@ -124,13 +125,13 @@ fn the_base_has_pages_also_where_fallocate_is_refused() {
     let mut child = Child::fork(|| {
         refuse_fallocate();
         let queue = Queue::create(0).unwrap();
-        let before = resident(&queue.handles()[0]);
+        let before = queue.resident();
         assert!(before >= BASE_AT + (16 << 10), "{before} bytes");
         // It widens, and nothing of it is touched before it has pages.
         for number in 0..200 {
             put(&queue, 1, number, 4000);
         }
-        let after = resident(&queue.handles()[0]);
+        let after = queue.resident();
         assert!(after >= BASE_AT + (1 << 20), "{after} bytes");
         (0..200).for_each(|number| assert_eq!(got(&queue), (1, number)));
     });
@@ -155,9 +156,9 @@ fn a_message_is_quick_to_drop_unless_that_gives_pages_back() {
     (0..400).for_each(|_| put(&queue, 1, 0, 70_000));
     let all: Vec<_> = (0..400).map(|_| receive()).collect();
     for received in all {
-        let (quick, before) = (received.is_quick_to_drop(), resident(&queue.handles()[0]));
+        let (quick, before) = (received.is_quick_to_drop(), queue.resident());
         drop(received);
-        let after = resident(&queue.handles()[0]);
+        let after = queue.resident();
         assert!(!quick || after == before, "{before} bytes, then {after}");
     }
     // A chunk that is left behind counts as well.
@@ -176,7 +177,7 @@ fn no_more_is_kept_of_what_is_freed_at_one_time() {
     }
     let get = || queue.get(&mut Vec::new(), &mut Vec::new(), Deadline::Never).unwrap();
     let received: Vec<_> = (0..12).map(|_| get()).collect();
-    let memory = || resident(&queue.handles()[0]);
+    let memory = || queue.resident();
     assert!(memory() >= 12 * SIZE as u64);
     drop(received);
     // 32 MiB, and what the channel is made of.

@@ -9,7 +9,9 @@ mod common;
 use std::time::SystemTime;
 
 use fastmp_core::Error;
-use fastmp_core::arena::{Block, Segment};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use fastmp_core::arena::{Block, Given, Handle, Incoming, Segment};
 use fastmp_core::channel::extents::ExtentState;
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
@@ -89,10 +91,11 @@ fn a_header_with_any_wrong_bit_is_refused() {
     let mut good = [0u8; 32];
     mapping.read(0, &mut good).unwrap();
     let header: &Header = view(mapping, 0).unwrap();
-    // Magic, kind and version: bits that must all be right, but for the one that says that a handle
-    // was given away.
+    // Magic, kind and version: bits that must all be right, but for those that say that a handle
+    // was given away, and that it has grown.
+    const GROWN: usize = 46;
     const EXPORTED: usize = 47;
-    for bit in (0..64).filter(|&bit| bit != EXPORTED) {
+    for bit in (0..64).filter(|bit| ![EXPORTED, GROWN].contains(bit)) {
         let mut bad = good;
         bad[bit / 8] ^= 1 << (bit % 8);
         mapping.write(0, &bad).unwrap();
@@ -141,15 +144,18 @@ fn only_sealed_segments_of_the_right_kind_are_attached() {
     let _turn = common::turn();
     let other = || memfd::create("test", 4096).unwrap();
     let file = || std::fs::File::open("/dev/null").unwrap().into();
-    refused(Queue::attach(file(), other(), other()), "no memfd");
+    let given = |fd: OwnedFd| Given { segment: Incoming::new(fd), token: None, offset: 4096 };
+    refused(Queue::attach(given(file()), other(), other()), "no memfd");
     refused(Block::attach(file(), None, 64, Kind::Lock), "no memfd");
-    refused(Queue::attach(memfd::create("test", 4096).unwrap(), other(), other()), "too short");
-    refused(Queue::attach(memfd::create("test", 64 << 20).unwrap(), other(), other()), "all zero");
+    refused(Queue::attach(given(memfd::create("test", 4096).unwrap()), other(), other()), "too short");
+    refused(Queue::attach(given(memfd::create("test", 64 << 20).unwrap()), other(), other()), "all zero");
     let queue = Queue::create(0).unwrap();
     let (a, _b) = pipe::create(true).unwrap();
     let flags = a.flags();
-    refused(pipe::End::attach(queue.handles()[0].try_clone_to_owned().unwrap(), other(), flags), "a queue as a pipe");
-    refused(Queue::attach(a.handles().0.try_clone_to_owned().unwrap(), other(), other()), "a pipe as a queue");
+    let of = |handle: Handle| Given::copy_of(&handle).unwrap();
+    refused(pipe::End::attach(of(queue.export(None).unwrap()), other(), None, flags), "a queue as a pipe");
+    refused(pipe::End::attach(of(a.export(None).unwrap()), other(), Some(other()), flags), "not its file");
+    refused(Queue::attach(of(a.export(None).unwrap()), other(), other()), "a pipe as a queue");
     // A segment that could be shrunk under our feet.
     let name = std::ffi::CString::new("unsealed").unwrap();
     // SAFETY: a new descriptor, owned from here on.
@@ -162,22 +168,25 @@ fn only_sealed_segments_of_the_right_kind_are_attached() {
         .unwrap()
         .write(0, &{
             let mut header = [0u8; 32];
-            queue_bytes(&queue).read(0, &mut header).unwrap();
+            queue.front().segment().mapping().read(0, &mut header).unwrap();
             header
         })
         .unwrap();
-    refused(Queue::attach(fd, other(), other()), "not sealed");
-}
-
-fn queue_bytes(queue: &Queue) -> Mapping {
-    Mapping::new(queue.handles()[0], 0, 8192).unwrap()
+    refused(Queue::attach(given(fd), other(), other()), "not sealed");
 }
 
 #[test]
 fn segments_are_sealed_and_cloexec() {
     let _turn = common::turn();
     let queue = Queue::create(0).unwrap();
-    let [fd, ..] = queue.handles();
+    drop(queue.extent(70_000).unwrap());
+    let file = queue.file().get().unwrap();
+    for (segment, name) in [(&file, "fastmp-queue"), (queue.front().segment(), "fastmp-plots")] {
+        is_sealed_and_cloexec(segment.as_fd(), name);
+    }
+}
+
+fn is_sealed_and_cloexec(fd: BorrowedFd<'_>, name: &str) {
     use std::os::fd::AsRawFd;
     // SAFETY: plain system calls on a live descriptor.
     unsafe {
@@ -186,5 +195,5 @@ fn segments_are_sealed_and_cloexec() {
         assert_eq!(libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_GROW), -1, "growth could be stopped");
     }
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
-    assert!(link.to_string_lossy().contains("fastmp-queue"), "{link:?}");
+    assert!(link.to_string_lossy().contains(name), "{link:?}");
 }

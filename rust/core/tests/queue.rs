@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use common::channel::{Channel, IDLE, INLINED, LARGE, SMALL, comes_to_rest, fds, got, ids, put, recv, send, soon};
-use common::{Child, Dice, End, KILLED, OK, Tally, message, read_message, readable, resident, until, words};
+use common::{Child, Dice, End, KILLED, OK, Tally, message, read_message, readable, until, words};
 use fastmp_core::arena::Block;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::fault::{Action, arm};
@@ -91,7 +91,7 @@ fn a_child_that_put_100_mb_may_end_before_anything_is_read() {
     (0..=60).for_each(|number| assert_eq!(got(&queue), (1, number)));
     put(&queue, 1, 0, LARGE);
     got(&queue);
-    let kept = resident(&queue.handles()[0]);
+    let kept = queue.resident();
     assert!(kept <= IDLE + (40 << 20), "{kept} bytes kept");
 }
 
@@ -356,7 +356,7 @@ fn the_dead_leak_no_extents() {
         });
         doomed.wait();
         while recv(&queue, Deadline::PASSED).is_ok() {}
-        let kept = resident(&queue.handles()[0]);
+        let kept = queue.resident();
         most = most.max(kept);
     }
     assert!(most <= IDLE + (64 << 20), "{most} bytes at most");

@@ -8,8 +8,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::channel::{IDLE, INLINED, LARGE, SMALL, comes_to_rest, got, put, recv, send, soon};
-use common::{Child, KILLED, OK, message, read_message, resident, until};
+use common::channel::{Channel, IDLE, INLINED, LARGE, SMALL, comes_to_rest, got, put, recv, send, soon};
+use common::{Child, KILLED, OK, message, read_message, until};
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::fault::{Action, arm};
 use fastmp_core::{Deadline, Error};
@@ -40,7 +40,7 @@ fn what_is_refused_midway_leaves_no_pages() {
             hold.write(0, &[1; 24]).unwrap();
             assert_eq!(hold.write(64, &vec![1; 29 << 20]), Err(Error::OutOfMemory));
             drop(hold);
-            let left = resident(&queue.handles()[0]);
+            let left = queue.resident();
             assert!(left < 1 << 20, "{left} bytes");
         }
     });
@@ -64,7 +64,7 @@ fn what_readers_held_is_used_again_when_they_die() {
     until("what they held is given back", || {
         put(&queue, 1, 0, 20 << 20);
         assert_eq!(got(&queue), (1, 0));
-        resident(&queue.handles()[0]) <= IDLE + (40 << 20)
+        queue.resident() <= IDLE + (40 << 20)
     });
 }
 
@@ -87,7 +87,7 @@ fn hundreds_may_be_held_and_hundreds_unread() {
         hold.read(0, &mut bytes).unwrap();
         assert_eq!(read_message(&bytes), (1, number));
     }
-    assert!(resident(&queue.handles()[0]) <= IDLE + (32 << 20));
+    assert!(queue.resident() <= IDLE + (32 << 20));
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn get_plain(queue: &Queue, len: usize) {
 fn a_queue_at_rest_gives_its_memory_back() {
     let _turn = common::turn();
     let queues: Vec<_> = (0..10).map(|_| Queue::create(0).unwrap()).collect();
-    let kept = || queues.iter().map(|queue| resident(&queue.handles()[0])).sum::<u64>();
+    let kept = || queues.iter().map(|queue| queue.resident()).sum::<u64>();
     for queue in &queues {
         (0..4).for_each(|_| put_plain(queue, 32 << 20));
         (0..4).for_each(|_| get_plain(queue, 32 << 20));
@@ -204,16 +204,16 @@ fn the_largest_are_kept_whatever_was_kept_before() {
         put_plain(&queue, len);
         get_plain(&queue, len);
         // The pages are those of the one before.
-        let kept = resident(&queue.handles()[0]);
+        let kept = queue.resident();
         assert!(kept >= len as u64, "{kept} bytes kept of {len}");
         put_plain(&queue, len);
-        assert!(resident(&queue.handles()[0]) < len as u64 + (33 << 20));
+        assert!(queue.resident() < len as u64 + (33 << 20));
         get_plain(&queue, len);
     }
     // And the small ones are again, once they are what is used.
     (0..40).for_each(|number| put(&queue, 1, number, 300_000));
     (0..40).for_each(|number| assert_eq!(got(&queue), (1, number)));
-    assert!(resident(&queue.handles()[0]) <= 34 << 20);
+    assert!(queue.resident() <= 34 << 20);
 }
 
 /// Mappings of queues' extents in this process.
@@ -249,7 +249,7 @@ fn hundreds_of_unread_messages_find_their_pages_again() {
     let round = || {
         (0..200).for_each(|_| put_plain(&queue, 70_000));
         (0..200).for_each(|_| get_plain(&queue, 70_000));
-        resident(&queue.handles()[0])
+        queue.resident()
     };
     let kept = round();
     assert!(kept >= 200 * 70_000, "{kept} bytes kept");

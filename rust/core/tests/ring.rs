@@ -9,7 +9,7 @@ mod common;
 use std::collections::VecDeque;
 
 use common::channel::{Channel, LARGE, recv, send};
-use common::{Child, Dice, KILLED, message, read_message, resident, words};
+use common::{Child, Dice, KILLED, message, read_message, words};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{BASE_FIRST, BASE_MOST, INLINE, LARGE_UNREAD, Ring, UNIT};
@@ -231,7 +231,7 @@ fn a_ring_at_every_fill_and_every_offset() {
             (0..fill).for_each(|_| model.get());
         }
     }
-    assert!(resident(&q.handles()[0]) <= BASE_MOST + (64 << 10), "it never had to leave the base");
+    assert!(q.resident() <= BASE_MOST + (64 << 10), "it never had to leave the base");
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn a_ring_that_overflowed_comes_back() {
             }
         }
         model.run(&[Step::Drain]);
-        kept.push(resident(&q.handles()[0]));
+        kept.push(q.resident());
     }
     let (first, last) = (kept[2], kept[11]);
     assert!(last <= first && last <= BASE_MOST + (6 << 20), "{kept:?}");
@@ -262,7 +262,7 @@ fn a_ring_that_overflowed_comes_back() {
 fn a_queue_that_is_never_empty_never_runs_out_of_offsets() {
     let q = Queue::create(0).unwrap();
     let mut model = queue(&q);
-    let positions = || memfd::size(q.handles()[0]).unwrap();
+    let positions = || memfd::size(&*q.file().get().unwrap()).unwrap();
     // Chunks and extents of every size, while there is always something unread.
     let round = |model: &mut Model<'_, Queue>| {
         (0..40).for_each(|n| model.put([INLINE, 70_000, 30_000, 1 << 20][n % 4]));
@@ -288,7 +288,7 @@ fn a_chunked_ring_that_is_never_empty_gives_back_what_was_read() {
             model.put(10_000);
             model.get();
         });
-        most = most.max(resident(&q.handles()[0]));
+        most = most.max(q.resident());
     }
     assert!(most <= 16 << 20, "{most} bytes for 4 MB of messages");
     model.run(&[Step::Drain]);

@@ -19,7 +19,7 @@ use fastmp_core::{Deadline, Error};
 const SURE: usize = 16_000;
 
 fn fd(end: &End) -> BorrowedFd<'_> {
-    end.handles().1
+    end.socket()
 }
 
 /// Send until there is no room; gives the number of the next message.

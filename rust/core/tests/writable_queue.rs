@@ -23,7 +23,7 @@ const TELLING: [(&str, u32); 4] = [
 
 /// A queue's sending end.
 fn writer(queue: &Queue) -> BorrowedFd<'_> {
-    queue.handles()[2]
+    queue.sockets()[1]
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_queue_is_writable_unless_a_put_would_wait() {
 
 fn assert_queue_is_idle(queue: &Queue, case: &str) {
     assert_eq!(recv(queue, Deadline::PASSED).unwrap_err(), Error::Empty, "{case}");
-    assert!(!readable(&queue.handles()[1]), "{case}: readable, and empty");
+    assert!(!readable(&queue.sockets()[0]), "{case}: readable, and empty");
     assert!(writable(&writer(queue)), "{case}: empty, and not writable");
 }
 

@@ -7,6 +7,7 @@ use fastmp_core::channel::extents::OwnedExtent;
 use fastmp_core::channel::queue::Found;
 use fastmp_core::channel::ring::{MessageMeta, Payload, RUN_BYTES, Received};
 use fastmp_core::channel::transport::BatchMessage;
+use fastmp_core::deadline::Graced;
 use fastmp_core::{Deadline, Error};
 use pyo3::exceptions::{PyAssertionError, PyException, PyValueError};
 use pyo3::prelude::*;
@@ -16,6 +17,7 @@ use crate::capi::call::{Answer, Args, Method};
 use crate::capi::operator::Operator;
 use crate::errors::raise;
 use crate::queue::{ANNOUNCED, Queue, too_large};
+use crate::requeue::no_descriptors;
 use crate::{blocking, message};
 
 /// Room for so many results is made at once.
@@ -59,6 +61,9 @@ impl Outbox {
         let mut encoded = encoding.complete(obj)?;
         let (meta, fds) = (encoded.meta(), std::mem::take(&mut encoded.fds));
         let open = Queue::open(queue)?;
+        if !fds.is_empty() && Queue::requeues(py, open) {
+            return Err(no_descriptors());
+        }
         encoded.with_payload(
             py,
             |bytes| open.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed)),
@@ -129,7 +134,8 @@ pub fn put_many(
     }) {
         Some(Err(Error::Full)) if !block => Some(Err(Error::Full)),
         Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-            open.wait(py, |queue| queue.put_many(&mut messages, &mut done, deadline))?
+            let until = deadline.graced();
+            open.wait(py, |queue| queue.put_many(&mut messages, &mut done, until))?
         }
         done => done,
     };
@@ -234,22 +240,25 @@ fn get_many<'py>(
             // As for `get`.
             Some(Err(Error::Empty)) if !block => match Queue::is_announced(py, queue)? {
                 Some(true) => {
-                    let deadline = Deadline::after(ANNOUNCED);
-                    queue.wait(py, |queue| queue.get_many(bytes, metas, most, deadline))?
+                    let until = Graced::without(Deadline::after(ANNOUNCED));
+                    queue.wait(py, |queue| queue.get_many(bytes, metas, most, until))?
                 }
                 _ => Some(Err(Error::Empty)),
             },
             Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
-                let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-                queue.wait(py, |queue| queue.get_many(bytes, metas, most, deadline))?
+                let until = blocking::deadline(if block { timeout } else { Some(0.0) }).graced();
+                queue.wait(py, |queue| queue.get_many(bytes, metas, most, until))?
             }
             done => done,
         };
         inbox.add(first.ok_or_else(|| Queue::closed(slf))?.map_err(raise)?);
-        // The rest of what is there. No error comes before what has been got.
-        while inbox.count < most && queue.attached(py, |queue| queue.ring().looks_ready()) == Some(true) {
+        // The rest of what is there, with one grace. No error comes before what has been got. Where what is got comes
+        // back if it must, that is what was taken in one step.
+        let (mut rest, goes_on) = (None, !Queue::requeues(py, queue));
+        while goes_on && inbox.count < most && queue.attached(py, |queue| queue.ring().looks_ready()) == Some(true) {
             let (left, metas) = (most - inbox.count, &mut inbox.metas);
-            let more = || queue.with(|queue| queue.get_many(bytes, metas, left, Deadline::PASSED));
+            let until = *rest.get_or_insert_with(Graced::alone);
+            let more = || queue.with(|queue| queue.get_many(bytes, metas, left, until));
             match py.detach(more) {
                 Some(Ok(found)) => inbox.add(found),
                 _ => break,

@@ -81,8 +81,8 @@ impl Broadcast {
         let sent = match tried {
             Some(Ok(())) => return Ok(true),
             Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-                let deadline = blocking::deadline(timeout);
-                self.broadcast.wait(py, |broadcast| broadcast.send(format, payload, deadline))?
+                let until = blocking::deadline(timeout).graced();
+                self.broadcast.wait(py, |broadcast| broadcast.send(format, payload, until))?
             }
             done => done,
         };
@@ -208,6 +208,8 @@ impl Broadcast {
     }
 
     /// Closes it for this process; its readers go on.
+    ///
+    /// A `send` that waits in another thread raises ValueError.
     fn close(&self, py: Python<'_>) {
         self.broadcast.close(py, |_| ());
     }
@@ -273,8 +275,8 @@ impl BroadcastReader {
         message::with_inbox(|inbox| {
             let received = match self.reader.attached(py, |reader| reader.try_recv(inbox)) {
                 Some(Err(Error::Empty | Error::WouldBlock | Error::TimedOut | Error::Interrupted)) => {
-                    let deadline = blocking::deadline(timeout);
-                    self.reader.wait(py, |reader| reader.recv(inbox, deadline))?
+                    let until = blocking::deadline(timeout).graced();
+                    self.reader.wait(py, |reader| reader.recv(inbox, until))?
                 }
                 done => done,
             };
@@ -341,9 +343,9 @@ impl BroadcastReader {
         Ok((fd, this.maxsize, ticket.index, ticket.tag, ticket.owner, number))
     }
 
-    /// The child `pid`, just started, was given this reader.
-    fn _give(&self, py: Python<'_>, pid: u32) {
-        py.detach(|| self.reader.with(|reader| reader.give(pid)));
+    /// The child `pid`, just started, was given this reader; `execs`: it runs a program.
+    fn _give(&self, py: Python<'_>, pid: u32, execs: bool) {
+        py.detach(|| self.reader.with(|reader| reader.give(pid, execs)));
     }
 
     /// Messages that were gone when this reader came for them.

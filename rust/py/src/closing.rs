@@ -6,6 +6,10 @@
 //! in a forked child, and would be waited for there for ever. The thread that forks is never
 //! inside: a call counts only while it runs code that has no way to Python.
 //!
+//! Who closes it while threads of this process wait in it has them come up (see the core's
+//! [`closings`]): each then finds it closed, and the last one gives it
+//! up.
+//!
 //! What a thread was holding at the fork inside such a call is not given back in the child. So the
 //! child does not rely on it: [`Channel::abandon`] closes the descriptors by hand.
 #![allow(unsafe_code)]
@@ -17,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastmp_core::channel::{broadcast, pipe, queue};
 use fastmp_core::deadline::Patience;
+use fastmp_core::sync::closings;
 use fastmp_core::sync::waiting::in_between;
 use fastmp_core::sys::fork;
 use fastmp_core::{Error, Result};
@@ -24,8 +29,10 @@ use pyo3::prelude::*;
 
 /// What can be closed.
 pub trait Channel: Send + Sync {
-    /// Have waits come to an end.
-    fn end_waits(&self);
+    /// Have waits come to an end that this alone ends. Before it is closed.
+    fn end_waits(&self) {}
+    /// Wake whoever sleeps in it, to find it closed.
+    fn wake_all(&self);
     /// Does that take long?
     const IS_SLOW: bool = false;
     /// Close its descriptors whatever still refers to it: threads that exist no more.
@@ -36,20 +43,27 @@ impl Channel for pipe::End {
     fn end_waits(&self) {
         self.close();
     }
+    fn wake_all(&self) {
+        self.wake_all();
+    }
     fn abandon(&self) {
-        self.close_segment();
+        self.close_file();
     }
 }
 
 impl Channel for queue::Queue {
-    fn end_waits(&self) {}
+    fn wake_all(&self) {
+        self.wake_all();
+    }
     fn abandon(&self) {
-        self.close_segment();
+        self.close_file();
     }
 }
 
 impl Channel for Arc<broadcast::Broadcast> {
-    fn end_waits(&self) {}
+    fn wake_all(&self) {
+        (**self).wake_all();
+    }
     fn abandon(&self) {
         self.close_segment();
     }
@@ -61,6 +75,8 @@ impl Channel for broadcast::Reader {
     fn end_waits(&self) {
         self.leave();
     }
+    // To leave does.
+    fn wake_all(&self) {}
     // Other readers, and the broadcast itself, have the same descriptor.
     fn abandon(&self) {}
 }
@@ -151,14 +167,15 @@ impl<T: Channel> Closing<T> {
     }
 
     /// Call `attempt` detached until it ends otherwise than by a signal; None if it is closed,
-    /// perhaps by a signal handler. While handlers run no call counts.
+    /// perhaps by a signal handler, or by another thread while it waits. While handlers run no call
+    /// counts.
     pub fn wait<R: Send>(
         &self,
         py: Python<'_>,
         mut attempt: impl FnMut(&T) -> Result<R> + Send,
     ) -> PyResult<Option<Result<R>>> {
         loop {
-            match py.detach(|| self.with(&mut attempt)) {
+            match py.detach(|| closings::heeding(|| self.with(&mut attempt))) {
                 Some(Err(Error::Interrupted)) => in_between(|| py.check_signals())?,
                 done => return Ok(done),
             }
@@ -183,17 +200,34 @@ impl<T: Channel> Closing<T> {
     /// Close it, now or with the last call that is under way in this process. `last` sees what it
     /// was, if it was open.
     pub fn close<R: Send>(&self, py: Python<'_>, last: impl FnOnce(&T) -> R + Send) -> Option<R> {
-        let end = |value: &T| {
+        // Counted, so that it stays to be woken; nothing on the way calls Python.
+        let call = self.enter()?;
+        // SAFETY: as in `with`.
+        let value = unsafe { (*self.value.get()).as_ref() }?;
+        let end = || {
             value.end_waits();
             last(value)
         };
-        let seen = if T::IS_SLOW { py.detach(|| self.with(end)) } else { self.attached(py, end) }?;
-        let word = self.update(|word| (word & CLOSED == 0).then_some(word | CLOSED))?;
-        if word & CALLS == 0 {
-            // What is mapped may take long to unmap.
-            py.detach(|| self.give_up(word));
+        let seen = if T::IS_SLOW { py.detach(end) } else { end() };
+        // Attached: see `attached`.
+        let closed = self.update(|word| (word & CLOSED == 0).then_some(word | CLOSED));
+        if closed.is_some_and(|word| word & CALLS > 1) {
+            closings::announce();
+            value.wake_all();
         }
-        Some(seen)
+        std::mem::forget(call);
+        // What is mapped may take long to unmap.
+        py.detach(|| self.leave());
+        closed.map(|_| seen)
+    }
+
+    /// A call ends; the last one of what is closed gives it up.
+    fn leave(&self) {
+        if let Some(word) = self.update(|word| Some(word - (word & CALLS).min(1)))
+            && word & (CLOSED | CALLS) == CLOSED
+        {
+            self.give_up(word);
+        }
     }
 
     /// Drop what is left of it, detached.
@@ -234,10 +268,6 @@ struct Call<'a, T: Channel> {
 
 impl<T: Channel> Drop for Call<'_, T> {
     fn drop(&mut self) {
-        if let Some(word) = self.closing.update(|word| Some(word - (word & CALLS).min(1)))
-            && word & (CLOSED | CALLS) == CLOSED
-        {
-            self.closing.give_up(word);
-        }
+        self.closing.leave();
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fastmp_core::channel::pipe::{self, End, Flags};
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::{FOREIGN, Outgoing};
+use fastmp_core::deadline::Graced;
 use fastmp_core::sys::{epoll, socket};
 use fastmp_core::{Deadline, Error};
 use pyo3::buffer::PyBuffer;
@@ -18,8 +19,8 @@ use crate::capi::call::{self, Answer, Args, Convention, Method};
 use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error, os_error_saying, raise, raise_receiving};
-use crate::handles::Descriptor;
-use crate::message::{Now, Prepared};
+use crate::handles::{Descriptor, Token};
+use crate::message::{Filled, Now, Prepared};
 use crate::{blocking, closing, handles, message};
 
 const READABLE: u32 = 1;
@@ -38,6 +39,12 @@ pub struct Connection {
     /// Has a task waited for it?
     awaited: AtomicBool,
 }
+
+/// What `_attach()` is given: descriptors of the segment, of the token, of the file (or the segment
+/// again) and of the socket; the offset; flags.
+type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, usize, u32);
+/// What `_export()` gives: the same, lent.
+type Exported = (RawFd, Token, RawFd, RawFd, usize, u32);
 
 enum Way {
     Pipe(Closing<End>),
@@ -60,8 +67,8 @@ pub fn new_pipe(
 }
 
 /// How long to wait on this end: not at all where the program has set O_NONBLOCK.
-fn patience(end: &End) -> Deadline {
-    if end.is_nonblocking() { Deadline::PASSED } else { Deadline::Never }
+fn patience(end: &End) -> Graced {
+    if end.is_nonblocking() { Graced::alone() } else { Deadline::Never.graced() }
 }
 
 /// A pipe's messages are not in its socket: over that alone a connection would wait for ever.
@@ -139,7 +146,8 @@ impl Connection {
         let sent = match end.attached(py, |end| end.try_send(&mut outgoing)) {
             Some(Ok(())) => return Ok(()),
             Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-                match end.wait(py, |end| end.send(&mut outgoing, patience(end)))? {
+                let mut until = None;
+                match end.wait(py, |end| end.send(&mut outgoing, *until.get_or_insert_with(|| patience(end))))? {
                     Some(Err(Error::Full)) => return Err(os_error(libc::EAGAIN)),
                     done => done,
                 }
@@ -160,9 +168,11 @@ impl Connection {
             let mut fds = Vec::new();
             let received = match end.attached(py, |end| end.try_recv(inbox, &mut fds)) {
                 Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
-                    match end.wait(py, |end| end.recv(inbox, &mut fds, patience(end)))? {
+                    let mut until = None;
+                    match end.wait(py, |end| end.recv(inbox, &mut fds, *until.get_or_insert_with(|| patience(end))))? {
                         Some(Err(Error::Empty)) => return Err(os_error(libc::EAGAIN)),
-                        done => done,
+                        // While it waited.
+                        done => Some(done.unwrap_or(Err(Error::Closed))),
                     }
                 }
                 done => done,
@@ -293,14 +303,14 @@ impl Connection {
         if offset > target.len_bytes() {
             return Err(PyValueError::new_err("offset too large"));
         }
-        let bytes = self.receive(py, |received, inbox, fds| message::decode_bytes(py, received, inbox, fds))?;
-        let data = bytes.as_bytes();
-        if data.len() > target.len_bytes() - offset {
-            let class = py.import("multiprocessing.context")?.getattr("BufferTooShort")?;
-            return Err(PyErr::from_value(class.call1((bytes,))?));
+        let into = (&target, offset);
+        match self.receive(py, |received, inbox, fds| message::decode_into(py, received, inbox, fds, into))? {
+            Filled::Whole(len) => Ok(len),
+            Filled::TooShort(bytes) => {
+                let class = py.import("multiprocessing.context")?.getattr("BufferTooShort")?;
+                Err(PyErr::from_value(class.call1((bytes,))?))
+            }
         }
-        message::fill(&target, offset, data);
-        Ok(data.len())
     }
 }
 
@@ -316,13 +326,16 @@ impl Connection {
         handle: Option<&Bound<'_, PyAny>>,
         readable: Option<&Bound<'_, PyAny>>,
         writable: Option<&Bound<'_, PyAny>>,
-        _handle: Option<(Py<Descriptor>, Py<Descriptor>, u32)>,
+        _handle: Option<Given>,
     ) -> PyResult<Self> {
-        if let Some((memfd, socket, flags)) = _handle {
+        if let Some((segment, token, file, socket, offset, flags)) = _handle {
             let flags =
                 Flags { readable: flags & READABLE != 0, writable: flags & WRITABLE != 0, second: flags & SECOND != 0 };
-            let (memfd, socket) = (memfd.get().own()?, socket.get().own()?);
-            return Ok(Self::over(End::attach(memfd, socket, flags).map_err(raise)?));
+            // The segment's stands for no file.
+            let file = if file.is(&segment) { None } else { Some(file.get().own()?) };
+            let socket = socket.get().own()?;
+            let given = handles::given((segment, token, offset));
+            return Ok(Self::over(End::attach(given, socket, file, flags).map_err(raise)?));
         }
         let handle = handle.ok_or_else(|| PyTypeError::new_err("Connection() needs a descriptor"))?;
         let truth = |argument: Option<&Bound<'_, PyAny>>| argument.map_or(Ok(true), |argument| argument.is_truthy());
@@ -336,27 +349,32 @@ impl Connection {
     #[classmethod]
     fn _attach<'py>(
         cls: &Bound<'py, PyType>,
-        memfd: Py<Descriptor>,
+        segment: Py<Descriptor>,
+        token: Py<Descriptor>,
+        file: Py<Descriptor>,
         socket: Py<Descriptor>,
+        offset: usize,
         flags: u32,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached::<Self>(cls, (memfd, socket, flags))
+        handles::attached::<Self>(cls, (segment, token, file, socket, offset, flags))
     }
 
-    /// Descriptors of the segment and of the socket, and flags.
+    /// Descriptors of the segment, of the token, of the file (the segment's, if there is none) and
+    /// of the socket; the offset, and flags.
     ///
     /// None for a connection of the stdlib's kind.
-    fn _export(&self, py: Python<'_>) -> PyResult<Option<(RawFd, RawFd, u32)>> {
+    fn _export(&self, py: Python<'_>) -> PyResult<Option<Exported>> {
         let Way::Pipe(end) = &self.way else { return Ok(None) };
-        let (memfd, socket, flags) = end
-            .attached(py, |end| {
-                let (memfd, socket, flags) = end.handles();
-                (handles::raw(memfd), handles::raw(socket), flags)
-            })
-            .ok_or_else(closed)?;
+        let with = handles::shared();
+        let exported = end.attached(py, |end| {
+            let file = end.lent_file().map(|file| handles::raw(file.as_fd()));
+            Ok((end.export(with.as_ref())?, file, handles::raw(end.socket()), end.flags()))
+        });
+        let (handle, file, socket, flags) = exported.ok_or_else(closed)?.map_err(raise)?;
         let bit = |set: bool, bit: u32| if set { bit } else { 0 };
         let flags = bit(flags.readable, READABLE) | bit(flags.writable, WRITABLE) | bit(flags.second, SECOND);
-        Ok(Some((memfd, socket, flags)))
+        let (segment, token, offset) = handles::lent(handle);
+        Ok(Some((segment, token, file.unwrap_or(segment), socket, offset, flags)))
     }
 
     /// Pickles the object and sends it.
@@ -427,8 +445,8 @@ impl Connection {
         if let Way::Stdlib(connection) = &self.way {
             return connection.bind(py).call_method1("poll", (timeout,))?.is_truthy();
         }
-        let deadline = blocking::deadline(timeout);
-        match self.receiver()?.wait(py, |end| end.wait(deadline))?.ok_or_else(closed)? {
+        let until = blocking::deadline(timeout).graced();
+        match self.receiver()?.wait(py, |end| end.wait(until))?.ok_or_else(closed)? {
             // Also where a descriptor waits that the program has sent by itself.
             Ok(()) | Err(Error::PeerGone | FOREIGN) => Ok(true),
             Err(Error::Empty) => Ok(false),
@@ -465,7 +483,7 @@ impl Connection {
         }
     }
 
-    /// Closes this end; a recv that waits in another thread raises EOFError.
+    /// Closes this end; a recv that waits in another thread raises EOFError, another call OSError.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         match &this.way {

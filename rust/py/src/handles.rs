@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use fastmp_core::objects::{self, Export};
+use fastmp_core::objects::{self, Export, Handle};
 use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyType};
 use crate::capi::call::bare_instance;
 pub use crate::descriptor::Descriptor;
 use crate::errors::raise;
-use crate::message::channel_fds::{self, Token};
+pub use crate::message::channel_fds::{Token, shared};
 
 /// What an object's `_handle()` gives: the segment's descriptor, the token, the offset.
 pub type Lent = (RawFd, Token, usize);
@@ -21,9 +21,12 @@ pub type Given = (Py<Descriptor>, Py<Descriptor>, usize);
 /// The handle of an object, for `_handle()`.
 pub fn handle(object: &impl Export) -> PyResult<Lent> {
     // In one message one token will do for many.
-    let with = channel_fds::shared();
-    let handle = object.export(with.as_ref()).map_err(raise)?;
-    Ok((raw(handle.segment()), Token::new(handle.clone()), handle.offset()))
+    Ok(lent(object.export(shared().as_ref()).map_err(raise)?))
+}
+
+/// What is lent of a handle.
+pub fn lent(handle: Handle) -> Lent {
+    (raw(handle.segment()), Token::new(handle.clone()), handle.offset())
 }
 
 /// What an object of the core is attached by.

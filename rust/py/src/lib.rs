@@ -12,6 +12,7 @@ mod errors;
 mod handles;
 mod message;
 mod queue;
+mod requeue;
 mod sharedctypes;
 mod specialize;
 mod synchronize;
@@ -33,6 +34,8 @@ mod _native {
     use crate::errors::{CorruptedError, OwnerDiedWarning};
     #[pymodule_export]
     use crate::message::channel_fds::{Token, channel_fd, in_channel, received_fd};
+    #[pymodule_export]
+    use crate::requeue::acknowledge;
     #[pymodule_export]
     use crate::sharedctypes::guarded::Guarded;
     #[pymodule_export]
@@ -69,6 +72,7 @@ mod _native {
         }
         fastmp_core::facade::return_for_signals();
         fastmp_core::objects::prepare();
+        fastmp_core::channel::extents::watch_forks();
         crate::capi::fast_methods::install::<Lock>(py)?;
         crate::capi::fast_methods::install::<RLock>(py)?;
         crate::capi::fast_methods::install::<Semaphore>(py)?;

@@ -1,14 +1,14 @@
 //! `Queue`.
 
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core as fcore;
-use fastmp_core::channel::queue::Joined;
-use fastmp_core::channel::ring::{MessageMeta, Payload};
+use fastmp_core::channel::queue::{Joined, NO_DESCRIPTORS};
+use fastmp_core::channel::ring::{MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::Outgoing;
-use fastmp_core::deadline::Patience;
+use fastmp_core::deadline::{Graced, Patience};
 use fastmp_core::sys::epoll;
 use fastmp_core::{Deadline, Error};
 use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyRuntimeError, PyValueError};
@@ -19,12 +19,14 @@ use crate::capi::call::{self, Answer, Args, Convention, Method};
 use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{os_error_saying, raise};
-use crate::handles::Descriptor;
+use crate::handles::{Descriptor, Token};
 use crate::message::{Now, Prepared};
+use crate::requeue::{acknowledge_at_exit, no_descriptors};
 use crate::{blocking, closing, handles, message};
 
-/// What `_attach()` is given: descriptors of the segment and of both ends of the socket; maxsize.
-type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, u64);
+/// What `_attach()` is given: descriptors of the segment, of the token and of both ends of the
+/// socket; the offset; maxsize.
+type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, usize, u64);
 
 /// Seconds to wait at most for a message that readiness has told of: its sender may be stopped.
 pub const ANNOUNCED: f64 = 0.1;
@@ -88,23 +90,36 @@ impl Queue {
         message::with_inbox(|inbox| {
             let mut fds = Vec::new();
             let received = match queue.attached(py, |queue| queue.try_get(inbox, &mut fds)) {
-                // Who was told by the descriptor finds the message, though its sender is not quite
-                // done.
-                Some(Err(Error::Empty)) if !block => match Self::is_announced(py, queue)? {
-                    Some(true) => {
-                        let deadline = Deadline::after(ANNOUNCED);
-                        queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
+                Some(Err(e @ (Error::Empty | Error::WouldBlock | Error::Interrupted))) => {
+                    let until = match (block, e) {
+                        // Who was told by the descriptor finds the message, though its sender is
+                        // not quite done.
+                        (false, Error::Empty) => match Self::is_announced(py, queue)? {
+                            Some(true) => Some(Graced::without(Deadline::after(ANNOUNCED))),
+                            _ => None,
+                        },
+                        _ => Some(blocking::deadline(if block { timeout } else { Some(0.0) }).graced()),
+                    };
+                    match until {
+                        Some(until) => Self::wait_to_get(py, queue, inbox, &mut fds, until)?,
+                        None => Some(Err(Error::Empty)),
                     }
-                    _ => Some(Err(Error::Empty)),
-                },
-                Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
-                    let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
-                    queue.wait(py, |queue| queue.get(inbox, &mut fds, deadline))?
                 }
                 done => done,
             };
             message::decode(py, received.ok_or_else(|| Self::closed(slf))?.map_err(raise)?, inbox, fds)
         })
+    }
+
+    #[inline(never)]
+    fn wait_to_get(
+        py: Python<'_>,
+        queue: &Closing<fcore::channel::queue::Queue>,
+        inbox: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+        until: Graced,
+    ) -> PyResult<Option<fcore::Result<Received>>> {
+        queue.wait(py, |queue| queue.get(inbox, fds, until))
     }
 
     /// Is a message just being put? Not waited for attached; None if it is closed.
@@ -131,7 +146,7 @@ impl Queue {
             Some(Ok(())) => return Ok(()),
             Some(Err(Error::Full)) if !block => Some(Err(Error::Full)),
             Some(Err(Error::Full | Error::WouldBlock | Error::Interrupted)) => {
-                queue.wait(py, |queue| queue.put(&mut outgoing, deadline))?
+                Self::wait_to_put(py, queue, &mut outgoing, deadline)?
             }
             done => done,
         };
@@ -139,8 +154,25 @@ impl Queue {
             (Error::TooLarge, Some(payload)) => {
                 too_large(queue.attached(py, |queue| queue.ring().max_bytes()), payload.size())
             }
+            (NO_DESCRIPTORS, _) if !fds.is_empty() => no_descriptors(),
             _ => raise(e),
         })
+    }
+
+    #[inline(never)]
+    fn wait_to_put(
+        py: Python<'_>,
+        queue: &Closing<fcore::channel::queue::Queue>,
+        outgoing: &mut Outgoing<'_, '_>,
+        deadline: Deadline,
+    ) -> PyResult<Option<fcore::Result<()>>> {
+        let until = deadline.graced();
+        queue.wait(py, |queue| queue.put(outgoing, until))
+    }
+
+    /// Do messages come back?
+    pub fn requeues(py: Python<'_>, queue: &Closing<fcore::channel::queue::Queue>) -> bool {
+        queue.attached(py, |queue| queue.keeps_messages()) == Some(true)
     }
 
     /// Get an object, for a task that cannot wait: `told` if it has waited for readiness.
@@ -164,7 +196,11 @@ impl Queue {
     pub(crate) fn prepare(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<Prepared> {
         let queue = Self::open(slf)?;
         let extent = |bytes| queue.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed));
-        message::prepare(obj, extent, |size| Self::allows(slf.py(), queue, size))
+        let prepared = message::prepare(obj, extent, |size| Self::allows(slf.py(), queue, size))?;
+        if Self::requeues(slf.py(), queue) && prepared.with(|outgoing| !outgoing.fds.is_empty()) {
+            return Err(no_descriptors());
+        }
+        Ok(prepared)
     }
 
     /// May a message be so large?
@@ -220,8 +256,9 @@ impl Queue {
 #[pymethods]
 impl Queue {
     #[new]
-    #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(maxsize=0, *, max_bytes=None, ctx=None)")]
+    #[pyo3(signature = (*_args, ctx = None, _handle = None, **_kwargs), text_signature = "(maxsize=0, *, max_bytes=None, requeue=False, ctx=None)")]
     fn new(
+        py: Python<'_>,
         _args: &Bound<'_, PyTuple>,
         ctx: Option<&Bound<'_, PyAny>>,
         _handle: Option<Given>,
@@ -229,16 +266,27 @@ impl Queue {
     ) -> PyResult<Self> {
         let _ = ctx;
         let queue = OnceLock::new();
-        if let Some((memfd, reader, writer, _)) = _handle {
-            let core =
-                fcore::channel::queue::Queue::attach(memfd.get().own()?, reader.get().own()?, writer.get().own()?);
-            let _ = queue.set(Closing::new(core.map_err(raise)?));
+        if let Some((segment, token, reader, writer, offset, _)) = _handle {
+            let (reader, writer) = (reader.get().own()?, writer.get().own()?);
+            let core = fcore::channel::queue::Queue::attach(handles::given((segment, token, offset)), reader, writer);
+            let core = core.map_err(raise)?;
+            if core.keeps_messages() {
+                acknowledge_at_exit(py)?;
+            }
+            let _ = queue.set(Closing::new(core));
         }
         Ok(Self { queue, last: OnceLock::new(), awaited: AtomicBool::new(false) })
     }
 
-    #[pyo3(signature = (maxsize = 0, *, max_bytes = None, ctx = None))]
-    fn __init__(&self, maxsize: i64, max_bytes: Option<i64>, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    #[pyo3(signature = (maxsize = 0, *, max_bytes = None, requeue = false, ctx = None))]
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        maxsize: i64,
+        max_bytes: Option<i64>,
+        #[pyo3(from_py_with = blocking::truth)] requeue: bool,
+        ctx: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         let _ = ctx;
         let max_bytes = match max_bytes {
             Some(bytes) if bytes <= 0 => return Err(PyValueError::new_err("max_bytes must be positive")),
@@ -246,6 +294,10 @@ impl Queue {
         };
         let queue = fcore::channel::queue::Queue::create(maxsize.max(0) as u64).map_err(raise)?;
         queue.bound_bytes(max_bytes);
+        if requeue {
+            queue.keep_messages().map_err(raise)?;
+            acknowledge_at_exit(py)?;
+        }
         let again = |_| PyRuntimeError::new_err("__init__ has been called already");
         self.queue.set(Closing::new(queue)).map_err(again)
     }
@@ -253,20 +305,26 @@ impl Queue {
     #[classmethod]
     fn _attach<'py>(
         cls: &Bound<'py, PyType>,
-        memfd: Py<Descriptor>,
+        segment: Py<Descriptor>,
+        token: Py<Descriptor>,
         reader: Py<Descriptor>,
         writer: Py<Descriptor>,
+        offset: usize,
         maxsize: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
-        handles::attached::<Self>(cls, (memfd, reader, writer, maxsize))
+        handles::attached::<Self>(cls, (segment, token, reader, writer, offset, maxsize))
     }
 
-    fn _handle(&self, py: Python<'_>) -> PyResult<(RawFd, RawFd, RawFd, u64)> {
+    fn _handle(&self, py: Python<'_>) -> PyResult<(RawFd, Token, RawFd, RawFd, usize, u64)> {
+        let with = handles::shared();
         let handle = self.made()?.attached(py, |queue| {
-            let [memfd, reader, writer] = queue.handles().map(handles::raw);
-            (memfd, reader, writer, queue.ring().maxsize())
+            let [reader, writer] = queue.sockets().map(handles::raw);
+            Ok((queue.export(with.as_ref())?, reader, writer, queue.ring().maxsize()))
         });
-        handle.ok_or_else(|| os_error_saying(libc::EBADF, "handle is closed"))
+        let handle = handle.ok_or_else(|| os_error_saying(libc::EBADF, "handle is closed"))?;
+        let (handle, reader, writer, maxsize) = handle.map_err(raise)?;
+        let (segment, token, offset) = handles::lent(handle);
+        Ok((segment, token, reader, writer, offset, maxsize))
     }
 
     /// The most messages that there may be; 0: any number.
@@ -329,7 +387,13 @@ impl Queue {
     /// Raises:
     /// - ValueError: it is closed here, or all of them are done.
     fn _task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let done = Self::open(slf)?.attached(slf.py(), |queue| queue.task_done());
+        let (py, queue) = (slf.py(), Self::open(slf)?);
+        let done = match queue.attached(py, |queue| queue.task_done_with(Patience::Spin)) {
+            Some(Err(Error::WouldBlock | Error::Interrupted)) => {
+                queue.wait(py, |queue| queue.task_done_with(Patience::sleep(Deadline::Never)))?
+            }
+            done => done,
+        };
         done.ok_or_else(|| Self::closed(slf))?.map_err(|e| match e {
             Error::Overflow => PyValueError::new_err("task_done() called too many times"),
             other => raise(other),
@@ -361,6 +425,24 @@ impl Queue {
             Joined::Done => Ok(None),
             Joined::Lost(pids) => Ok(Some(pids)),
         }
+    }
+
+    /// Whether messages come back whose taker is killed.
+    #[getter]
+    fn _requeue(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(Self::requeues(py, self.made()?))
+    }
+
+    /// Looks whether takers have died, with `always` also if somebody has just done so.
+    ///
+    /// What they had comes back. Waits for no more than a moment.
+    #[pyo3(signature = (always = false))]
+    fn _look_after(&self, py: Python<'_>, always: bool) -> PyResult<bool> {
+        let queue = self.made()?;
+        if !Self::requeues(py, queue) {
+            return Ok(false);
+        }
+        Ok(py.detach(|| queue.with(|queue| queue.mend_custody(always, Patience::Moment))) == Some(true))
     }
 
     /// (depth, high-water mark, messages in, out, bytes in, out, waits to get, to put).
@@ -420,7 +502,7 @@ impl Queue {
 
     /// Closes it for this process, and its descriptors with the last call that is under way.
     ///
-    /// Messages stay.
+    /// Calls that wait in other threads raise ValueError. Messages stay.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         this.made()?.close(slf.py(), |queue| {

@@ -4,9 +4,10 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, TryLockError};
 
+use super::plot::{ANY_LEFT, LEFT, Left, Plots, SHAPES, leave, trim};
 use super::segment::{Registry, Segment};
 use super::tokens::Tokens;
 use super::{Block, Handle, Origin, SMALLEST};
@@ -31,16 +32,42 @@ const EPOCH: usize = 64;
 /// What the allocator knows of a block that is in use.
 #[derive(Debug)]
 pub(super) struct Allocation {
-    class: usize,
+    sort: Sort,
     /// The number of the first fork token that reaches it.
     born: u64,
     /// The first and the last export token that a handle went under; 0: none yet. Changed under the
     /// allocator's lock.
     first: AtomicU64,
     last: AtomicU64,
+    /// Of a plot: are the pages of its shape reserved?
+    pub has_pages: AtomicBool,
     /// `fork::generation()` of the process that allocated it: a forked child's copy is not this
     /// process's.
     pub generation: u64,
+}
+
+/// By what list a block returns: that of its class, or of its shape.
+#[derive(Debug, Clone, Copy)]
+enum Sort {
+    Class(usize),
+    Plot(usize),
+}
+
+/// What is to be known of a block that its maker has dropped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Departed {
+    sort: Sort,
+    born: u64,
+    exports: (u64, u64),
+    has_pages: bool,
+}
+
+impl Allocation {
+    fn departed(&self) -> Departed {
+        let exports = (self.first.load(Ordering::Relaxed), self.last.load(Ordering::Relaxed));
+        let has_pages = self.has_pages.load(Ordering::Relaxed);
+        Departed { sort: self.sort, born: self.born, exports, has_pages }
+    }
 }
 
 /// A block-sized place in one of this process's segments.
@@ -53,7 +80,7 @@ pub(super) struct BlockPlace {
 impl BlockPlace {
     /// Itself, to be used again, unless a handle to its block has ever been given away without a
     /// token.
-    fn vacant(self) -> Option<BlockPlace> {
+    pub fn vacant(self) -> Option<BlockPlace> {
         let header = layout::view::<Header>(self.segment.mapping(), self.offset).ok()?;
         if header.is_exported() {
             return None;
@@ -64,9 +91,9 @@ impl BlockPlace {
 }
 
 #[derive(Debug)]
-struct Deferred {
-    place: BlockPlace,
-    class: usize,
+pub(super) struct Deferred {
+    pub place: BlockPlace,
+    departed: Departed,
     /// The fork tokens that reach it.
     forks: RangeInclusive<u64>,
     /// The export tokens that reach it.
@@ -79,6 +106,11 @@ pub(super) struct Allocator {
     deferred: Vec<Deferred>,
     /// How many were left by the last sweep: the next one waits until as many more have come.
     stuck: usize,
+    pub plots: [Plots; SHAPES],
+    pub deferred_plots: Vec<Deferred>,
+    pub stuck_plots: usize,
+    /// How much has come to wait since the last sweep.
+    pub plots_waiting: usize,
     /// The segment that new blocks are cut from, and up to where it is used.
     cutting: Option<(Arc<Segment>, usize)>,
     next_segment: usize,
@@ -116,7 +148,40 @@ pub(super) fn prepare() {
 
 pub(super) fn allocator() -> MutexGuard<'static, Allocator> {
     // A panic in between would leave the allocator as it was or a block short: still good.
-    ALLOCATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    let mut allocator = ALLOCATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    allocator.take_left();
+    allocator
+}
+
+/// Is the lock held over a fork?
+static FORKING: AtomicBool = AtomicBool::new(false);
+
+/// The same; None while a fork is under way, which may take long.
+pub(super) fn try_allocator() -> Option<MutexGuard<'static, Allocator>> {
+    loop {
+        let mut allocator = match ALLOCATOR.try_lock() {
+            Ok(allocator) => allocator,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if FORKING.load(Ordering::Acquire) => return None,
+            // It is never held for long else.
+            Err(TryLockError::WouldBlock) => {
+                std::thread::yield_now();
+                continue;
+            }
+        };
+        allocator.take_left();
+        return Some(allocator);
+    }
+}
+
+/// The maker has dropped a block. No fork is waited for.
+pub(super) fn release(place: BlockPlace, allocation: &Allocation) {
+    let departed = allocation.departed();
+    let Some(mut allocator) = try_allocator() else { return leave(Left::Dropped(place, departed)) };
+    allocator.release(place, departed);
+    let surplus = allocator.take_surplus();
+    drop(allocator);
+    trim(surplus);
 }
 
 /// A block of `whole` bytes, of which `bytes` are payload. No lock is held while the kernel makes a
@@ -169,11 +234,38 @@ impl Allocator {
             }
         };
         place.segment.mapping().zero(place.offset, whole)?;
+        let allocation = self.allocate(Sort::Class(class), true);
+        Ok(Ok(Block { segment: place.segment, offset: place.offset, bytes, origin: Origin::Allocated(allocation) }))
+    }
+
+    fn allocate(&mut self, sort: Sort, has_pages: bool) -> Allocation {
         self.dirty = true;
         let (first, last) = Default::default();
-        let allocation =
-            Allocation { class, born: self.forks.newest() + 1, first, last, generation: fork::generation() };
-        Ok(Ok(Block { segment: place.segment, offset: place.offset, bytes, origin: Origin::Allocated(allocation) }))
+        let (born, generation) = (self.forks.newest() + 1, fork::generation());
+        Allocation { sort, born, first, last, has_pages: AtomicBool::new(has_pages), generation }
+    }
+
+    /// What is to be known of a plot of shape `number` that is handed out.
+    pub fn allocation(&mut self, number: usize, has_pages: bool) -> Allocation {
+        self.allocate(Sort::Plot(number), has_pages)
+    }
+
+    /// Tokens that a sweep asks after.
+    pub fn tokens(&self) -> usize {
+        self.forks.len() + self.exports.len()
+    }
+
+    /// What came back while nobody could have the lock.
+    fn take_left(&mut self) {
+        if !ANY_LEFT.load(Ordering::Relaxed) || !ANY_LEFT.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        for left in LEFT.with(std::mem::take) {
+            match left {
+                Left::Dropped(place, departed) => self.release(place, departed),
+                Left::Trimmed(place, number, has_pages) => self.return_trimmed(place, number, has_pages),
+            }
+        }
     }
 
     fn cut(&mut self, class: usize) -> Option<BlockPlace> {
@@ -195,17 +287,27 @@ impl Allocator {
         self.cutting = Some((segment.clone(), SMALLEST));
     }
 
-    pub fn release(&mut self, place: BlockPlace, allocation: &Allocation) {
-        if allocation.born <= self.lost {
+    pub fn release(&mut self, place: BlockPlace, departed: Departed) {
+        if departed.born <= self.lost {
             return;
         }
-        let (first, last) = (allocation.first.load(Ordering::Relaxed), allocation.last.load(Ordering::Relaxed));
-        if allocation.born > self.forks.newest() && first == 0 {
-            self.free[allocation.class].extend(place.vacant());
-            return;
+        if departed.born > self.forks.newest() && departed.exports.0 == 0 {
+            return self.free(place, departed);
         }
-        let forks = allocation.born..=self.forks.newest();
-        self.deferred.push(Deferred { place, class: allocation.class, forks, exports: first..=last });
+        let forks = departed.born..=self.forks.newest();
+        let exports = departed.exports.0..=departed.exports.1;
+        let deferred = Deferred { place, departed, forks, exports };
+        match departed.sort {
+            Sort::Class(_) => self.deferred.push(deferred),
+            Sort::Plot(_) => self.defer_plot(deferred),
+        }
+    }
+
+    fn free(&mut self, place: BlockPlace, departed: Departed) {
+        match departed.sort {
+            Sort::Class(class) => self.free[class].extend(place.vacant()),
+            Sort::Plot(number) => self.free_plot(place, number, departed.has_pages),
+        }
     }
 
     /// Free the blocks whose last token is gone.
@@ -214,16 +316,25 @@ impl Allocator {
             tokens.close();
             tokens.drop_unheld();
         }
+        let deferred = std::mem::take(&mut self.deferred);
+        self.deferred = self.free_unheld(deferred);
+        self.stuck = self.deferred.len();
+        let deferred = std::mem::take(&mut self.deferred_plots);
+        self.deferred_plots = self.free_unheld(deferred);
+        (self.stuck_plots, self.plots_waiting) = (self.deferred_plots.len(), 0);
+    }
+
+    /// Gives back those that somebody may hold.
+    fn free_unheld(&mut self, all: Vec<Deferred>) -> Vec<Deferred> {
         let mut kept = Vec::new();
-        for deferred in self.deferred.drain(..) {
+        for deferred in all {
             if self.forks.any_in(&deferred.forks) || self.exports.any_in(&deferred.exports) {
                 kept.push(deferred);
             } else {
-                self.free[deferred.class].extend(deferred.place.vacant());
+                self.free(deferred.place, deferred.departed);
             }
         }
-        self.stuck = kept.len();
-        self.deferred = kept;
+        kept
     }
 
     /// The token under which a handle to a block at home leaves, and its number. `with`: a handle
@@ -240,7 +351,9 @@ impl Allocator {
             Some((number, token)) => (number, token.clone()),
             None => {
                 let again = allocation.last.load(Ordering::Relaxed) == self.exports.newest();
-                self.epoch(if again { 0 } else { 1 + bytes / 4096 })?
+                // A plot is mostly address space.
+                let weight = if let Sort::Plot(_) = allocation.sort { 1 } else { 1 + bytes / 4096 };
+                self.epoch(if again { 0 } else { weight })?
             }
         };
         let first = match allocation.first.load(Ordering::Relaxed) {
@@ -282,7 +395,7 @@ impl Allocator {
     /// Have the fork that comes covered by a token.
     fn admit_child(&mut self) {
         // A process without blocks of its own has nothing to cover.
-        if self.next_segment == 0 || (self.forks.open().is_some() && !self.dirty) {
+        if (self.next_segment == 0 && !self.has_plots()) || (self.forks.open().is_some() && !self.dirty) {
             return;
         }
         if self.forks.has_room() {
@@ -322,15 +435,21 @@ impl AtFork for Forking {
     fn before() {
         let mut allocator = allocator();
         allocator.admit_child();
+        FORKING.store(true, Ordering::Release);
         HELD.with(|held| *held.borrow_mut() = Some(allocator));
     }
 
     fn in_parent() {
+        FORKING.store(false, Ordering::Release);
         HELD.with(|held| drop(held.borrow_mut().take()));
     }
 
     /// Start an allocator of our own; keep what holds and names the inherited blocks.
     fn in_child() {
+        FORKING.store(false, Ordering::Release);
+        // The parent's.
+        ANY_LEFT.store(false, Ordering::Relaxed);
+        drop(LEFT.with(std::mem::take));
         HELD.with(|held| {
             let Some(mut allocator) = held.borrow_mut().take() else { return };
             let old = std::mem::take(&mut *allocator);

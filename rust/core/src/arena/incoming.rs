@@ -1,12 +1,13 @@
 //! A descriptor that came in and serves any number of blocks.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
-use crate::arena::{Block, Segment};
+use crate::arena::{Block, Handle, Segment};
 use crate::error::{Error, Result};
+use crate::layout::Kind;
 use crate::sys::hold_token::HoldToken;
 use crate::sys::memfd;
 
@@ -28,6 +29,36 @@ enum State {
     Token(Option<Arc<HoldToken>>),
     /// Taken out, or of no use to the one who asked first.
     Spent,
+}
+
+/// What has come in from another process.
+#[derive(Debug)]
+pub struct Given {
+    /// The segment that the object lies in.
+    pub segment: Incoming,
+    /// What keeps its block from being used again; None if it left without.
+    pub token: Option<Incoming>,
+    /// Bytes from the segment's start.
+    pub offset: usize,
+}
+
+impl Given {
+    /// As if the handle had travelled.
+    ///
+    /// # Errors
+    /// `Os` when descriptors have run out.
+    pub fn copy_of(handle: &Handle) -> Result<Given> {
+        let copy = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 0).map(Incoming::new);
+        Ok(Given { segment: copy(handle.segment())?, token: Some(copy(handle.token())?), offset: handle.offset() })
+    }
+
+    /// The block, if it is a `kind`.
+    ///
+    /// # Errors
+    /// Those of [`Block::attach`].
+    pub fn block(self, kind: Kind) -> Result<Block> {
+        Block::attach_by(&self.segment, self.token.as_ref(), self.offset, kind)
+    }
 }
 
 impl Incoming {

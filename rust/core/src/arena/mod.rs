@@ -36,6 +36,7 @@
 //!   live. The block remembers the first and the last under which it left.
 //! - **Handles from a forked child** to a block that its parent made: they leave with the fork
 //!   token that the child was given, for this is one of those that the block waits for.
+//! - A channel's plot counts as one block.
 //! - **Without a token** (no leases here, no descriptor left, the token's descriptor closed by the
 //!   program) a handle leaves with the segment's descriptor in the token's place, and the block's
 //!   header says so ([`Header::export`]) before it leaves: such a block is lost. The mark is set by
@@ -57,13 +58,15 @@
 
 mod allocator;
 mod incoming;
+mod plot;
 mod segment;
 mod tokens;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-pub use incoming::Incoming;
+pub use incoming::{Given, Incoming};
+pub use plot::{SHAPES, Shape};
 pub use segment::Segment;
 
 use allocator::{Allocation, BlockPlace, LARGEST, allocator};
@@ -189,6 +192,14 @@ impl Block {
         Ok(block)
     }
 
+    /// A plot of that [shape](Shape).
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os` when descriptors have run out.
+    pub fn alloc_plot(kind: Kind, shape: &'static Shape) -> Result<Block> {
+        plot::alloc(kind, shape)
+    }
+
     fn alone(whole: usize, bytes: usize) -> Result<Block> {
         let offset = SMALLEST;
         let total = offset.checked_add(whole).filter(|&n| n <= isize::MAX as usize).ok_or(Error::OutOfMemory)?;
@@ -276,6 +287,16 @@ impl Block {
         WithSlice::new(self, payload, bytes)
     }
 
+    /// Where it starts in the segment's mapping, with its header.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// The segment that it lies in.
+    pub fn segment_of(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
     /// Bytes of payload.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -315,7 +336,7 @@ impl Drop for Block {
         if let Origin::Allocated(allocation) = &self.origin
             && allocation.generation == fork::generation()
         {
-            allocator().release(BlockPlace { segment: self.segment.clone(), offset: self.offset }, allocation);
+            allocator::release(BlockPlace { segment: self.segment.clone(), offset: self.offset }, allocation);
         }
     }
 }

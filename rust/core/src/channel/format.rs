@@ -1,4 +1,4 @@
-//! What is where in a channel's segment, and what a record looks like.
+//! What is where in a channel's [front](super::front), and what a record looks like.
 //!
 //! A record is a header of 16 bytes, then its payload:
 //!
@@ -13,7 +13,8 @@
 use crate::channel::extents::ExtentState;
 use crate::channel::ring::{MessageMeta, RingState};
 
-/// Offsets in a channel's segment: the rings' words, a queue's own, the extents' words, the bases.
+/// Offsets in a channel's front: the rings' words, a queue's or a pipe's own, the extents' words,
+/// the bases.
 pub(super) const RINGS: usize = 64;
 pub(super) const QUEUE: usize = RINGS + 2 * size_of::<RingState>();
 pub(super) const TABLE: usize = 4096;
@@ -30,7 +31,10 @@ pub(super) const DATA: u8 = 1;
 pub(super) const EXTENT: u8 = 2;
 /// The next record is elsewhere.
 pub(super) const LINK: u8 = 3;
-/// Payload of an `EXTENT`.
+/// The message is in memory of its own, the last of the descriptors beside it. The payload is as
+/// that of an extent, without a slot.
+pub(super) const LOOSE: u8 = 4;
+/// Payload of an `EXTENT`, and of a `LOOSE`.
 pub(super) const EXTENT_BYTES: usize = 16;
 
 pub(super) fn header(kind: u8, meta: MessageMeta, len: usize, more: u64) -> [u8; UNIT as usize] {

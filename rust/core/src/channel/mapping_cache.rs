@@ -2,7 +2,8 @@
 //! needs no new page faults.
 //!
 //! Near places lie side by side, and are mapped many at a time, in *windows*. However many are in
-//! use in turn, none is ever mapped anew. Far places are mapped one by one.
+//! use in turn, none is ever mapped anew. Far places are mapped one by one; and so is what has been
+//! lent, for while that lasts the mapping is the borrower's.
 
 use std::sync::Arc;
 
@@ -11,9 +12,12 @@ use crate::error::{Error, Result};
 use crate::sys::fork::Local;
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
+use crate::sys::twin::TwinMapping;
 
 /// Mappings of far places that are kept: more than a channel keeps of the smallest of them.
 const KEPT: usize = 40;
+/// Mappings of what has been lent, to be lent again.
+const KEPT_LENT: usize = 24;
 /// How often the same pages are copied by a system call before they are mapped. The page faults of
 /// a new mapping cost what it saves in some three uses.
 const COPIED: u32 = 2;
@@ -26,6 +30,8 @@ const WINDOW: u64 = if cfg!(miri) { 1 << 20 } else { 16 << 20 };
 pub struct MappingCache {
     /// The most recently used mappings of far places, newest last.
     recent: Local<Vec<(u64, Arc<Mapping>)>>,
+    /// By offset, the most recently used last.
+    lent: Local<Vec<(u64, TwinMapping)>>,
     /// The windows, by number.
     windows: Local<Vec<Option<Arc<Mapping>>>>,
     /// By slot: the life of its pages in which this process used it last, and how often.
@@ -67,6 +73,26 @@ impl MappingCache {
             windows[number].get_or_insert_with(|| mapping.clone()).clone()
         });
         Ok((first, start))
+    }
+
+    /// What has been mapped of at least `bytes` from `offset` on to be lent. It is the caller's.
+    pub fn take_lent(&self, offset: u64, bytes: u64) -> Option<TwinMapping> {
+        let found = self.lent.with(|lent| {
+            let at = lent.iter().rposition(|(at, _)| *at == offset)?;
+            Some(lent.remove(at).1)
+        });
+        found.filter(|memory| memory.len() as u64 >= bytes)
+    }
+
+    /// It has come back.
+    pub fn keep_lent(&self, offset: u64, memory: TwinMapping) {
+        // What goes is unmapped outside the lock.
+        let _gone = self.lent.with(|lent| {
+            let same = lent.iter().position(|(at, _)| *at == offset);
+            let gone = same.or((lent.len() >= KEPT_LENT).then_some(0)).map(|at| lent.remove(at));
+            lent.push((offset, memory));
+            gone
+        });
     }
 
     fn known(&self, offset: u64, bytes: usize) -> Option<Arc<Mapping>> {

@@ -3,7 +3,9 @@
 
 pub mod broadcast;
 pub mod extents;
+pub mod file;
 mod format;
+pub mod front;
 pub mod mapping_cache;
 pub mod pipe;
 pub mod queue;

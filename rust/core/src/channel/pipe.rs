@@ -18,27 +18,46 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
-use crate::arena::Segment;
-use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
-use crate::channel::format::{BASES, RINGS, TABLE};
-use crate::channel::ring::{BASE_OF_TINY, Received, Ring, RingConfig, RingState};
+use crate::arena::{Given, Handle, Segment, Shape};
+use crate::channel::extents::{Extents, OwnedExtent};
+use crate::channel::file::{self, File, NO_FILE};
+use crate::channel::format::{BASES, QUEUE, RINGS, TABLE};
+use crate::channel::front::Front;
+use crate::channel::ring::{BASE_FIRST, BASE_OF_TINY, Received, Ring, RingConfig, RingState};
 use crate::channel::transport::{FOREIGN, Outgoing, SOCKET_FULL, Transport};
 use crate::channel::wait::WaitPlace;
-use crate::deadline::{Deadline, Patience, now};
+use crate::deadline::{Deadline, Graced, Patience, now};
 use crate::error::{Error, Result};
 use crate::facade::{self, Ordering};
 use crate::kill_point;
-use crate::layout::{self, Kind};
+use crate::layout::{self, Backing, Kind, Object};
+use crate::overlay;
 use crate::sync::spin::Spin;
-use crate::sys::liveness;
-use crate::sys::socket;
+use crate::sys::socket::{self, Packet};
+use crate::sys::{liveness, memfd};
 
-const EXTENTS: u64 = (BASES + 2 * BASE_OF_TINY).next_multiple_of(CHUNK);
+static SHAPE: Shape = Shape {
+    number: 1,
+    bytes: (BASES + 2 * BASE_OF_TINY) as usize,
+    words: BASES as usize,
+    pages: [(0, (BASES + BASE_FIRST) as usize), ((BASES + BASE_OF_TINY) as usize, BASE_FIRST as usize)],
+};
 /// How long the other end is believed to be there.
 const BELIEVED: u64 = 1_000_000;
 
 static RECV_SPIN: Spin = Spin::new(40_000);
 static SEND_SPIN: Spin = Spin::new(40_000);
+
+overlay! {
+    /// What is a pipe's own.
+    #[derive(Debug)]
+    struct PipeState {
+        /// Not 0: there is a memory file. See [`file`](super::file).
+        made: facade::AtomicU64,
+        /// Not 0: a reader of a one-way pipe has sent it back, or was about to.
+        returned: facade::AtomicU64,
+    }
+}
 
 /// What an end may do, and which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +76,14 @@ pub struct End {
     incoming: Transport,
     outgoing: Transport,
     extents: Arc<Extents>,
-    segment: Arc<Segment>,
+    state: Object<PipeState, Arc<Front>>,
     /// Dropped before `_farewell`.
     socket: OwnedFd,
     _farewell: Farewell,
     flags: Flags,
     closing: AtomicBool,
+    /// Have the senders of a one-way pipe got the file from here, or from another reader?
+    has_returned: AtomicBool,
     asked: AtomicU64,
     closings_seen: AtomicU32,
 }
@@ -95,31 +116,37 @@ pub struct End {
 pub fn create(duplex: bool) -> Result<(End, End)> {
     liveness::me();
     let (a, b) = socket::pair()?;
-    let segment = Arc::new(Segment::sparse("fastmp-pipe", Kind::Pipe, EXTENTS as usize, BASES as usize)?);
+    let front = Front::create(Kind::Pipe, &SHAPE)?;
+    // Both ends of this process know the file when one does.
+    let extents = Arc::new(Extents::new(front.clone(), TABLE, File::default())?);
     let first = Flags { readable: true, writable: duplex, second: true };
     let second = Flags { readable: duplex, writable: true, second: false };
-    let (first, second) = (End::over(segment.clone(), a, first)?, End::over(segment, b, second)?);
-    first.incoming.ring().set_up(0)?;
-    socket::send_ready(&second.socket)?;
+    let (first, second) = (End::over(front.clone(), &extents, a, first)?, End::over(front, &extents, b, second)?);
+    first.incoming.ring().set_up(0);
     if duplex {
-        first.outgoing.ring().set_up(0)?;
-        socket::send_ready(&first.socket)?;
+        first.outgoing.ring().set_up(0);
     }
     Ok((first, second))
 }
 
 impl End {
-    /// The end that another process had, from the descriptors that it lent.
+    /// The end that another process had, from what came of its [`export`](Self::export) and the
+    /// descriptors that it lent: its [socket](Self::socket), and its [file](Self::lent_file) (or
+    /// another of the given segment: none).
     ///
     /// # Errors
     /// `Corrupted` if it is no pipe; `OutOfMemory`.
-    pub fn attach(memfd: OwnedFd, socket: OwnedFd, flags: Flags) -> Result<End> {
+    pub fn attach(given: Given, socket: OwnedFd, file: Option<OwnedFd>, flags: Flags) -> Result<End> {
         liveness::me();
-        Self::over(Arc::new(Segment::attach(memfd, Kind::Pipe, EXTENTS as usize)?), socket, flags)
+        let front = Front::attach(given, Kind::Pipe, &SHAPE)?;
+        let extents = Arc::new(Extents::new(front.clone(), TABLE, File::default())?);
+        if let Some(file) = file.filter(|file| memfd::identity(file) != Ok(front.segment().id())) {
+            extents.file().adopt(file)?;
+        }
+        Self::over(front, &extents, socket, flags)
     }
 
-    fn over(segment: Arc<Segment>, socket: OwnedFd, flags: Flags) -> Result<End> {
-        let extents = Arc::new(Extents::new(segment.clone(), TABLE)?);
+    fn over(front: Arc<Front>, extents: &Arc<Extents>, socket: OwnedFd, flags: Flags) -> Result<End> {
         let ring = |index: u32| {
             let config = RingConfig {
                 index,
@@ -127,30 +154,57 @@ impl End {
                 overflows: false,
                 base_most: BASE_OF_TINY,
                 bounds_large: true,
+                hands_over: true,
             };
             let words = RINGS + index as usize * size_of::<RingState>();
-            Ring::new(segment.clone(), words, extents.clone(), config).map(Transport::new)
+            Ring::new(front.clone(), words, extents.clone(), config).map(Transport::new)
         };
         let (incoming, outgoing) = (ring(u32::from(!flags.second))?, ring(u32::from(flags.second))?);
         let farewell =
-            Farewell { segment: segment.clone(), ring: RINGS + usize::from(!flags.second) * size_of::<RingState>() };
+            Farewell { front: front.clone(), ring: RINGS + usize::from(!flags.second) * size_of::<RingState>() };
+        let own = front.offset() + QUEUE;
         Ok(End {
             incoming,
             outgoing,
-            extents,
-            segment,
+            extents: extents.clone(),
+            state: Object::new(front, own)?,
             socket,
             _farewell: farewell,
             flags,
             closing: AtomicBool::new(false),
+            has_returned: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             closings_seen: AtomicU32::new(0),
         })
     }
 
-    /// What another process needs to attach.
-    pub fn handles(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>, Flags) {
-        (self.segment.as_fd(), self.socket.as_fd(), self.flags)
+    /// A handle for another process, which needs the socket as well, and the file if there is one.
+    /// `with`: another handle in the same message, whose token it shares if it can.
+    ///
+    /// # Errors
+    /// `Os` (EBADF) if the program has closed the segment's descriptor.
+    pub fn export(&self, with: Option<&Handle>) -> Result<Handle> {
+        self.front().export(with)
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The file, if this process has it.
+    pub fn lent_file(&self) -> Option<Arc<Segment>> {
+        self.file().get().ok()
+    }
+
+    /// The memory file, as this process has it.
+    pub fn file(&self) -> &File {
+        self.extents.file()
+    }
+
+    /// Where its words are.
+    pub fn front(&self) -> &Arc<Front> {
+        self.state.backing()
     }
 
     /// What this end may do.
@@ -163,7 +217,42 @@ impl End {
     /// # Errors
     /// `WouldBlock` if no slot is free; `OutOfMemory`.
     pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
-        self.extents.allocate(bytes)
+        match self.extents.allocate(bytes) {
+            Err(NO_FILE) if self.has_file_now()? => self.extents.allocate(bytes),
+            Err(NO_FILE) => self.extents.loose(bytes),
+            done => done,
+        }
+    }
+
+    /// Attempt it; once more if it wants the file, and that has come here. It does to settle what a
+    /// killed process was moving, if the table of extents has grown into the file.
+    fn with_file<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        match attempt() {
+            Err(NO_FILE) if self.has_file_now()? => attempt(),
+            Err(NO_FILE) => Err(Error::Corrupted("the pipe's memory file is out of reach")),
+            done => done,
+        }
+    }
+
+    /// Make the file, if there is none, or see whether it has come here.
+    #[cold]
+    fn has_file_now(&self) -> Result<bool> {
+        let (file, made) = (self.extents.file(), &self.state.made);
+        // Acquire and release: the slots of a file that this process makes are as it finds them.
+        if made.load(Ordering::Acquire) == 0 {
+            let new = file::create("fastmp-pipe")?;
+            kill_point!("file.made");
+            // Commit point.
+            if made.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                kill_point!("file.said");
+                file.set(new);
+                return Ok(true);
+            }
+        }
+        if let Packet::File(Some(fd)) = socket::peek(&self.socket)? {
+            file.adopt(fd)?;
+        }
+        Ok(file.is_known())
     }
 
     /// Is every copy of the other end closed? Believed for a while; see the module.
@@ -199,28 +288,31 @@ impl End {
         if self.peer_is_gone() {
             return Err(Error::PeerGone);
         }
-        let sent = self.outgoing.send(self.socket.as_fd(), outgoing, patience);
+        let sent = self.with_file(|| self.outgoing.send(self.socket.as_fd(), outgoing, patience));
         sent.map_err(|e| if e == SOCKET_FULL { Error::Full } else { e })
     }
 
-    /// Send, waiting until `deadline` for room.
+    /// Send, waiting until the deadline for room.
     ///
     /// # Errors
     /// `PeerGone` if nobody could ever receive it; `Full` at the deadline; `Interrupted`;
     /// `OutOfMemory`. Nothing has been sent then.
-    pub fn send(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
+    pub fn send(&self, outgoing: &mut Outgoing<'_, '_>, until: impl Into<Graced>) -> Result<()> {
+        let until = until.into();
         let ring = self.outgoing.ring();
+        let tend = || self.extents.tend();
         let place = WaitPlace {
             waiters: &ring.state().not_full,
             spin: &SEND_SPIN,
             none: Error::Full,
-            extents: &self.extents,
+            tend: &tend,
             waits: None,
+            mender: None,
         };
         place.wait(
-            deadline,
+            until.deadline(),
             || {
-                let sent = self.send_once(outgoing, Patience::Sleep(deadline));
+                let sent = self.send_once(outgoing, Patience::Sleep(until));
                 if sent == Err(Error::Full) {
                     // About to wait: is it worth while?
                     self.asked.store(0, Ordering::Relaxed);
@@ -241,9 +333,30 @@ impl End {
     }
 
     fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
-        let received = self.incoming.recv(self.socket.as_fd(), scratch, fds, patience, || ())?;
-        self.wake_senders();
+        let received = self.with_file(|| self.incoming.recv(self.socket.as_fd(), scratch, fds, patience, || ()))?;
+        self.has_received(&received);
         Ok(received)
+    }
+
+    #[inline]
+    fn has_received(&self, received: &Received) {
+        self.wake_senders();
+        if received.extent.is_some() && !self.flags.writable && !self.has_returned.load(Ordering::Relaxed) {
+            self.return_file();
+        }
+    }
+
+    /// Send the file back, once, to where all who share the other end of a one-way pipe find it.
+    #[cold]
+    fn return_file(&self) {
+        let Some(file) = self.lent_file() else { return };
+        self.has_returned.store(true, Ordering::Relaxed);
+        // Relaxed: the file goes by the socket.
+        if self.state.returned.swap(1, Ordering::Relaxed) == 0 {
+            kill_point!("file.returning");
+            // If nobody has that end any more nobody needs it.
+            let _ = file.own_fd().and_then(|fd| socket::send_file(&self.socket, fd));
+        }
     }
 
     #[inline]
@@ -260,9 +373,9 @@ impl End {
     /// # Errors
     /// `PeerGone` if no message is left and none can come; those of [`Transport::recv_told`].
     pub fn recv_told(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
-        match self.incoming.recv_told(self.socket.as_fd(), scratch, fds, patience, || ()) {
+        match self.with_file(|| self.incoming.recv_told(self.socket.as_fd(), scratch, fds, patience, || ())) {
             Ok(received) => {
-                self.wake_senders();
+                self.has_received(&received);
                 Ok(received)
             }
             // Whoever is gone may have sent something in between.
@@ -288,18 +401,20 @@ impl End {
         sent
     }
 
-    /// Receive, waiting until `deadline` for a message.
+    /// Receive, waiting until the deadline for a message.
     ///
     /// # Errors
     /// `PeerGone` if no message is left and none can come; `Closed` when this end is closed
     /// meanwhile; `Empty` at the deadline; `Interrupted`; `Corrupted`.
-    pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
+    pub fn recv(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, until: impl Into<Graced>) -> Result<Received> {
+        let until = until.into();
+        let deadline = until.deadline();
         let mut late = false;
         let mut due = Deadline::Never;
         loop {
-            match self.recv_once(scratch, fds, Patience::Sleep(deadline)) {
+            match self.recv_once(scratch, fds, Patience::Sleep(until)) {
                 Err(Error::Empty) if late => return Err(Error::Empty),
-                Err(Error::Empty) => self.wait(deadline)?,
+                Err(Error::Empty) => self.wait(until)?,
                 Err(Error::TimedOut) => return Err(Error::Empty),
                 done => return done,
             }
@@ -318,7 +433,9 @@ impl End {
     ///
     /// # Errors
     /// As for [`recv`](Self::recv).
-    pub fn wait(&self, deadline: Deadline) -> Result<()> {
+    pub fn wait(&self, until: impl Into<Graced>) -> Result<()> {
+        let until = until.into();
+        let (deadline, brief) = (until.deadline(), || Patience::Sleep(until).brief());
         let ring = self.incoming.ring();
         if ring.looks_ready() {
             return Ok(());
@@ -343,7 +460,8 @@ impl End {
                         if seen.readable
                             && (state.watched.load(Ordering::Relaxed) != 0 || state.not_full.is_waited_on())
                         {
-                            let cleared = self.incoming.clear_ready(self.socket.as_fd(), true);
+                            let cleared =
+                                self.with_file(|| self.incoming.clear_ready(self.socket.as_fd(), true, brief()));
                             if cleared == Err(FOREIGN) {
                                 return Err(FOREIGN);
                             }
@@ -352,7 +470,7 @@ impl End {
                     }
                 };
             }
-            if !self.incoming.clear_ready(self.socket.as_fd(), readable)? {
+            if !self.with_file(|| self.incoming.clear_ready(self.socket.as_fd(), readable, brief()))? {
                 return Ok(());
             }
             kill_point!("pipe.parking");
@@ -379,11 +497,12 @@ impl End {
     /// # Errors
     /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
+        let patience = Patience::sleep(Deadline::PASSED);
         if self.flags.readable {
-            self.watch_receiving()?;
+            self.incoming.watch(self.socket.as_fd(), patience)?;
         }
         if self.flags.writable {
-            self.watch_sending();
+            self.outgoing.watch_sending(self.socket.as_fd(), patience);
         }
         Ok(self.socket.as_fd())
     }
@@ -393,13 +512,13 @@ impl End {
     /// # Errors
     /// As for [`watch`](Self::watch).
     pub fn watch_receiving(&self) -> Result<BorrowedFd<'_>> {
-        self.incoming.watch(self.socket.as_fd())?;
+        self.with_file(|| self.incoming.watch(self.socket.as_fd(), Patience::sleep(Deadline::PASSED)))?;
         Ok(self.socket.as_fd())
     }
 
     /// One that is writable while a message of 16 KiB may be sent without waiting, from now on.
     pub fn watch_sending(&self) -> BorrowedFd<'_> {
-        self.outgoing.watch_sending(self.socket.as_fd());
+        self.outgoing.watch_sending(self.socket.as_fd(), Patience::sleep(Deadline::PASSED));
         self.socket.as_fd()
     }
 
@@ -408,10 +527,11 @@ impl End {
         (self.incoming.is_watched() || self.outgoing.is_sending_watched()) && socket::is_nonblocking(&self.socket)
     }
 
-    /// Close the segment's descriptor before this end is dropped, in a forked child where threads
-    /// of its parent may have had parts of it that nobody will ever drop.
-    pub fn close_segment(&self) {
-        self.segment.close_fd();
+    /// Close the file's descriptor before this end is dropped, in a forked child where threads of
+    /// its parent may have had parts of it that nobody will ever drop. The other end in this
+    /// process may have the same, and then knows it no more.
+    pub fn close_file(&self) {
+        self.extents.file().close();
     }
 
     /// As if so many messages had gone either way: see [`Ring::age`].
@@ -424,22 +544,29 @@ impl End {
         self.outgoing.ring().age(messages, fds)
     }
 
-    /// Have the waits of other threads on this end come to an end.
+    /// Have the waits of other threads on this end come to an end: of those who receive at the end
+    /// of their slice.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Have who waits to send look again: it is closed here, see
+    /// [`closings`](crate::sync::closings).
+    pub fn wake_all(&self) {
+        self.outgoing.ring().state().not_full.notify_all();
     }
 }
 
 /// Dropped after the socket is closed: tells those who send to this end to look again.
 #[derive(Debug)]
 struct Farewell {
-    segment: Arc<Segment>,
+    front: Arc<Front>,
     ring: usize,
 }
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        if let Ok(state) = layout::view::<RingState>(self.segment.mapping(), self.ring) {
+        if let Ok(state) = layout::view::<RingState>(self.front.mapping(), self.front.offset() + self.ring) {
             // Release: with the acquire in `peer_is_gone`, so that who sees the count sees the
             // hang-up.
             state.reader_closings.fetch_add(1, Ordering::Release);

@@ -9,6 +9,8 @@
 //! room: see [`transport`](super::transport) and [`writable`](super::writable).
 
 mod batch;
+pub mod custody;
+mod finding;
 mod joining;
 mod room;
 mod shutdown;
@@ -16,15 +18,19 @@ mod state;
 mod takers;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::arena::Segment;
-use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
+use rustix::io::Errno;
+
+use crate::arena::{Given, Handle, Shape};
+use crate::channel::extents::{Extents, OwnedExtent};
+use crate::channel::file::{File, NO_FILE};
 use crate::channel::format::{BASES, QUEUE, RINGS, TABLE};
-use crate::channel::ring::{BASE_MOST, Received, Ring, RingConfig};
+use crate::channel::front::Front;
+use crate::channel::ring::{BASE_FIRST, BASE_MOST, Received, Ring, RingConfig};
 use crate::channel::transport::{Outgoing, SOCKET_FULL, Transport};
-use crate::channel::wait::WaitPlace;
-use crate::deadline::{Deadline, Patience};
+use crate::channel::wait::{Mender, WaitPlace};
+use crate::deadline::{Deadline, Graced, Patience};
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU64, Ordering};
 use crate::kill_point;
@@ -33,14 +39,24 @@ use crate::sync::spin::Spin;
 use crate::sys::{liveness, socket};
 
 pub use batch::Found;
+use custody::Keeper;
 pub use joining::Joined;
 pub use state::{QueueState, Stats};
 pub use takers::TAKERS;
 
-const EXTENTS: u64 = (BASES + BASE_MOST).next_multiple_of(CHUNK);
+static SHAPE: Shape = Shape {
+    number: 0,
+    // Behind the base is room for what few need.
+    bytes: custody::TABLE_END as usize,
+    words: BASES as usize,
+    pages: [(0, (BASES + BASE_FIRST) as usize), ((BASES + BASE_FIRST) as usize, 0)],
+};
 
 const CONFIG: RingConfig =
-    RingConfig { index: 0, base: BASES, overflows: true, base_most: BASE_MOST, bounds_large: false };
+    RingConfig { index: 0, base: BASES, overflows: true, base_most: BASE_MOST, bounds_large: false, hands_over: false };
+
+/// A queue that keeps its messages takes none that carry descriptors.
+pub const NO_DESCRIPTORS: Error = Error::Os(Errno::OPNOTSUPP);
 
 static GET_SPIN: Spin = Spin::new(40_000);
 static PUT_SPIN: Spin = Spin::new(40_000);
@@ -72,14 +88,15 @@ static PUT_SPIN: Spin = Spin::new(40_000);
 #[derive(Debug)]
 pub struct Queue {
     transport: Transport,
-    state: Object<QueueState, Arc<Segment>>,
+    state: Object<QueueState, Arc<Front>>,
     extents: Arc<Extents>,
-    segment: Arc<Segment>,
     reader: OwnedFd,
     writer: OwnedFd,
     /// See [`takers`]: this process's entry, and whose it was.
     taker: AtomicU64,
     taker_of: AtomicU64,
+    /// See [`custody`].
+    keeper: OnceLock<Arc<Keeper>>,
 }
 
 impl Queue {
@@ -89,41 +106,72 @@ impl Queue {
     /// `OutOfMemory`, or `Os` when descriptors have run out.
     pub fn create(maxsize: u64) -> Result<Queue> {
         liveness::me();
-        let segment = Segment::sparse("fastmp-queue", Kind::Queue, EXTENTS as usize, BASES as usize)?;
         let (reader, writer) = socket::pair()?;
-        let queue = Self::over(segment, reader, writer)?;
-        queue.ring().set_up(maxsize)?;
-        socket::send_ready(&queue.writer)?;
+        let queue = Self::over(Front::create(Kind::Queue, &SHAPE)?, reader, writer)?;
+        queue.ring().set_up(maxsize);
         Ok(queue)
     }
 
-    /// The queue that another process made, from the descriptors that it lent.
+    /// The queue that another process made, from what came of its [`export`](Self::export) and the
+    /// [sockets](Self::sockets) that it lent.
     ///
     /// # Errors
     /// `Corrupted` if it is no queue; `OutOfMemory`.
-    pub fn attach(memfd: OwnedFd, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
+    pub fn attach(given: Given, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
         liveness::me();
-        Self::over(Segment::attach(memfd, Kind::Queue, EXTENTS as usize)?, reader, writer)
+        Self::over(Front::attach(given, Kind::Queue, &SHAPE)?, reader, writer)
     }
 
-    fn over(segment: Segment, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
-        let segment = Arc::new(segment);
-        let extents = Arc::new(Extents::new(segment.clone(), TABLE)?);
-        let transport = Transport::new(Ring::new(segment.clone(), RINGS, extents.clone(), CONFIG)?);
-        let state = Object::new(segment.clone(), QUEUE)?;
+    fn over(front: Arc<Front>, reader: OwnedFd, writer: OwnedFd) -> Result<Queue> {
+        let extents = Arc::new(Extents::new(front.clone(), TABLE, File::default())?);
+        let transport = Transport::new(Ring::new(front.clone(), RINGS, extents.clone(), CONFIG)?);
+        let own = front.offset() + QUEUE;
+        let state = Object::new(front, own)?;
         let (taker, taker_of) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Queue { transport, state, extents, segment, reader, writer, taker, taker_of })
+        let keeper = OnceLock::new();
+        let queue = Queue { transport, state, extents, reader, writer, taker, taker_of, keeper };
+        queue.attach_keeper()?;
+        Ok(queue)
     }
 
-    /// The descriptors that another process needs to attach, in the order of `attach`.
-    pub fn handles(&self) -> [BorrowedFd<'_>; 3] {
-        [self.segment.as_fd(), self.reader.as_fd(), self.writer.as_fd()]
+    /// A handle for another process, which needs the [sockets](Self::sockets) as well. `with`:
+    /// another handle in the same message, whose token it shares if it can.
+    ///
+    /// # Errors
+    /// `Os` (EBADF) if the program has closed the segment's descriptor.
+    pub fn export(&self, with: Option<&Handle>) -> Result<Handle> {
+        self.front().export(with)
     }
 
-    /// Close the segment's descriptor before this queue is dropped, in a forked child where threads
-    /// of its parent may have had parts of it that nobody will ever drop.
-    pub fn close_segment(&self) {
-        self.segment.close_fd();
+    /// Its sockets: the receivers' end, the senders' end.
+    pub fn sockets(&self) -> [BorrowedFd<'_>; 2] {
+        [self.reader.as_fd(), self.writer.as_fd()]
+    }
+
+    /// Where its words are.
+    pub fn front(&self) -> &Arc<Front> {
+        self.state.backing()
+    }
+
+    /// The memory file, as this process has it.
+    pub fn file(&self) -> &File {
+        self.extents.file()
+    }
+
+    /// Close the file's descriptor before this queue is dropped, in a forked child where threads of
+    /// its parent may have had parts of it that nobody will ever drop.
+    pub fn close_file(&self) {
+        self.file().close();
+    }
+
+    /// Have whoever waits for it look again, in whatever way: it is closed here, see
+    /// [`closings`](crate::sync::closings).
+    pub fn wake_all(&self) {
+        let ring = self.ring().state();
+        ring.not_empty.notify_all();
+        ring.not_full.notify_all();
+        self.state.room.wake();
+        self.state.tasks.look_again();
     }
 
     /// Bound what is unread by bytes of payload too, before anybody else has the queue; 0: not.
@@ -141,7 +189,7 @@ impl Queue {
     /// # Errors
     /// `WouldBlock` if no slot is free; `OutOfMemory`.
     pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
-        self.extents.allocate(bytes)
+        self.with_made_file(|| self.extents.allocate(bytes))
     }
 
     /// Would a put that does not wait raise `Full`? Cheap: to be asked before a message is made for
@@ -175,10 +223,21 @@ impl Queue {
     }
 
     fn put_once(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
+        if !outgoing.fds.is_empty() && self.keeps_messages() {
+            return Err(NO_DESCRIPTORS);
+        }
+        match self.put_with_file(outgoing, patience) {
+            Err(NO_FILE) => self.with_made_file(|| self.put_with_file(outgoing, patience)),
+            put => put,
+        }
+    }
+
+    #[inline]
+    fn put_with_file(&self, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
         let full = |e| if e == SOCKET_FULL { Error::Full } else { e };
         match self.transport.send(self.writer.as_fd(), outgoing, patience) {
             Err(SOCKET_FULL) => {
-                match self.transport.discard_stale(self.reader.as_fd(), self.writer.as_fd()) {
+                match self.transport.discard_stale(self.reader.as_fd(), self.writer.as_fd(), patience.brief()) {
                     Ok(true) => (),
                     // Somebody has a lock for longer than it takes to see: full, for all one knows.
                     Ok(false) | Err(Error::TimedOut) => return Err(Error::Full),
@@ -193,25 +252,28 @@ impl Queue {
         Ok(())
     }
 
-    /// Put, waiting until `deadline` for room.
+    /// Put, waiting until the deadline for room.
     ///
     /// # Errors
     /// `Full` at the deadline; `TooLarge` if there never will be; `Interrupted`; `OutOfMemory`.
     /// Nothing has been put then, and `outgoing` is as it was.
-    pub fn put(&self, outgoing: &mut Outgoing<'_, '_>, deadline: Deadline) -> Result<()> {
-        self.wait_to_put(deadline, || self.put_once(outgoing, Patience::Sleep(deadline)))
+    pub fn put(&self, outgoing: &mut Outgoing<'_, '_>, until: impl Into<Graced>) -> Result<()> {
+        let until = until.into();
+        self.wait_to_put(until.deadline(), || self.put_once(outgoing, Patience::Sleep(until)))
     }
 
     fn wait_to_put<T>(&self, deadline: Deadline, attempt: impl FnMut() -> Result<T>) -> Result<T> {
         if self.ring().max_bytes() > 0 {
             return self.wait_for_room(deadline, attempt);
         }
+        let tend = || self.tend();
         let place = WaitPlace {
             waiters: &self.ring().state().not_full,
             spin: &PUT_SPIN,
             none: Error::Full,
-            extents: &self.extents,
+            tend: &tend,
             waits: Some(&self.state.put_waits),
+            mender: None,
         };
         place.wait(deadline, attempt, || !self.ring().is_full())
     }
@@ -238,25 +300,42 @@ impl Queue {
         patience: Patience,
         told: bool,
     ) -> Result<Received> {
-        if self.keeps_takers() {
-            return self.take_task(scratch, fds, patience, told);
+        match self.get_with_file(scratch, fds, patience, told) {
+            Err(NO_FILE) => self.with_found_file(|| self.get_with_file(scratch, fds, patience, told)),
+            got => got,
         }
-        let socket = self.reader.as_fd();
-        let received = match told {
-            true => self.transport.recv_told(socket, scratch, fds, patience, || ()),
-            false => self.transport.recv(socket, scratch, fds, patience, || ()),
-        };
-        self.after_get(received)
     }
 
-    #[inline(never)]
-    fn take_task(
+    #[inline]
+    fn get_with_file(
         &self,
         scratch: &mut Vec<u8>,
         fds: &mut Vec<OwnedFd>,
         patience: Patience,
         told: bool,
     ) -> Result<Received> {
+        if self.notes_gets() {
+            return self.get_noted(scratch, fds, patience, told);
+        }
+        let socket = self.reader.as_fd();
+        let received = match told {
+            true => self.transport.recv_told(socket, scratch, fds, patience, || ()),
+            false => self.transport.recv(socket, scratch, fds, patience, || ()),
+        };
+        self.after_get(received, patience)
+    }
+
+    #[inline(never)]
+    fn get_noted(
+        &self,
+        scratch: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+        patience: Patience,
+        told: bool,
+    ) -> Result<Received> {
+        if let Some(keeper) = self.keeper.get() {
+            return self.get_kept(keeper, scratch, patience, told);
+        }
         let (socket, taker, mut has_taken) = (self.reader.as_fd(), self.taker(), false);
         let mut taking = || {
             if let Some(taker) = taker {
@@ -271,14 +350,14 @@ impl Queue {
         if let (Err(_), Some(taker), true) = (&received, taker, has_taken) {
             taker.has_not_taken(1);
         }
-        self.after_get(received)
+        self.after_get(received, patience)
     }
 
     #[inline]
-    fn after_get(&self, received: Result<Received>) -> Result<Received> {
+    fn after_get(&self, received: Result<Received>, patience: Patience) -> Result<Received> {
         match &received {
             Ok(_) => self.has_got(),
-            Err(Error::Empty) => return Err(self.after_nothing()),
+            Err(Error::Empty) => return Err(self.after_nothing(patience)),
             Err(_) => (),
         }
         received
@@ -312,23 +391,27 @@ impl Queue {
         self.put_once(outgoing, patience)
     }
 
-    /// Get, waiting until `deadline` for a message.
+    /// Get, waiting until the deadline for a message.
     ///
     /// # Errors
     /// `Empty` at the deadline; `Interrupted`; `Corrupted`.
-    pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, deadline: Deadline) -> Result<Received> {
-        let attempt = || self.get_once(scratch, fds, Patience::Sleep(deadline), false);
-        self.getters().wait(deadline, attempt, || self.ring().looks_ready())
+    pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, until: impl Into<Graced>) -> Result<Received> {
+        let until = until.into();
+        let attempt = || self.get_once(scratch, fds, Patience::Sleep(until), false);
+        self.wait_to_get(until.deadline(), attempt)
     }
 
-    fn getters(&self) -> WaitPlace<'_> {
-        WaitPlace {
+    fn wait_to_get<T>(&self, deadline: Deadline, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        let tend = || self.tend();
+        let place = WaitPlace {
             waiters: &self.ring().state().not_empty,
             spin: &GET_SPIN,
             none: Error::Empty,
-            extents: &self.extents,
+            tend: &tend,
             waits: Some(&self.state.get_waits),
-        }
+            mender: self.keeps_messages().then_some(self as &dyn Mender),
+        };
+        place.wait(deadline, attempt, || self.ring().looks_ready())
     }
 
     /// Wait until there is a message, which another may take before this process does, or none will
@@ -339,7 +422,7 @@ impl Queue {
     pub fn wait(&self, deadline: Deadline) -> Result<()> {
         let is_quiet = || self.ring().is_empty() && !self.ring().is_shut();
         let attempt = || if is_quiet() { Err(Error::Empty) } else { Ok(()) };
-        self.getters().wait(deadline, attempt, || self.ring().looks_ready())
+        self.wait_to_get(deadline, attempt)
     }
 
     /// Whether a message is being put just now that the descriptor of [`watch`](Self::watch) may
@@ -364,9 +447,10 @@ impl Queue {
     /// # Errors
     /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
-        self.transport.watch(self.reader.as_fd())?;
+        let patience = Patience::sleep(Deadline::PASSED);
+        self.with_found_file(|| self.transport.watch(self.reader.as_fd(), patience))?;
         if self.ring().is_shut() {
-            self.finish_shutting();
+            self.finish_shutting(patience);
         }
         Ok(self.reader.as_fd())
     }
@@ -374,11 +458,12 @@ impl Queue {
     /// A descriptor that is writable while a put need not wait for room, from now on. (Late while
     /// descriptors that were sent before the queue was full wait to be received.)
     pub fn watch_sending(&self) -> BorrowedFd<'_> {
+        let patience = Patience::sleep(Deadline::PASSED);
         // Whoever made room may have been killed before it said so.
         if self.transport.is_said_full() {
-            self.transport.tell_room(self.reader.as_fd());
+            self.transport.tell_room(self.reader.as_fd(), patience);
         }
-        self.transport.watch_sending(self.writer.as_fd());
+        self.transport.watch_sending(self.writer.as_fd(), patience);
         self.writer.as_fd()
     }
 }

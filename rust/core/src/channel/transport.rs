@@ -2,24 +2,29 @@
 //! and descriptors.
 //!
 //! Readiness: a one-byte packet, the *ready packet*, says that the ring has messages (see `ready`
-//! in [`ring`](super::ring)). It is there from the start, and nobody cares, until somebody asks for
-//! the descriptor or sleeps on it: then it is cleared, under the put lock and with the ring seen
-//! empty, and the next sender finds it gone and sends one, before its commit.
+//! in [`ring`](super::ring)). The first sender sends it, and it stays, and nobody cares, until
+//! somebody asks for the descriptor or sleeps on it: then it is cleared, under the put lock and
+//! with the ring seen empty, and the next sender finds it gone and sends one, before its commit.
 //!
 //! Descriptors: a packet tagged with a number of its own, the message's `fds_id`, goes before the
 //! commit, and a ready packet follows it, so that taking the packet leaves the socket readable. The
 //! receiver looks at the packet under the get lock without taking it, commits, then takes it. A
 //! packet whose message was never committed, or already taken, is stale: it is skipped.
 //!
+//! A pipe's memory file goes with its messages: see [`file`](super::file).
+//!
 //! Readiness for writing, with packets that fill the socket: see [`writable`].
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::channel::ring::{GetGuard, MessageMeta, Payload, PutGuard, Received, Ring};
+use crate::arena::Segment;
+use crate::channel::file::{File, NO_FILE};
+use crate::channel::ring::{Found, GetGuard, MessageMeta, Payload, PutGuard, Received, Ring};
 use crate::channel::writable;
-use crate::deadline::{Deadline, Patience};
+use crate::deadline::Patience;
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -95,7 +100,7 @@ impl Transport {
     pub fn send(&self, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>, patience: Patience) -> Result<()> {
         let putting = self.ring.put_guard(patience)?;
         let tells_room = putting.tells_room();
-        let sent = Self::put(&putting, socket, outgoing);
+        let sent = self.put(&putting, socket, outgoing);
         if tells_room {
             self.after_put(&putting, socket, outgoing.payload, &sent);
         }
@@ -122,7 +127,7 @@ impl Transport {
         Ok(put)
     }
 
-    fn make_ready(putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> Result<()> {
+    pub(super) fn make_ready(putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> Result<()> {
         if !putting.is_ready() {
             if !socket::send_ready(socket)? {
                 return Err(SOCKET_FULL);
@@ -134,7 +139,12 @@ impl Transport {
     }
 
     #[inline]
-    fn put(putting: &PutGuard<'_>, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
+    fn put(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
+        if let Some(Payload::Extent(..)) = outgoing.payload
+            && self.ring.hands_over()
+        {
+            return self.put_large(putting, socket, outgoing);
+        }
         let was_ready = putting.is_ready();
         if !outgoing.fds.is_empty() {
             putting.make_room(outgoing.payload)?;
@@ -147,6 +157,52 @@ impl Transport {
         if !putting.is_ready() {
             // No room: descriptors that nobody has taken fill it. One that was just sent is stale
             // then.
+            if !socket::send_ready(socket)? {
+                putting.set_ready(was_ready);
+                return Err(SOCKET_FULL);
+            }
+            kill_point!("transport.ready_sent");
+            putting.set_ready(true);
+        }
+        putting.put(outgoing.meta, outgoing.payload)
+    }
+
+    /// The same of a message in an extent, where the file goes along.
+    #[cold]
+    fn put_large(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
+        let was_ready = putting.is_ready();
+        let file: Arc<Segment>;
+        let loose = match &*outgoing.payload {
+            Some(Payload::Extent(hold, _)) => hold.loose_fd(),
+            _ => None,
+        };
+        let along = match loose {
+            Some(fd) => fd,
+            None => {
+                file = self.ring.extents().file().get()?;
+                file.as_fd()
+            }
+        };
+        let has_packet = loose.is_some() || !outgoing.fds.is_empty();
+        if has_packet {
+            let mut fds = outgoing.fds.to_vec();
+            fds.push(along);
+            putting.make_room(outgoing.payload)?;
+            if !socket::send_fds(socket, putting.new_fds_id(), &fds)? {
+                return Err(SOCKET_FULL);
+            }
+            kill_point!("transport.fds_sent");
+            putting.set_ready(false);
+        } else if !putting.is_handed() {
+            putting.make_room(outgoing.payload)?;
+            if !socket::send_file(socket, along)? {
+                return Err(SOCKET_FULL);
+            }
+            kill_point!("transport.file_sent");
+            putting.set_handed(true);
+            kill_point!("transport.file_handed");
+        }
+        if !putting.is_ready() {
             if !socket::send_ready(socket)? {
                 putting.set_ready(was_ready);
                 return Err(SOCKET_FULL);
@@ -172,7 +228,14 @@ impl Transport {
         taking: impl FnOnce(),
     ) -> Result<Received> {
         let received = self.take(socket, scratch, fds, patience, taking);
-        self.after_take(socket, matches!(received, Err(Error::Empty)), patience)?;
+        // SeqCst: as in `after_take`.
+        if self.ring.state().watched.load(Ordering::SeqCst) != 0 {
+            match received {
+                // The lock was not to be had: nothing was taken, nor seen to be empty.
+                Err(Error::WouldBlock | Error::TimedOut | Error::Interrupted) => (),
+                _ => self.after_take(socket, matches!(received, Err(Error::Empty)), patience)?,
+            }
+        }
         received
     }
 
@@ -194,8 +257,9 @@ impl Transport {
         // What was not there a moment ago may be gone again, but hardly again and again.
         for _ in 0..4 {
             match self.take(socket, scratch, fds, patience, &mut taking) {
-                Err(Error::Empty) if self.try_clear_ready(socket, true, patience)? => return Err(Error::Empty),
+                Err(Error::Empty) if self.clear_ready(socket, true, patience)? => return Err(Error::Empty),
                 Err(Error::Empty) => (),
+                received @ Err(Error::WouldBlock | Error::TimedOut | Error::Interrupted) => return received,
                 received => {
                     self.after_take(socket, false, patience)?;
                     return received;
@@ -206,8 +270,8 @@ impl Transport {
     }
 
     /// The socket says what is true of the ring now.
-    #[inline]
-    fn after_take(&self, socket: BorrowedFd<'_>, nothing: bool, patience: Patience) -> Result<()> {
+    #[inline(never)]
+    pub(super) fn after_take(&self, socket: BorrowedFd<'_>, nothing: bool, patience: Patience) -> Result<()> {
         // SeqCst: whoever begins to watch either sees the ring empty, or is seen here. So does a
         // sender that says that it is full.
         let watched = self.ring.state().watched.load(Ordering::SeqCst);
@@ -216,14 +280,14 @@ impl Transport {
             // readable. Failing at this costs a needless call, and must not cost the message.
             // Whoever must not sleep, and has nothing, is not held up by a stopped sender.
             let cleared = match patience {
-                Patience::Spin if nothing => self.try_clear_ready(socket, true, Patience::Spin),
-                _ => self.clear_ready(socket, nothing),
+                Patience::Spin if nothing => self.clear_ready(socket, true, Patience::Spin),
+                _ => self.clear_ready(socket, nothing, patience.brief_at_least()),
             };
             if cleared == Err(FOREIGN) && nothing {
                 return Err(FOREIGN);
             }
         } else if watched & FULL != 0 {
-            self.tell_room(socket);
+            self.tell_room(socket, patience.brief_at_least());
         }
         Ok(())
     }
@@ -239,16 +303,24 @@ impl Transport {
     ) -> Result<Received> {
         scratch.clear();
         let getting = self.ring.get_guard(patience)?;
-        let mut missing = false;
-        let mut received = getting.get(scratch, |meta, fds_id, _| {
-            missing = meta.fds > 0 && !look_for(socket, fds_id, fds)?;
-            if meta.fds > 0 && !missing {
-                *fds = socket::unpack(std::mem::take(fds), usize::from(meta.fds))?;
+        let (mut missing, mut has_packet) = (false, false);
+        let mut received = getting.get(scratch, |found| {
+            let mut along = None;
+            if found.packet > 0 {
+                has_packet = true;
+                missing = !look_for(socket, found.fds_id, fds)?;
+                if !missing {
+                    *fds = socket::unpack(std::mem::take(fds), found.packet)?;
+                    along = fds.split_off(usize::from(found.meta.fds)).pop();
+                }
+            }
+            if found.is_large {
+                self.secure_file(socket, found, along.take())?;
             }
             taking();
-            Ok(())
+            Ok(along)
         });
-        if received.as_ref().is_ok_and(|received| received.meta.fds > 0 && !missing) {
+        if received.is_ok() && has_packet && !missing {
             kill_point!("transport.fds_taken");
             socket::pop(socket);
         }
@@ -258,6 +330,22 @@ impl Transport {
             received = Err(Error::Corrupted("a message's descriptors are missing"));
         }
         received
+    }
+
+    /// What is needed for a message in an extent: the file, which may have come `along`.
+    #[cold]
+    fn secure_file(&self, socket: BorrowedFd<'_>, found: &Found, along: Option<OwnedFd>) -> Result<()> {
+        let file = self.ring.extents().file();
+        if file.is_known() {
+            return Ok(());
+        }
+        if !self.ring.hands_over() {
+            return Err(NO_FILE);
+        }
+        match along {
+            Some(fd) => file.adopt(fd),
+            None => look_for_file(socket, found.fds_id, file),
+        }
     }
 
     /// Get as many messages as make up a run, `most` at most; how many? See [`GetGuard::get_run`].
@@ -284,17 +372,12 @@ impl Transport {
 
     /// Take the ready packet away if the ring is empty; is it? `force`: the socket was readable
     /// although no ready packet is known of: a sender was killed between sending something and
-    /// saying so.
+    /// saying so. `patience` is for the locks: when it is at an end the ring counts as empty.
     ///
     /// # Errors
-    /// `Os`, or `Corrupted` if the ring is.
+    /// `WouldBlock` without patience; `Os`, or `Corrupted` if the ring is.
     #[cold]
-    pub fn clear_ready(&self, socket: BorrowedFd<'_>, force: bool) -> Result<bool> {
-        self.try_clear_ready(socket, force, Patience::Sleep(Deadline::PASSED))
-    }
-
-    /// The same, with `patience` for the locks: without any it may give `WouldBlock`.
-    fn try_clear_ready(&self, socket: BorrowedFd<'_>, force: bool, patience: Patience) -> Result<bool> {
+    pub fn clear_ready(&self, socket: BorrowedFd<'_>, force: bool, patience: Patience) -> Result<bool> {
         loop {
             // The get lock first: a receiver may have taken the last message and not yet its
             // packet.
@@ -340,9 +423,9 @@ impl Transport {
     /// # Errors
     /// Those of the locks; `Corrupted`.
     #[cold]
-    pub fn discard_stale(&self, reader: BorrowedFd<'_>, writer: BorrowedFd<'_>) -> Result<bool> {
-        let getting = self.ring.get_guard(Patience::Sleep(Deadline::PASSED))?;
-        let putting = self.ring.put_guard(Patience::Sleep(Deadline::PASSED))?;
+    pub fn discard_stale(&self, reader: BorrowedFd<'_>, writer: BorrowedFd<'_>, patience: Patience) -> Result<bool> {
+        let getting = self.ring.get_guard(patience)?;
+        let putting = self.ring.put_guard(patience)?;
         let Some(needed) = getting.first_fds_id()? else {
             putting.set_ready(false);
             socket::drain(reader);
@@ -430,7 +513,7 @@ impl Transport {
         if watched.load(Ordering::SeqCst) & FULL != 0 || needed.is_none() {
             // Of an empty one all descriptors are stale.
             let needed = needed.unwrap_or_else(|| putting.new_fds_id());
-            if writable::take_fillers(reader, needed) {
+            if writable::take_fillers(reader, needed, false) {
                 watched.fetch_and(!FULL, Ordering::SeqCst);
             }
         }
@@ -444,9 +527,9 @@ impl Transport {
     ///
     /// # Errors
     /// As for [`clear_ready`](Self::clear_ready).
-    pub fn watch(&self, socket: BorrowedFd<'_>) -> Result<()> {
+    pub fn watch(&self, socket: BorrowedFd<'_>, patience: Patience) -> Result<()> {
         if self.ring.state().watched.fetch_or(RECEIVER, Ordering::SeqCst) & RECEIVER == 0 {
-            match self.clear_ready(socket, false) {
+            match self.clear_ready(socket, false, patience) {
                 Ok(_) | Err(FOREIGN) => (),
                 Err(e) => return Err(e),
             }
@@ -463,6 +546,28 @@ impl Transport {
     pub fn is_sending_watched(&self) -> bool {
         self.ring.state().watched.load(Ordering::Relaxed) & SENDER != 0
     }
+}
+
+/// Have the channel's file, for a message before which descriptors up to number `fds_id` were sent.
+/// It stays in the socket.
+#[cold]
+fn look_for_file(socket: BorrowedFd<'_>, fds_id: u64, file: &File) -> Result<()> {
+    for _ in 0..socket::MOST_PACKETS {
+        match socket::peek(socket)? {
+            Packet::File(Some(fd)) => match file.adopt(fd) {
+                // It is nobody's.
+                Err(Error::Corrupted(_)) => socket::pop(socket),
+                adopted => return adopted,
+            },
+            Packet::File(None) => return Err(Error::Os(Errno::MFILE)),
+            Packet::None => break,
+            Packet::Foreign => return Err(FOREIGN),
+            // A later message's.
+            Packet::Fds(id, _) if id.wrapping_sub(fds_id).wrapping_sub(1) < u64::MAX / 2 => break,
+            _ => socket::pop(socket),
+        }
+    }
+    Err(Error::Corrupted("a message's memory is missing"))
 }
 
 /// The descriptors in `fds_id`, which stay in the socket for now; are they there?

@@ -1,8 +1,5 @@
 //! How a channel's put and get wait: by the one loop of all waits, on the ring's wait sets.
 
-use std::sync::Arc;
-
-use crate::channel::extents::Extents;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU64, Ordering, Parked};
@@ -18,9 +15,17 @@ pub(super) struct WaitPlace<'a> {
     /// What an attempt gives when it would have to wait: `Full` or `Empty`.
     pub none: Error,
     /// Who waits sees to what the channel keeps.
-    pub extents: &'a Arc<Extents>,
+    pub tend: &'a dyn Fn(),
     /// Where those who have slept are counted.
     pub waits: Option<&'a AtomicU64>,
+    /// Who looks after those who have died with what another may get.
+    pub mender: Option<&'a dyn Mender>,
+}
+
+/// See [`WaitPlace`].
+pub(super) trait Mender {
+    /// Look; has something come back?
+    fn mend(&self) -> bool;
 }
 
 impl WaitPlace<'_> {
@@ -103,9 +108,10 @@ impl<T, A: FnMut() -> Result<T>, M: Fn() -> bool> Wait for ChannelWait<'_, A, M>
         // Whose death matters is the lock's affair. What the dead held, and what nobody uses, is
         // given back meanwhile.
         if look == Look::Thorough {
-            self.place.extents.tend();
+            (self.place.tend)();
         }
-        Ok(Found::Nothing)
+        let mends = look != Look::Woken && self.place.mender.is_some_and(Mender::mend);
+        Ok(if mends { Found::Changed } else { Found::Nothing })
     }
 
     fn give_up(&mut self) -> Result<Option<T>> {

@@ -8,7 +8,8 @@
 //! sends them.
 //!
 //! A filler is a long ready packet: whoever takes it for one is right. What carries descriptors has
-//! 8 bytes, a ready packet has one, a filler more than 8. All three begin as only ours do. A filler
+//! 8 bytes, a ready packet has one, or two with the channel's file, a filler more than 8. All begin
+//! as only ours do. A filler
 //! never carries a descriptor, and fillers leave half of the buffer and more to those that do.
 //!
 //! - `SENDER` in `watched`, then `TELLS` in `ready`: senders see to all this. Set by whoever asks
@@ -36,6 +37,10 @@
 //!   packets from the head while more than the head is there. If one packet is left, no filler can
 //!   keep the socket from being writable: clear `FULL`. That packet remains for it tells that
 //!   messages are there.
+//! - a packet with the channel's file (see [`file`](super::file)) is not taken while a message in an
+//!   extent is unread, unless the last packet has it too (`HANDED`). A sender that has the file sees
+//!   to that: `HANDED` is cleared before the fillers, and the packet behind them has the file. With
+//!   one that has not, readiness is late until all is read.
 //! - fillers behind a packet of descriptors whose message is unread stay, and `FULL` with them,
 //!   until it is received: a socket is taken from in order only. So long readiness may be late.
 //! - receiver that finds the ring empty: takes all, as ever ([`Transport::clear_ready`]).
@@ -64,11 +69,11 @@
 //! that does not tell what is unread gets none; then its socket is writable too often, which costs
 //! calls that find no room.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::channel::ring::{Payload, PutGuard};
 use crate::channel::transport::{FULL, SENDER, Transport};
-use crate::deadline::{Deadline, Patience};
+use crate::deadline::Patience;
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
@@ -77,7 +82,7 @@ use crate::sys::socket::{self, Head};
 impl Transport {
     /// The sending end's descriptor, which is `socket`, has been asked for: the program may send by
     /// it, set O_NONBLOCK, and wait until it is writable.
-    pub fn watch_sending(&self, socket: BorrowedFd<'_>) {
+    pub fn watch_sending(&self, socket: BorrowedFd<'_>, patience: Patience) {
         let ring = self.ring();
         let mut is_new = false;
         if !ring.tells_room() {
@@ -86,7 +91,7 @@ impl Transport {
             is_new = ring.begin_to_tell_room();
         }
         // A sender that has not seen that yet holds the lock.
-        self.tell_if_full(socket, Patience::Sleep(Deadline::PASSED), is_new);
+        self.tell_if_full(socket, patience, is_new);
     }
 
     /// If the ring is full the socket says so from now on. `always`: look under the lock, whatever
@@ -129,33 +134,51 @@ impl Transport {
 
     /// Fill the socket if the ring is full once `FULL` has been set.
     #[cold]
-    fn fill(&self, _putting: &PutGuard<'_>, socket: BorrowedFd<'_>, is_still: impl FnOnce() -> bool) {
+    fn fill(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>, is_still: impl FnOnce() -> bool) {
         let watched = &self.ring().state().watched;
         let before = watched.fetch_or(FULL, Ordering::SeqCst);
         kill_point!("transport.full_said");
         if is_still() {
-            socket::fill(socket, || {
-                kill_point!("transport.filler_sent");
-            });
+            if socket::takes_fillers(socket) {
+                putting.set_handed(false);
+                socket::fill(socket, || {
+                    kill_point!("transport.filler_sent");
+                });
+                if !self.hand_behind(putting, socket) {
+                    // If the other end has gone it need not be told.
+                    let _ = socket::send_ready(socket);
+                }
+            }
         } else if before & FULL == 0 {
             watched.fetch_and(!FULL, Ordering::SeqCst);
         }
     }
 
+    /// Send the file, where it goes with the messages and a message may need it. Was it sent?
+    fn hand_behind(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>) -> bool {
+        if !self.ring().hands_over() || !self.ring().has_large() {
+            return false;
+        }
+        let Ok(file) = self.ring().extents().file().get() else { return false };
+        let is_sent = socket::send_file(socket, file.as_fd()) == Ok(true);
+        putting.set_handed(is_sent);
+        is_sent
+    }
+
     /// There is `FULL`: if there is room too, the fillers go. `socket` is the receivers' end.
     #[cold]
-    pub(super) fn tell_room(&self, socket: BorrowedFd<'_>) {
+    pub(super) fn tell_room(&self, socket: BorrowedFd<'_>, patience: Patience) {
         let ring = self.ring();
         let has_room = || (ring.has_room_again() && !ring.is_nearly_full()) || ring.is_shut();
         while has_room() {
-            let both = ring.get_guard(Patience::Sleep(Deadline::PASSED));
-            match both.and_then(|getting| Ok((ring.put_guard(Patience::Sleep(Deadline::PASSED))?, getting))) {
+            let both = ring.get_guard(patience);
+            match both.and_then(|getting| Ok((ring.put_guard(patience)?, getting))) {
                 // Who received a message has it, and sees to signals when it returns.
                 Err(Error::Interrupted) => continue,
                 Err(_) => return,
-                Ok((_putting, getting)) => match getting.first_fds_id() {
+                Ok((putting, getting)) => match getting.first_fds_id() {
                     Ok(Some(needed)) if has_room() => {
-                        let is_done = take_fillers(socket, needed);
+                        let is_done = take_fillers(socket, needed, ring.has_large() && !putting.is_handed());
                         kill_point!("transport.room_telling");
                         if is_done {
                             ring.state().watched.fetch_and(!FULL, Ordering::SeqCst);
@@ -170,21 +193,24 @@ impl Transport {
                 return;
             }
             // Another has emptied it meanwhile. What is wrong with the ring the next call will say.
-            let _ = self.clear_ready(socket, false);
+            let _ = self.clear_ready(socket, false, patience);
             return;
         }
     }
 }
 
 /// Take packets from the head, but not the last, nor the descriptors of a message that is there
-/// (from number `needed` on), nor what is the program's. Is the last one all that is left?
-pub(super) fn take_fillers(socket: BorrowedFd<'_>, needed: u64) -> bool {
+/// (from number `needed` on), nor what is the program's; nor a file, if `keeps_file`. Is the last
+/// one all that is left?
+pub(super) fn take_fillers(socket: BorrowedFd<'_>, needed: u64, keeps_file: bool) -> bool {
     let Some(mut left) = socket::unread_bytes(socket) else { return false };
     for _ in 0..socket::MOST_PACKETS {
         let len = match socket::head(socket) {
             Head::None => return true,
             Head::Foreign => return false,
             Head::Fds(tag) if needed.wrapping_sub(tag).wrapping_sub(1) >= u64::MAX / 2 => return false,
+            Head::File if keeps_file => return left <= socket::FILE_BYTES,
+            Head::File => socket::FILE_BYTES,
             Head::Fds(_) => socket::FDS_BYTES,
             Head::Ready(len) => len,
         };

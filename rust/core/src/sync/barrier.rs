@@ -43,7 +43,7 @@
 //! Release on every change of the word and Acquire on reading it: who comes out has seen what each
 //! party did before it came.
 
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Graced};
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU64, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
@@ -211,8 +211,9 @@ impl<'a> Barrier<'a> {
     /// # Errors
     /// `Broken`; `TimedOut` if the gate was not free by the deadline, `Interrupted`: not come, in
     /// both cases.
-    pub fn arrive(&self, me: Owner, acts: bool, deadline: Deadline) -> Result<Arrived> {
-        let _ = self.state.gate.lock_with_grace(me, deadline)?;
+    pub fn arrive(&self, me: Owner, acts: bool, until: impl Into<Graced>) -> Result<Arrived> {
+        let until = until.into();
+        let _ = self.state.gate.lock_with_grace(me, until)?;
         let came = loop {
             let word = self.load();
             let count = word >> 32;
@@ -226,8 +227,8 @@ impl<'a> Barrier<'a> {
                 // All have come and one of them acts. This one is early for the next generation,
                 // and has to wait for it.
                 self.state.gate.unlock();
-                self.until_over(word, deadline)?;
-                let _ = self.state.gate.lock_with_grace(me, deadline)?;
+                self.until_over(word, until.deadline())?;
+                let _ = self.state.gate.lock_with_grace(me, until)?;
                 continue;
             };
             place.0.store(me.word(), Ordering::Relaxed);
@@ -376,7 +377,7 @@ impl<'a> Barrier<'a> {
         }
         // Held for a few words, and given back if its holder dies; if it is stopped, nothing else
         // is left to do.
-        if self.state.gate.lock_with_grace(me, Deadline::PASSED).is_err() {
+        if self.state.gate.lock_with_grace(me, Graced::alone()).is_err() {
             self.break_off(arrival, me);
             return false;
         }

@@ -2,8 +2,10 @@
 
 pub mod barrier;
 pub mod broadcast;
+pub mod closings;
 pub mod condition;
 pub mod condvar;
+pub mod custody;
 pub mod event;
 pub mod lock;
 pub mod mutex;

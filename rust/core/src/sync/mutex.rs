@@ -40,11 +40,12 @@
 //! Flags are set with Relaxed: the futex compares the word itself. A CAS that adds flags to a free
 //! word goes on with the release sequence of the swap.
 
-use crate::deadline::{Deadline, Patience};
+use crate::deadline::{Deadline, Graced, Patience};
 use crate::error::{Error, Result};
 use crate::facade::{self, AtomicU32, Liveness, Ordering, Owner, Parked, Word64};
 use crate::kill_point;
 use crate::overlay;
+use crate::sync::closings;
 use crate::sync::probe::{is_dead_polled, is_due};
 use crate::sync::spin::Spin;
 use crate::sync::waiting::{self, Found, Look, Prepared, Wait};
@@ -150,20 +151,22 @@ impl Mutex {
         if self.try_lock(me) { Ok(Acquired::Clean) } else { self.lock_slow(me, deadline) }
     }
 
-    /// Take it, waiting until `deadline` and for a moment in any case: for a lock that is held for
-    /// microseconds as a rule. Within that moment signals wait too, so that it ends although the
-    /// caller tries again after each.
+    /// Take it, waiting until `until`, with the call's grace: for a lock that is held for
+    /// microseconds as a rule. After the deadline signals wait too, and who closes something.
     ///
     /// # Errors
     /// As for [`lock`](Self::lock).
-    pub fn lock_with_grace(&self, me: Owner, deadline: Deadline) -> Result<Acquired> {
+    pub fn lock_with_grace(&self, me: Owner, until: Graced) -> Result<Acquired> {
         if self.try_lock(me) {
             return Ok(Acquired::Clean);
         }
-        let grace = deadline.with_grace();
         loop {
-            match self.lock_slow(me, grace) {
-                Err(Error::Interrupted) if deadline.passed() => continue,
+            let taken = match until.deadline().passed() {
+                true => closings::unheeded(|| self.lock_slow(me, until.end())),
+                false => self.lock_slow(me, until.end()),
+            };
+            match taken {
+                Err(Error::Interrupted) if until.deadline().passed() => continue,
                 done => return done,
             }
         }
@@ -199,7 +202,7 @@ impl Mutex {
                 Err(Error::TimedOut) => self.try_lock_or_recover(me).ok_or(Error::WouldBlock),
                 taken => taken,
             },
-            Patience::Sleep(deadline) => self.lock_with_grace(me, deadline),
+            Patience::Sleep(until) => self.lock_with_grace(me, until),
         }
     }
 

@@ -69,6 +69,11 @@ impl Tasks {
         total().saturating_sub(done)
     }
 
+    /// Tasks that are done.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Acquire)
+    }
+
     /// One is done.
     ///
     /// # Errors

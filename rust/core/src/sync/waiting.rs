@@ -8,6 +8,8 @@
 //!   interrupted nothing.
 //! - A slice has its own clock. Wake-ups that were in vain, and signals, do not put its end off,
 //!   however often they come.
+//! - It comes up likewise before it sleeps once something has been closed that it may wait by: see
+//!   [`closings`].
 //! - A wait that came up and is called again goes on where it was: the clock of its slice is kept
 //!   by its thread.
 //! - Who has never prepared leaves no trace. Who gives up afterwards says so ([`Wait::give_up`]).
@@ -17,6 +19,7 @@ use std::cell::Cell;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::facade::{self, Parked};
+use crate::sync::closings;
 use crate::sync::spin::Spin;
 
 /// What preparing has come to.
@@ -133,13 +136,19 @@ struct Pace {
 /// Waits that one may be inside of: a channel's, and that for its lock.
 const LEVELS: usize = 2;
 
-thread_local! {
+facade::local! {
     /// Did this thread's last wait on a channel come up for signals, having slept?
-    static SLEPT: Cell<bool> = const { Cell::new(false) };
+    static SLEPT: Cell<bool> = Cell::new(false);
+}
+
+facade::local! {
     /// By level: a wait inside another one keeps its own.
-    static CAME_UP: Cell<[Option<Pace>; LEVELS]> = const { Cell::new([None; LEVELS]) };
+    static CAME_UP: Cell<[Option<Pace>; LEVELS]> = Cell::new([None; LEVELS]);
+}
+
+facade::local! {
     /// Waits that this thread is inside of.
-    static DEPTH: Cell<usize> = const { Cell::new(0) };
+    static DEPTH: Cell<usize> = Cell::new(0);
 }
 
 /// One wait's place among those that it is inside of.
@@ -147,33 +156,35 @@ struct Level(usize);
 
 impl Level {
     fn enter() -> Level {
-        let level = DEPTH.get();
-        DEPTH.set(level + 1);
+        let level = DEPTH.with(Cell::get);
+        DEPTH.with(|depth| depth.set(level + 1));
         Level(level)
     }
 
     /// What was kept for the call that goes on.
     fn take(&self) -> Option<Pace> {
-        let mut all = CAME_UP.get();
-        let kept = all.get_mut(self.0).and_then(Option::take);
-        CAME_UP.set(all);
-        kept
+        CAME_UP.with(|came_up| {
+            let mut all = came_up.get();
+            let kept = all.get_mut(self.0).and_then(Option::take);
+            came_up.set(all);
+            kept
+        })
     }
 
     /// Keep it; None: the wait is over, and so is what was inside it.
     fn keep(&self, pace: Option<Pace>) {
-        let mut all = CAME_UP.get();
+        let mut all = CAME_UP.with(Cell::get);
         match pace {
             Some(_) => all.iter_mut().skip(self.0).take(1).for_each(|kept| *kept = pace),
             None => all.iter_mut().skip(self.0).for_each(|kept| *kept = None),
         }
-        CAME_UP.set(all);
+        CAME_UP.with(|came_up| came_up.set(all));
     }
 }
 
 impl Drop for Level {
     fn drop(&mut self) {
-        DEPTH.set(self.0);
+        DEPTH.with(|depth| depth.set(self.0));
     }
 }
 
@@ -201,23 +212,23 @@ impl Pace {
 /// # Errors
 /// Those of `handlers`.
 pub fn in_between<T, E>(handlers: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
-    let kept = CAME_UP.replace([None; LEVELS]);
-    let slept = SLEPT.take();
+    let kept = CAME_UP.with(|came_up| came_up.replace([None; LEVELS]));
+    let slept = SLEPT.with(Cell::take);
     let _ = facade::resumed();
     let done = handlers()?;
-    CAME_UP.set(kept);
-    SLEPT.set(slept);
+    CAME_UP.with(|came_up| came_up.set(kept));
+    SLEPT.with(|cell| cell.set(slept));
     Ok(done)
 }
 
 /// Does the wait that begins go on with one that has slept?
 pub fn goes_on() -> bool {
-    SLEPT.take()
+    SLEPT.with(Cell::take)
 }
 
 /// What the next wait is to be told by [`goes_on`]: this one ended so, and has slept or not.
 pub fn comes_up<T>(done: &Result<T>, slept: bool) {
-    SLEPT.set(slept && matches!(done, Err(Error::Interrupted)));
+    SLEPT.with(|cell| cell.set(slept && matches!(done, Err(Error::Interrupted))));
 }
 
 fn spin<W: Wait>(wait: &mut W) -> Option<Result<W::Output>> {
@@ -290,6 +301,9 @@ fn go_on<W: Wait>(wait: &mut W, deadline: Deadline, resumed: bool, pace: &mut Pa
             }
         }
         // Prepared, so that no wake-up is used up by one who comes up.
+        if closings::is_due() {
+            return Err(Error::Interrupted);
+        }
         if std::mem::take(&mut due) {
             facade::end_slice()?;
         }

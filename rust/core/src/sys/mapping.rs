@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mremap};
 #[cfg(not(miri))]
 use rustix::mm::{mmap, munmap};
 
@@ -58,6 +58,26 @@ impl Mapping {
         let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset) }?;
         let base = NonNull::new(base.cast()).ok_or(Error::OutOfMemory)?;
         Ok(Mapping { base, len })
+    }
+
+    /// The same memory mapped once more, without its descriptor.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os`.
+    pub fn again(&self) -> Result<Mapping> {
+        // SAFETY: of a shared mapping nothing is taken away where no old length is given; the
+        // kernel chooses a range that nothing else uses.
+        let base = unsafe { mremap(self.base.as_ptr().cast(), 0, self.len, MremapFlags::MAYMOVE) }?;
+        let base = NonNull::new(base.cast()).ok_or(Error::OutOfMemory)?;
+        Ok(Mapping { base, len: self.len })
+    }
+
+    /// Give the pages of the first `len` bytes back to the system, for all who have the segment, as
+    /// [`punch`](super::memfd::punch) does by the descriptor. False: refused.
+    pub fn punch(&self, len: usize) -> bool {
+        let len = len.min(self.len);
+        // SAFETY: inside of our mapping. What others have there may become anything at any time.
+        unsafe { madvise(self.base.as_ptr().cast(), len, Advice::LinuxRemove) }.is_ok()
     }
 
     /// Bytes mapped.

@@ -15,6 +15,7 @@ pub mod owner;
 mod pidfd;
 mod procfs;
 pub mod socket;
+pub mod twin;
 pub mod verified_fd;
 
 /// What of the two things that fastmp cannot do without is missing here, if anything.

@@ -246,11 +246,13 @@ fn identify() -> Owner {
 }
 
 /// That of a child of this process which it has not waited for; None: that cannot be seen from
-/// here. A program that it is still to become is another.
-pub fn child(pid: u32) -> Option<Owner> {
+/// here. A program that it is still to become is another: `execs` says that it becomes one, which
+/// is certain to be so only where it was started by `vfork`.
+pub fn child(pid: u32, execs: bool) -> Option<Owner> {
     procfs::find().filter(|proc| proc.has_common_time())?;
     let (stat, space) = (procfs::stat(pid)?, me().space());
     Some(match stat.is_forked() {
+        true if execs => return None,
         true => Owner::of(pid, &stat, space),
         // Where its stack starts may not be settled yet: unknown.
         false => Owner::with(pid, stat.start & START_MASK, EXECED, space),

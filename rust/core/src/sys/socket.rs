@@ -30,6 +30,8 @@ pub const MAX_FDS: usize = PACKET_FDS * PACKET_FDS;
 
 /// The ready packet.
 const READY: &[u8; 1] = b"t";
+/// A ready packet that has a memory file with it.
+const FILE: &[u8; 2] = b"tf";
 
 /// More packets than a socket holds, each of which takes some hundred bytes of its buffer. Whoever
 /// takes them one by one stops after so many, however quickly a peer gone mad sends others.
@@ -70,6 +72,14 @@ pub fn send_ready(fd: impl AsFd) -> Result<bool> {
     }
 }
 
+/// Send a memory file; false if the socket is full.
+///
+/// # Errors
+/// `PeerGone`, or `Os`.
+pub fn send_file(fd: impl AsFd, file: BorrowedFd<'_>) -> Result<bool> {
+    send_with(fd, FILE, &[file])
+}
+
 /// Throw away every packet that has arrived, descriptors included.
 pub fn drain(fd: impl AsFd) {
     let mut byte = [0u8; 1];
@@ -94,7 +104,7 @@ pub fn drain_ours(fd: impl AsFd) -> Result<bool> {
         match peek(&fd)? {
             Packet::None => return Ok(true),
             Packet::Foreign => return Ok(false),
-            Packet::Token | Packet::Fds(..) => pop(&fd),
+            Packet::Token | Packet::Fds(..) | Packet::File(_) => pop(&fd),
         }
     }
     Ok(true)
@@ -123,13 +133,16 @@ pub fn send_fds(fd: impl AsFd, tag: u64, fds: &[BorrowedFd<'_>]) -> Result<bool>
 }
 
 fn send_packet(fd: impl AsFd, tag: u64, fds: &[BorrowedFd<'_>]) -> Result<bool> {
+    send_with(fd, &tag.to_ne_bytes(), fds)
+}
+
+fn send_with(fd: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<bool> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Error::TooLarge);
     }
-    let bytes = tag.to_ne_bytes();
-    match sendmsg(fd, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+    match sendmsg(fd, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
         Ok(_) => Ok(true),
         // ETOOMANYREFS: this user has too many descriptors in flight.
         Err(Errno::AGAIN | Errno::TOOMANYREFS) => Ok(false),
@@ -146,6 +159,8 @@ pub enum Packet {
     Token,
     /// Descriptors under their tag: copies, for the packet still has its own.
     Fds(u64, Vec<OwnedFd>),
+    /// A memory file: a copy likewise; None if there is no number for it.
+    File(Option<OwnedFd>),
     /// What the program has sent by itself: `multiprocessing.reduction.send_handle` sends a
     /// descriptor with one byte.
     Foreign,
@@ -170,17 +185,21 @@ pub fn peek(fd: impl AsFd) -> Result<Packet> {
             Err(e) => return Err(e.into()),
         }
     };
+    let mut fds = || {
+        let all = control.drain().filter_map(|m| match m {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        all.flatten().collect::<Vec<_>>()
+    };
     match got.bytes {
         0 => Ok(Packet::None),
         8 => {
-            let fds = control.drain().filter_map(|m| match m {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
-            });
             let mut tag = [0u8; FDS_BYTES as usize];
             tag.copy_from_slice(&bytes[..FDS_BYTES as usize]);
-            Ok(Packet::Fds(u64::from_ne_bytes(tag), fds.flatten().collect()))
+            Ok(Packet::Fds(u64::from_ne_bytes(tag), fds()))
         }
+        2 if bytes[..2] == *FILE => Ok(Packet::File(fds().pop())),
         // Where no number is left for its descriptor, its byte still tells.
         _ if bytes[0] != READY[0] => Ok(Packet::Foreign),
         _ => Ok(Packet::Token),
@@ -216,12 +235,16 @@ pub enum Head {
     Ready(u64),
     /// Descriptors under their tag.
     Fds(u64),
+    /// A memory file.
+    File,
     /// What the program has sent by itself.
     Foreign,
 }
 
-/// Bytes of a packet of descriptors.
+/// Bytes of a packet of descriptors, and of one with a memory file.
 pub const FDS_BYTES: u64 = 8;
+/// See there.
+pub const FILE_BYTES: u64 = FILE.len() as u64;
 
 /// Look at the first packet, but not at its descriptors.
 pub fn head(fd: impl AsFd) -> Head {
@@ -231,6 +254,7 @@ pub fn head(fd: impl AsFd) -> Head {
         return match rustix::net::recv(&fd, &mut bytes, flags) {
             Err(Errno::INTR | Errno::CONNRESET) => continue,
             Ok((_, 8)) => Head::Fds(u64::from_ne_bytes(bytes)),
+            Ok((_, 2)) if bytes[..2] == *FILE => Head::File,
             Ok((_, n)) if n > 0 && bytes[0] == READY[0] => Head::Ready(n as u64),
             Ok((_, n)) if n > 0 => Head::Foreign,
             _ => Head::None,
@@ -249,15 +273,16 @@ fn is_writable(fd: impl AsFd) -> bool {
     matches!(poll(&mut fds, Some(&span(0))), Ok(1)) && fds[0].revents() == PollFlags::OUT
 }
 
-/// Send fillers until it is not writable any more, and a ready packet behind them; nothing if it is
-/// not. `sent` is told of each filler. A filler alone leaves it writable. Nothing is sent where
-/// nobody could find out what to take away again.
+/// Is it to be filled? Not where nobody could find out what to take away again.
+pub fn takes_fillers(fd: impl AsFd) -> bool {
+    is_writable(&fd) && unread_bytes(&fd).is_some()
+}
+
+/// Send fillers until it is not writable any more. `sent` is told of each. A filler alone leaves it
+/// writable: a ready packet has to come behind them.
 pub fn fill(fd: impl AsFd, sent: impl Fn()) {
     /// What the kernel counts for a packet besides its bytes, at most, and rounding.
     const OVERHEAD: usize = 1024;
-    if !is_writable(&fd) || unread_bytes(&fd).is_none() {
-        return;
-    }
     let buffer = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap_or(0);
     // Two are a quarter. Of eight bytes it would be descriptors, and large ones the kernel refuses.
     let bytes = match (buffer / 8).saturating_sub(OVERHEAD).min(64 << 10) {
@@ -274,8 +299,6 @@ pub fn fill(fd: impl AsFd, sent: impl Fn()) {
             break;
         }
     }
-    // If the other end has gone it need not be told.
-    let _ = send_ready(&fd);
 }
 
 /// Throw away the first packet.

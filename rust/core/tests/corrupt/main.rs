@@ -8,11 +8,10 @@
 mod common;
 mod one_word;
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::channel::{Channel, INLINED, LARGE, SMALL};
+use common::channel::{Bytes, Channel, INLINED, LARGE, SMALL};
 use common::conditions::with_slice;
 use common::{Child, Dice, OK, message, words};
 use fastmp_core::arena::Block;
@@ -30,7 +29,6 @@ use fastmp_core::sync::robust_semaphore::{Permit, RobustSemaphore, RobustSemapho
 use fastmp_core::sync::semaphore::Semaphore;
 use fastmp_core::sys::liveness::{me, thread_id};
 use fastmp_core::sys::mapping::Mapping;
-use fastmp_core::sys::memfd;
 use fastmp_core::{Deadline, Error};
 
 /// What a peer gone mad might write: bits, extremes, near misses, words that look right.
@@ -69,7 +67,10 @@ fn try_everything(channel: &impl Channel, dice: &mut Dice, patience: f64) {
                     && let Some((hold, len)) = received.extent.map(|extent| *extent)
                 {
                     bytes.resize(len.min(1 << 22), 0);
-                    let _ = hold.read(0, &mut bytes);
+                    let _ = match dice.below(2) {
+                        0 => hold.read(0, &mut bytes),
+                        _ => hold.lend(len).map_or(Ok(()), |loan| loan.read(0, &mut bytes)),
+                    };
                 }
             }),
             1 => timed("a look", &mut || _ = channel.watched()),
@@ -123,10 +124,9 @@ fn try_queue(queue: &Queue, dice: &mut Dice, patience: f64) {
 }
 
 /// Overwrite a few words of the rings, what is a queue's own, the table of extents, or the records.
-fn scribble(fd: BorrowedFd<'_>, dice: &mut Dice, times: u64) {
-    // A growth that believed in garbage may have made it longer than an address space.
-    let size = memfd::size(fd).unwrap().min(4 << 20) as usize;
-    let mapping = Mapping::new(fd, 0, size).unwrap();
+fn scribble(memory: &Bytes, dice: &mut Dice, times: u64) {
+    // A queue's front is smaller than that: what is beyond is not there.
+    let size = 2 << 20;
     for _ in 0..times {
         let (from, to) = match dice.below(9) {
             0..4 => (64, 64 + 2 * 256),
@@ -138,11 +138,12 @@ fn scribble(fd: BorrowedFd<'_>, dice: &mut Dice, times: u64) {
             6 => (8192, 8192 + 4096),
             _ => (64, size),
         };
-        let at = (from as u64 + dice.below((to - from) as u64)) as usize & !7;
+        let at = (from + dice.below(to - from)) & !7;
         let mut old = [0; 8];
-        mapping.read(at, &mut old).unwrap();
-        let new = garbage(dice, u64::from_ne_bytes(old));
-        mapping.write(at, &new.to_ne_bytes()).unwrap();
+        if memory.read(at, &mut old).is_ok() {
+            let new = garbage(dice, u64::from_ne_bytes(old));
+            memory.write(at, &new.to_ne_bytes()).unwrap();
+        }
     }
 }
 
@@ -167,13 +168,11 @@ fn round(seed: u64) {
         queue.keep_takers();
         queue.bound_bytes(dice.below(2) * (4 << 20));
         fill(&queue, &mut dice);
-        scribble(queue.handles()[0], &mut dice, times);
+        scribble(&queue.bytes(), &mut dice, times);
         try_everything(&queue, &mut dice, patience);
         try_queue(&queue, &mut dice, patience);
         let _ = (queue.ring().len(), queue.ring().is_full(), queue.ring().has_room_again());
-        let handles = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
-        let [memfd, reader, writer] = handles;
-        if let Ok(queue) = Queue::attach(memfd, reader, writer) {
+        if let Ok(queue) = queue.again() {
             try_everything(&queue, &mut dice, patience);
         }
     } else {
@@ -183,7 +182,7 @@ fn round(seed: u64) {
         }
         fill(&b, &mut dice);
         fill(&a, &mut dice);
-        scribble(a.handles().0, &mut dice, times);
+        scribble(&a.bytes(), &mut dice, times);
         try_everything(&a, &mut dice, patience);
         try_everything(&b, &mut dice, patience);
         let _ = a.wait(Deadline::after(patience));
@@ -231,7 +230,7 @@ fn scribbling_meanwhile_makes_errors() {
     let mut dice = Dice(seed);
     let scribbler = Child::fork(|| {
         loop {
-            scribble(queue.handles()[0], &mut dice, 5);
+            scribble(&queue.bytes(), &mut dice, 5);
             std::thread::sleep(Duration::from_micros(300));
         }
     });
@@ -438,8 +437,8 @@ fn a_message_that_lies_about_its_extent_is_refused() {
     for (at, claim) in [(16, 1), (16, 55), (16, 56), (16, 1 << 20), (16, u64::MAX), (24, 1 << 60), (24, 2 << 20)] {
         let queue = Queue::create(0).unwrap();
         common::channel::put(&queue, 1, 0, LARGE);
-        let mapping = Mapping::new(queue.handles()[0], 0, 16384).unwrap();
-        mapping.write(8192 + at, &claim.to_ne_bytes()).unwrap();
+        let memory = queue.bytes();
+        memory.write(8192 + at, &claim.to_ne_bytes()).unwrap();
         let (mut bytes, mut fds) = (Vec::new(), Vec::new());
         let refused = queue.get(&mut bytes, &mut fds, Deadline::after(0.1)).unwrap_err();
         assert!(matches!(refused, Error::Corrupted(_)), "{at} {claim:#x}: {refused:?}");
@@ -451,16 +450,16 @@ fn nobody_asks_for_memory_that_only_garbage_speaks_of() {
     let _turn = common::turn();
     let queue = Queue::create(0).unwrap();
     common::channel::put(&queue, 1, 0, LARGE);
-    let mapping = Mapping::new(queue.handles()[0], 0, 16384).unwrap();
+    let memory = queue.bytes();
     // The slot of its extent says that 1 TiB has pages, far away; the record, that half of that is
     // the message.
     let slot = 4096 + 64 + 288 * 8;
     let mut owner = [0; 8];
-    mapping.read(slot, &mut owner).unwrap();
+    memory.read(slot, &mut owner).unwrap();
     assert_eq!(u64::from_le_bytes(owner), 1, "that is the slot");
-    mapping.write(slot + 8, &(1u64 << 40).to_le_bytes()).unwrap();
-    mapping.write(slot + 40, &1u32.to_le_bytes()).unwrap();
-    mapping.write(8192 + 24, &(1u64 << 39).to_le_bytes()).unwrap();
+    memory.write(slot + 8, &(1u64 << 40).to_le_bytes()).unwrap();
+    memory.write(slot + 40, &1u32.to_le_bytes()).unwrap();
+    memory.write(8192 + 24, &(1u64 << 39).to_le_bytes()).unwrap();
     let refused = queue.get(&mut Vec::new(), &mut Vec::new(), Deadline::after(0.1)).unwrap_err();
     assert!(matches!(refused, Error::Corrupted(_)), "{refused:?}");
 }
@@ -470,11 +469,14 @@ fn a_table_that_lies_about_its_length_is_refused() {
     let _turn = common::turn();
     for (more, messages) in [(64, 60), (1 << 12, 60), (u64::MAX, 50)] {
         let queue = Queue::create(0).unwrap();
-        let mapping = Mapping::new(queue.handles()[0], 0, 16384).unwrap();
+        // Who finds it used, and no file, says so at once.
+        common::channel::put(&queue, 2, 0, 70_000);
+        assert_eq!(common::channel::got(&queue), (2, 0));
+        let memory = queue.bytes();
         // The number of further slots, then where to look for an empty one: in pages that are not
         // there.
-        mapping.write(4096, &more.to_ne_bytes()).unwrap();
-        mapping.write(4096 + 8, &60u64.to_ne_bytes()).unwrap();
+        memory.write(4096, &more.to_ne_bytes()).unwrap();
+        memory.write(4096 + 8, &60u64.to_ne_bytes()).unwrap();
         for number in 0..messages {
             common::channel::put(&queue, 1, number, 70_000);
         }

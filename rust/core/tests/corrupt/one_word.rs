@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastmp_core::channel::broadcast::{Broadcast, Lag, Reader};
-use fastmp_core::channel::pipe::{self, End};
+use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload};
 use fastmp_core::channel::transport::BatchMessage;
+use fastmp_core::deadline::Patience;
 use fastmp_core::layout::{self, Header, Kind};
 use fastmp_core::objects::{
     Barrier, Condvar, Event, Export, Given, Incoming, Lock, Memory, RobustSemaphore, Semaphore,
@@ -40,6 +41,10 @@ impl Garbage {
         let ones = |at: usize, len: usize| Garbage { at, bytes: vec![0xff; len] };
         let number = |value: u64| Garbage { at, bytes: value.to_ne_bytes().into() };
         [ones(at, 8), ones(at, 4), ones(at + 4, 4), number(1 << 63), number(u64::MAX >> 20)]
+    }
+
+    fn spoil_channel(&self, channel: &impl Channel) {
+        channel.bytes().write(self.at as u64, &self.bytes).unwrap();
     }
 
     fn spoil(&self, fd: BorrowedFd<'_>, from: usize) {
@@ -186,9 +191,8 @@ fn queue_life(queue: &Queue, traffic: &Traffic<'_>, garbage: &Garbage) {
             _ => (),
         }
     };
-    traffic.run(&[(queue, queue)], || garbage.spoil(queue.handles()[0], 0), other);
-    let [memfd, reader, writer] = queue.handles().map(|fd| fd.try_clone_to_owned().unwrap());
-    let _ = Queue::attach(memfd, reader, writer).map(|queue| recv(&queue, soon()).is_ok());
+    traffic.run(&[(queue, queue)], || garbage.spoil_channel(queue), other);
+    let _ = queue.again().map(|queue| recv(&queue, soon()).is_ok());
 }
 
 fn bounded_queue() -> Queue {
@@ -209,10 +213,8 @@ fn pipe_life(traffic: &Traffic<'_>, garbage: &Garbage) {
             _ => (),
         }
     };
-    traffic.run(&[(&a, &b), (&b, &a)], || garbage.spoil(a.handles().0, 0), other);
-    let (memfd, socket, flags) = a.handles();
-    let end = End::attach(memfd.try_clone_to_owned().unwrap(), socket.try_clone_to_owned().unwrap(), flags);
-    let _ = end.map(|end| recv(&end, soon()).is_ok());
+    traffic.run(&[(&a, &b), (&b, &a)], || garbage.spoil_channel(&a), other);
+    let _ = a.again().map(|end| recv(&end, soon()).is_ok());
 }
 
 #[test]
@@ -231,7 +233,7 @@ fn of_a_queues_own() {
         let queue = bounded_queue();
         queue_life(&queue, &QUEUE, garbage);
         let life = Life::default();
-        for immediate in [garbage.at % 16 == 0, true] {
+        for immediate in [garbage.at.is_multiple_of(16), true] {
             life.call("a shutdown", || queue.shut_down(immediate));
             life.call("a put", || send(&queue, &message(1, 0, SMALL), &[], soon()));
             life.call("a get", || recv(&queue, soon()));
@@ -241,11 +243,66 @@ fn of_a_queues_own() {
     });
 }
 
+/// A queue that keeps its messages, with some in front, some held, and some that a dead one holds.
+fn kept_life(garbage: &Garbage) {
+    let queue = bounded_queue();
+    queue.keep_messages().unwrap();
+    let messages = LENS.map(|len| message(1, 0, len));
+    let put = |number: usize| send(&queue, &messages[number % messages.len()], &[], soon());
+    let take = |most: usize| queue.get_many(&mut Vec::new(), &mut Vec::new(), most, soon());
+    (0..20).for_each(|number| put(number).unwrap());
+    assert_eq!(Child::fork(|| drop(take(3))).wait(), OK);
+    assert!(queue.mend_custody(true, Patience::sleep(soon())));
+    assert_eq!(Child::fork(|| drop((take(1), take(2)))).wait(), OK);
+    take(1).unwrap();
+    garbage.spoil_channel(&queue);
+    let life = Life::default();
+    for round in 0..12 {
+        life.call("a get", || recv(&queue, soon()));
+        life.call("a get of many", || take(5));
+        life.call("a task's end", || queue.task_done());
+        life.call("a put", || put(round));
+        let _ = (queue.stats(), queue.unfinished(), queue.would_be_full(), queue.ring().len());
+        match round {
+            3 => _ = life.call("a wait", || queue.wait(soon())),
+            5 => _ = life.call("a join", || queue.join(queue.tasks_put(), true, soon())),
+            7 => _ = life.call("a look", || queue.watch().map(drop)),
+            8 => _ = queue.watch_sending(),
+            _ => _ = life.call("a look at the dead", || Ok(queue.mend_custody(round % 2 == 0, Patience::Moment))),
+        }
+        if life.is_over() {
+            break;
+        }
+    }
+    let _ = queue.again().map(|queue| recv(&queue, soon()).is_ok());
+    let life = Life::default();
+    for immediate in [garbage.at.is_multiple_of(16), true] {
+        life.call("a shutdown", || queue.shut_down(immediate));
+        life.call("a get", || recv(&queue, soon()));
+    }
+}
+
+#[test]
+fn of_what_is_in_custody() {
+    let _turn = common::turn();
+    const CUSTODY: usize = 8192 + (1 << 20);
+    // Its words, and three bays; the ring's.
+    let which = between(&[(CUSTODY, CUSTODY + 64 + 3 * 128), (RINGS, RINGS + RING)]);
+    each_word(which, kept_life);
+}
+
 #[test]
 fn of_a_pipes_rings() {
     let _turn = common::turn();
     let which = HEADER.into_iter().chain(between(&[(RINGS, RINGS + 2 * RING)]));
     each_word(which, |garbage| pipe_life(&PIPE, garbage));
+}
+
+#[test]
+fn of_a_pipes_own() {
+    let _turn = common::turn();
+    let pipe = Traffic { lens: &[70_000, SMALL], bursts: &[8], rounds: 3 };
+    each_word([OWN], |garbage| pipe_life(&pipe, garbage));
 }
 
 #[test]

@@ -12,8 +12,8 @@ use crate::{model, owner};
 
 /// A broadcast with room for so many messages and readers; and what its extents hold, which loom
 /// watches: a copy of what is being filled is a race.
-struct Model {
-    state: BroadcastState,
+pub struct Model {
+    pub state: BroadcastState,
     slots: Vec<ReaderSlot>,
     cells: Vec<AtomicU64>,
     extents: Vec<UnsafeCell<u64>>,
@@ -25,7 +25,7 @@ unsafe impl Sync for Model {}
 unsafe impl Send for Model {}
 
 impl Model {
-    fn new(maxsize: usize, readers: usize, skips: bool) -> Arc<Model> {
+    pub fn new(maxsize: usize, readers: usize, skips: bool) -> Arc<Model> {
         Model::bounded(maxsize, 0, readers, skips)
     }
 
@@ -38,19 +38,19 @@ impl Model {
         })
     }
 
-    fn board(&self) -> Board<'_> {
+    pub fn board(&self) -> Board<'_> {
         Board::new(&self.state, &self.slots, &self.cells)
     }
 
-    fn lock(&self, pid: u32) -> SendGuard<'_> {
-        self.board().lock(owner(pid), Patience::Sleep(Deadline::Never)).unwrap().0
+    pub fn lock(&self, pid: u32) -> SendGuard<'_> {
+        self.board().lock(owner(pid), Patience::sleep(Deadline::Never)).unwrap().0
     }
 
-    fn join(&self, pid: u32) -> Ticket {
+    pub fn join(&self, pid: u32) -> Ticket {
         self.lock(pid).join(owner(pid), None).unwrap().unwrap()
     }
 
-    fn send(&self, pid: u32, value: u64) {
+    pub fn send(&self, pid: u32, value: u64) {
         let mut attempt = || {
             let mut guard = self.lock(pid);
             let bytes = value.to_le_bytes();
@@ -82,7 +82,7 @@ impl Model {
     }
 
     /// The next message, if there is one: its number, and what it says.
-    fn try_recv(&self, ticket: Ticket) -> Result<(u64, u64), Error> {
+    pub fn try_recv(&self, ticket: Ticket) -> Result<(u64, u64), Error> {
         let mut bytes = Vec::new();
         match self.board().take(ticket, &mut bytes)? {
             Taken::Small { format, number } => {
@@ -344,7 +344,7 @@ fn what_is_given_is_taken_over() {
         let ticket = shared.join(1);
         let giver = {
             let shared = shared.clone();
-            thread::spawn(move || shared.board().give(ticket, owner(2)))
+            thread::spawn(move || shared.lock(1).give(ticket, owner(2)))
         };
         let taken = shared.lock(2).take_over(ticket, owner(2)).expect("it is there");
         giver.join().unwrap();

@@ -9,9 +9,13 @@
 
 mod barrier;
 mod broadcast;
+mod closing;
 mod condvar;
+mod custody;
 mod event;
 mod mutex;
+mod readers;
+mod ring;
 mod robust_semaphore;
 mod semaphore;
 mod shutdown;

@@ -138,10 +138,10 @@ fn mutex_by_every_other_way() {
     let enter = |round| match round % 6 {
         0 => mutex.try_lock(me()),
         1 => mutex.brief_spin(me()),
-        2 => mutex.lock_with_grace(me(), Deadline::PASSED).is_ok(),
+        2 => mutex.lock_with_grace(me(), Deadline::PASSED.graced()).is_ok(),
         3 => mutex.try_lock_or_recover(me()).is_some(),
         4 => in_time(mutex.lock(me(), shortly())).is_some(),
-        _ => in_time(mutex.lock_with_grace(me(), shortly())).is_some(),
+        _ => in_time(mutex.lock_with_grace(me(), shortly().graced())).is_some(),
     };
     exclude(1500, enter, |round| if round % 2 == 0 { mutex.unlock() } else { mutex.unlock_any().unwrap() });
     assert_eq!((mutex.owner(), mutex.recoveries()), (None, 0));

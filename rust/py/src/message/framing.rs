@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core as fcore;
-use fastmp_core::channel::extents::OwnedExtent;
+use fastmp_core::channel::extents::{Loan, OwnedExtent};
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Payload, Received};
 use pyo3::buffer::PyBuffer;
 use pyo3::ffi;
@@ -33,11 +33,17 @@ pub const INSTANCES: u8 = 6;
 pub const RAW: u8 = 2;
 /// A `bytes` object.
 pub const BYTES: u8 = 3;
+/// A `bytearray`.
+pub const BYTEARRAY: u8 = 7;
 /// A pickle stream with its buffers behind it: `u64` count of buffers, length of the stream, length
-/// of each buffer; then the stream; then the buffers, each aligned to 64 bytes.
+/// of each buffer, with `PLAIN` or without; then the stream; then the buffers, each aligned to 64
+/// bytes.
 pub const OUT_OF_BAND: u8 = 4;
 
-const ALIGN: usize = 64;
+/// The buffer was a `bytes` or `bytearray`: what comes of the pickle may be the buffer itself, and
+/// be used as one.
+pub(super) const PLAIN: u64 = 1 << 63;
+pub(super) const ALIGN: usize = 64;
 /// Larger buffers a thread does not keep for the next message.
 const KEPT: usize = 1 << 20;
 /// Copies from this on are done detached, and onto huge pages where the system has them.
@@ -113,6 +119,15 @@ impl Encoded {
         self.parts.push(Part::Bytes(bytes.clone().unbind()));
     }
 
+    /// It is this object.
+    pub(super) fn set_bytearray(&mut self, array: &Bound<'_, PyByteArray>) -> PyResult<()> {
+        let buffer = PyBuffer::<u8>::get(array)?;
+        let len = buffer.len_bytes();
+        self.format = BYTEARRAY;
+        self.parts.push(Part::Buffer(buffer, 0, len));
+        Ok(())
+    }
+
     /// It is this stream; buffers that were kept out of it come behind, with all lengths in front.
     pub(super) fn set_pickled(&mut self, py: Python<'_>, pickled: Pickled) -> PyResult<()> {
         self.format = PICKLE;
@@ -130,7 +145,10 @@ impl Encoded {
             let raw = buffer.bind(py).call_method0("raw")?;
             let view = PyBuffer::<u8>::get(&raw)?;
             let len = view.len_bytes();
-            self.scratch.extend_from_slice(&(len as u64).to_le_bytes());
+            let exporter = raw.getattr(pyo3::intern!(py, "obj"))?;
+            let is_plain = exporter.is_instance_of::<PyBytes>() || exporter.is_instance_of::<PyByteArray>();
+            let word = len as u64 | if is_plain { PLAIN } else { 0 };
+            self.scratch.extend_from_slice(&word.to_le_bytes());
             self.parts.push(Part::Buffer(view, 0, len));
         }
         self.format = OUT_OF_BAND;
@@ -232,13 +250,12 @@ impl Drop for Scratch {
     }
 }
 
-/// A pickle stream and its buffers.
-type OutOfBand<'py> = (Bound<'py, PyBytes>, Vec<Bound<'py, PyByteArray>>);
-
-/// A message's bytes on this side: in the inbox, or still in their extent.
+/// A message's bytes on this side: in the inbox, or in their extent still, which may be lent
+/// already.
 pub(super) enum Source<'a> {
     Inbox(&'a [u8]),
     Extent(&'a OwnedExtent, usize),
+    Loan(&'a Loan),
 }
 
 impl Source<'_> {
@@ -246,29 +263,22 @@ impl Source<'_> {
         match self {
             Source::Inbox(bytes) => bytes.len(),
             Source::Extent(_, len) => *len,
+            Source::Loan(loan) => loan.len(),
         }
     }
 
-    fn read(&self, py: Python<'_>, at: usize, to: &mut [u8]) -> PyResult<()> {
+    pub(super) fn read(&self, py: Python<'_>, at: usize, to: &mut [u8]) -> PyResult<()> {
         let end = at.checked_add(to.len()).filter(|&end| end <= self.len()).ok_or_else(garbage)?;
         match self {
             Source::Inbox(bytes) => to.copy_from_slice(&bytes[at..end]),
-            Source::Extent(hold, _) if to.len() >= DETACHED => {
-                on_huge_pages(to);
-                py.detach(|| hold.read(at as u64, to)).map_err(raise)?;
-            }
+            Source::Extent(hold, _) if to.len() >= DETACHED => py.detach(|| hold.read(at as u64, to)).map_err(raise)?,
             Source::Extent(hold, _) => hold.read(at as u64, to).map_err(raise)?,
+            Source::Loan(loan) => loan.read(at, to).map_err(raise)?,
         }
         Ok(())
     }
 
-    fn word(&self, py: Python<'_>, index: usize) -> PyResult<usize> {
-        let mut word = [0; 8];
-        self.read(py, 8 * index, &mut word)?;
-        usize::try_from(u64::from_le_bytes(word)).map_err(|_| garbage())
-    }
-
-    fn check(&self, at: usize, len: usize) -> PyResult<()> {
+    pub(super) fn check(&self, at: usize, len: usize) -> PyResult<()> {
         match at.checked_add(len) {
             Some(end) if end <= self.len() => Ok(()),
             _ => Err(garbage()),
@@ -283,42 +293,37 @@ impl Source<'_> {
             let new = ffi::PyBytes_FromStringAndSize(std::ptr::null::<c_char>(), len as isize);
             let new = Bound::from_owned_ptr_or_err(py, new)?.cast_into_unchecked::<PyBytes>();
             let to = std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(new.as_ptr()).cast(), len);
+            on_huge_pages(to);
             self.read(py, at, to)?;
             Ok(new)
         }
     }
 
-    fn bytearray<'py>(&self, py: Python<'py>, at: usize, len: usize) -> PyResult<Bound<'py, PyByteArray>> {
+    pub(super) fn bytearray<'py>(&self, py: Python<'py>, at: usize, len: usize) -> PyResult<Bound<'py, PyByteArray>> {
         self.check(at, len)?;
         // SAFETY: as in `bytes`.
         unsafe {
             let new = ffi::PyByteArray_FromStringAndSize(std::ptr::null::<c_char>(), len as isize);
             let new = Bound::from_owned_ptr_or_err(py, new)?.cast_into_unchecked::<PyByteArray>();
             let to = std::slice::from_raw_parts_mut(ffi::PyByteArray_AsString(new.as_ptr()).cast(), len);
+            on_huge_pages(to);
             self.read(py, at, to)?;
             Ok(new)
         }
     }
 
-    /// The stream of an `OUT_OF_BAND` message, and its buffers.
-    pub(super) fn out_of_band<'py>(&self, py: Python<'py>) -> PyResult<OutOfBand<'py>> {
-        let (count, stream) = (self.word(py, 0)?, self.word(py, 1)?);
-        // Each buffer has its length in front.
-        if count > self.len() / 8 {
-            return Err(garbage());
+    /// Copy all into a writable buffer at `offset`, where the caller has seen that it fits.
+    pub(super) fn read_into(&self, py: Python<'_>, target: &PyBuffer<u8>, offset: usize) -> PyResult<()> {
+        let end = offset.checked_add(self.len());
+        assert!(end.is_some_and(|end| end <= target.len_bytes()) && !target.readonly());
+        if self.len() == 0 {
+            return Ok(()); // an empty buffer may be nowhere
         }
-        let mut at = 16 + 8 * count;
-        let pickled = self.bytes(py, at, stream)?;
-        at += stream;
-        // As they come: the count may be garbage.
-        let mut buffers = Vec::new();
-        for index in 0..count {
-            let size = self.word(py, 2 + index)?;
-            at = at.checked_next_multiple_of(ALIGN).ok_or_else(garbage)?;
-            buffers.push(self.bytearray(py, at, size)?);
-            at += size;
-        }
-        Ok((pickled, buffers))
+        // SAFETY: inside a writable contiguous buffer that the view keeps in place (checked above).
+        // Another thread may look at it, or write, as it may under any consumer of a buffer: bytes
+        // have no invalid value.
+        let to = unsafe { std::slice::from_raw_parts_mut(target.buf_ptr().cast::<u8>().add(offset), self.len()) };
+        self.read(py, 0, to)
     }
 }
 
@@ -332,16 +337,6 @@ fn teach_heap() {
     if !TAUGHT_ALREADY.load(Ordering::Relaxed) {
         TAUGHT_ALREADY.store(true, Ordering::Relaxed);
         drop(black_box(Vec::<u8>::with_capacity(TAUGHT)));
-    }
-}
-
-/// Copy `data` into a writable buffer at `offset`, where the caller has seen that it fits.
-pub fn fill(target: &PyBuffer<u8>, offset: usize, data: &[u8]) {
-    assert!(offset + data.len() <= target.len_bytes() && !target.readonly());
-    // SAFETY: inside a writable contiguous buffer that the view keeps in place (checked above).
-    unsafe {
-        let to = target.buf_ptr().cast::<u8>().add(offset);
-        std::ptr::copy(data.as_ptr(), to, data.len());
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Everything is serialised into private memory before any lock is taken, and copied into private
 //! memory before it is decoded: Python code never runs under a lock of ours, and what it reads
-//! cannot change under its feet. Large buffers are copied once, straight into the message.
+//! cannot change under its feet. Large buffers are copied once, straight into the message, where
+//! their receiver then looks at them (see [`out_of_band`]).
 
 pub mod channel_fds;
 mod codec;
 mod framing;
 mod interrupted;
+mod lent;
+mod out_of_band;
 mod pickler;
 mod prepared;
 mod reducers;
@@ -15,13 +18,14 @@ mod reducers;
 use std::os::fd::OwnedFd;
 
 use fastmp_core::channel::ring::{INLINE, MessageMeta, Received};
+use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::errors::garbage;
 
 use framing::Scratch;
-pub use framing::{Encoded, fill, raw, with_inbox};
+pub use framing::{Encoded, raw, with_inbox};
 pub use prepared::{Now, Prepared, prepare};
 
 /// What goes with the bytes of `send_bytes`.
@@ -76,6 +80,10 @@ impl Encoding {
             encoded.set_bytes(bytes);
             return Ok(encoded);
         }
+        if let Ok(array) = obj.cast_exact::<PyByteArray>() {
+            encoded.set_bytearray(array)?;
+            return Ok(encoded);
+        }
         encoded.set_pickled(obj.py(), pickler::pickle(obj)?)?;
         Ok(encoded)
     }
@@ -106,6 +114,11 @@ pub fn decode_then<'py>(
         copied()?;
         return codec::decode(py, inbox, codec::Encoded::Plain);
     }
+    if format == framing::OUT_OF_BAND {
+        let (stream, buffers) = out_of_band::take_apart(py, received, inbox)?;
+        copied()?;
+        return unpickle(py, &stream, Some(&buffers), fds);
+    }
     let source = framing::source(&received, inbox);
     let len = source.len();
     match format {
@@ -114,7 +127,7 @@ pub fn decode_then<'py>(
                 copied()?;
                 value(py, format, bytes)
             }
-            framing::Source::Extent(..) => {
+            framing::Source::Extent(..) | framing::Source::Loan(_) => {
                 let bytes = source.bytes(py, 0, len)?;
                 framing::give_back(py, received);
                 copied()?;
@@ -126,17 +139,17 @@ pub fn decode_then<'py>(
             copied()?;
             Ok(bytes.into_any())
         }
-        framing::PICKLE | framing::RAW | framing::OUT_OF_BAND => {
-            let (bytes, buffers) = if format == framing::OUT_OF_BAND {
-                let (bytes, buffers) = source.out_of_band(py)?;
-                (bytes, Some(buffers))
-            } else {
-                (source.bytes(py, 0, len)?, None)
-            };
+        framing::BYTEARRAY => {
+            let array = source.bytearray(py, 0, len)?;
+            copied()?;
+            Ok(array.into_any())
+        }
+        framing::PICKLE | framing::RAW => {
+            let bytes = source.bytes(py, 0, len)?;
             // The extent is free for the next message before any Python code runs.
             framing::give_back(py, received);
             copied()?;
-            unpickle(py, &bytes, buffers.as_deref(), fds)
+            unpickle(py, &bytes, None, fds)
         }
         _ => {
             // It would be no better the next time.
@@ -159,7 +172,7 @@ fn value<'py>(py: Python<'py>, format: u8, bytes: &[u8]) -> PyResult<Bound<'py, 
 fn unpickle<'py>(
     py: Python<'py>,
     stream: &Bound<'py, PyBytes>,
-    buffers: Option<&[Bound<'py, PyByteArray>]>,
+    buffers: Option<&[Bound<'py, PyAny>]>,
     mut fds: Vec<OwnedFd>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut is_over = false;
@@ -183,7 +196,7 @@ pub fn decode_bytes<'py>(
     inbox: &[u8],
     fds: Vec<OwnedFd>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    if matches!(received.meta.format, framing::RAW | framing::PICKLE) {
+    if is_bytes(&received) {
         if received.extent.is_none() {
             return Ok(PyBytes::new(py, inbox));
         }
@@ -193,4 +206,43 @@ pub fn decode_bytes<'py>(
     let object = decode(py, received, inbox, fds)?;
     let pickled = |py: Python<'py>| Ok(py.import("pickle")?.call_method1("dumps", (&object,))?.cast_into()?);
     interrupted::uninterrupted(py, || Some(pickled(py)))
+}
+
+fn is_bytes(received: &Received) -> bool {
+    matches!(received.meta.format, framing::RAW | framing::PICKLE)
+}
+
+/// What has become of a message that was to go into a buffer.
+pub enum Filled<'py> {
+    /// It is there: so many bytes.
+    Whole(usize),
+    /// There was no room for it.
+    TooShort(Bound<'py, PyBytes>),
+}
+
+/// The same, into a writable buffer from `offset` on: what `send_bytes` sent is copied once.
+pub fn decode_into<'py>(
+    py: Python<'py>,
+    received: Received,
+    inbox: &[u8],
+    fds: Vec<OwnedFd>,
+    (target, offset): (&PyBuffer<u8>, usize),
+) -> PyResult<Filled<'py>> {
+    let room = target.len_bytes() - offset;
+    if is_bytes(&received) {
+        let source = framing::source(&received, inbox);
+        let len = source.len();
+        if len <= room {
+            source.read_into(py, target, offset)?;
+            framing::give_back(py, received);
+            return Ok(Filled::Whole(len));
+        }
+    }
+    let bytes = decode_bytes(py, received, inbox, fds)?;
+    let data = bytes.as_bytes();
+    if data.len() > room {
+        return Ok(Filled::TooShort(bytes));
+    }
+    framing::Source::Inbox(data).read_into(py, target, offset)?;
+    Ok(Filled::Whole(data.len()))
 }

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use super::channel_fds;
 use super::reducers::Reducers;
@@ -47,7 +47,7 @@ pub(super) fn call<'py>(callable: &Bound<'py, PyAny>, argument: &Bound<'py, PyAn
 /// The object in a pickle stream, with the buffers that were kept out of it and descriptors.
 pub fn unpickle<'py>(
     stream: &Bound<'py, PyBytes>,
-    buffers: Option<&[Bound<'py, PyByteArray>]>,
+    buffers: Option<&[Bound<'py, PyAny>]>,
     fds: Vec<OwnedFd>,
 ) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

@@ -53,9 +53,9 @@ impl Barrier {
     ///   passed.
     #[pyo3(signature = (action = None, timeout = None))]
     fn wait(&self, py: Python<'_>, action: Option<&Bound<'_, PyAny>>, timeout: Option<f64>) -> PyResult<u32> {
-        let (core, deadline) = (self.core.core(), blocking::deadline(timeout));
+        let (core, until) = (self.core.core(), blocking::deadline(timeout).graced());
         let acts = action.is_some();
-        let came = blocking::wait(py, || core.arrive(me(), acts, deadline))?;
+        let came = blocking::wait(py, || core.arrive(me(), acts, until))?;
         let arrival = match came {
             Ok(Arrived::Released(arrival)) => arrival,
             Ok(Arrived::Act(arrival)) => {

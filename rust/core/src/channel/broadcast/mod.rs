@@ -31,8 +31,10 @@ use std::sync::atomic::AtomicUsize;
 
 use crate::arena::Segment;
 use crate::channel::extents::{Extents, OwnedExtent};
+use crate::channel::file::File;
+use crate::channel::front::Front;
 use crate::channel::ring::Payload;
-use crate::deadline::{Deadline, Patience, now};
+use crate::deadline::{Graced, Patience, now};
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU64, Ordering};
 use crate::kill_point;
@@ -178,7 +180,7 @@ impl Broadcast {
         Ok(Broadcast {
             slots: Object::slice(mapping.clone(), (), SLOTS, READERS_MOST)?,
             cells: Object::slice(mapping.clone(), (), CELLS, maxsize as usize * CELL)?,
-            extents: Arc::new(Extents::new(segment.clone(), TABLE)?),
+            extents: Arc::new(Extents::new(Front::whole(segment.clone()), TABLE, File::given(segment.clone()))?),
             state: Object::new(segment, STATE)?,
             readers_here: AtomicUsize::new(0),
             tended: AtomicU64::new(0),
@@ -334,19 +336,20 @@ impl Broadcast {
         self.send_once(format, payload, Patience::Spin, freed)
     }
 
-    /// Send, waiting until `deadline` for room. `payload` is taken.
+    /// Send, waiting until the deadline for room. `payload` is taken.
     ///
     /// # Errors
     /// `Full` at the deadline; `Closed` if the end has been announced; `TooLarge`; `Interrupted`;
     /// `OutOfMemory`. Nothing has been sent then, and `payload` is there still.
-    pub fn send(&self, format: u8, payload: &mut Option<Payload<'_>>, deadline: Deadline) -> Result<()> {
+    pub fn send(&self, format: u8, payload: &mut Option<Payload<'_>>, until: impl Into<Graced>) -> Result<()> {
+        let until = until.into();
         self.check(payload)?;
         if self.is_to_be_tended() {
             self.tended.store(now(), Ordering::Relaxed);
             self.extents.tend();
         }
-        let mut attempt = || self.send_once(format, payload, Patience::Sleep(deadline), &mut Freed::default());
-        match self.board().wait_for_room(deadline, &mut attempt) {
+        let mut attempt = || self.send_once(format, payload, Patience::Sleep(until), &mut Freed::default());
+        match self.board().wait_for_room(until.deadline(), &mut attempt) {
             // Who does not wait has not looked at all of them.
             Err(Error::Full) if self.drop_dead() > 0 => {
                 attempt().map_err(|error| if error == Error::TimedOut { Error::Full } else { error })
@@ -463,8 +466,8 @@ impl Broadcast {
     ///
     /// # Errors
     /// `TimedOut`; `Interrupted`.
-    pub fn shut(&self, deadline: Deadline) -> Result<()> {
-        let mut locked = self.lock(Patience::Sleep(deadline))?;
+    pub fn shut(&self, until: impl Into<Graced>) -> Result<()> {
+        let mut locked = self.lock(Patience::sleep(until))?;
         locked.guard.shut();
         drop(locked);
         self.state.news.notify_all();
@@ -472,14 +475,21 @@ impl Broadcast {
         Ok(())
     }
 
+    /// Have who waits to send look again: it is closed here, see
+    /// [`closings`](crate::sync::closings).
+    pub fn wake_all(&self) {
+        self.state.room.notify_all();
+    }
+
     /// A reader that joins now.
     ///
     /// # Errors
     /// `TimedOut`; `Interrupted`; `OutOfMemory` for the most readers that there can be, or of
     /// memory.
-    pub fn reader(self: &Arc<Self>, deadline: Deadline) -> Result<Reader> {
+    pub fn reader(self: &Arc<Self>, until: impl Into<Graced>) -> Result<Reader> {
+        let until = until.into();
         loop {
-            let mut locked = self.lock(Patience::Sleep(deadline))?;
+            let mut locked = self.lock(Patience::Sleep(until))?;
             let next = locked.guard.next();
             if let Some(ticket) = locked.guard.join(liveness::me(), None)? {
                 return Ok(Reader::joined(self.clone(), ticket, next));

@@ -24,11 +24,11 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::{Broadcast, Freed};
 use crate::channel::ring::{INLINE, MessageMeta, Received};
-use crate::deadline::{Deadline, Patience, now};
+use crate::deadline::{Deadline, Graced, Patience, now};
 use crate::error::{Error, Result};
 use crate::sync::broadcast::{Taken, Ticket};
 use crate::sys::{fork, liveness};
@@ -131,9 +131,9 @@ impl Reader {
     ///
     /// # Errors
     /// Those of [`Broadcast::reader`].
-    pub fn attach(broadcast: Arc<Broadcast>, ticket: Ticket, number: u64, deadline: Deadline) -> Result<Reader> {
+    pub fn attach(broadcast: Arc<Broadcast>, ticket: Ticket, number: u64, until: impl Into<Graced>) -> Result<Reader> {
         let reader = Reader::at(broadcast, ticket, number);
-        reader.arrive(deadline)?;
+        reader.arrive(until.into())?;
         Ok(reader)
     }
 
@@ -165,13 +165,13 @@ impl Reader {
     ///
     /// # Errors
     /// `Closed`; `NotOwner` if it has gone to another process; those of [`Broadcast::reader`].
-    pub fn ticket(&self, deadline: Deadline) -> Result<(Ticket, u64)> {
+    pub fn ticket(&self, until: impl Into<Graced>) -> Result<(Ticket, u64)> {
         let (board, held) = (self.broadcast.board(), self.held());
         let is_left = self.left.load(Ordering::Relaxed);
         if !is_left && !self.is_here() && !self.used.load(Ordering::Relaxed) && !board.is_owner(held, liveness::me()) {
             return Ok((held, self.number.load(Ordering::Relaxed)));
         }
-        let ticket = self.here(deadline)?;
+        let ticket = self.here(until.into())?;
         let number = board.place_of(ticket)?;
         self.given.store(true, Ordering::Relaxed);
         board.mark_given(ticket, now());
@@ -198,17 +198,17 @@ impl Reader {
     }
 
     #[inline]
-    fn here(&self, deadline: Deadline) -> Result<Ticket> {
+    fn here(&self, until: Graced) -> Result<Ticket> {
         if self.left.load(Ordering::Relaxed) {
             return Err(if self.gone.load(Ordering::Relaxed) { Error::NotOwner } else { Error::Closed });
         }
-        if self.is_here() { Ok(self.held()) } else { self.arrive(deadline) }
+        if self.is_here() { Ok(self.held()) } else { self.arrive(until) }
     }
 
     #[cold]
-    fn arrive(&self, deadline: Deadline) -> Result<Ticket> {
+    fn arrive(&self, until: Graced) -> Result<Ticket> {
         loop {
-            let mut locked = self.broadcast.lock(Patience::Sleep(deadline))?;
+            let mut locked = self.broadcast.lock(Patience::Sleep(until))?;
             if self.is_here() {
                 return Ok(self.held());
             }
@@ -225,6 +225,13 @@ impl Reader {
                 self.owner.store(ticket.owner, Ordering::Relaxed);
                 self.given.store(false, Ordering::Relaxed);
                 self.generation.store(fork::generation(), Ordering::Release);
+                // With the fence in `leave`: either that finds it here, or this that it is left.
+                fence(Ordering::SeqCst);
+                if self.left.load(Ordering::Relaxed) {
+                    drop(locked);
+                    self.broadcast.board().leave(ticket);
+                    return Err(Error::Closed);
+                }
                 return Ok(ticket);
             }
             drop(locked);
@@ -233,20 +240,25 @@ impl Reader {
     }
 
     /// The child `pid` of this process, just started, was given this reader: it has been sent to
-    /// it, or nothing was received by it when the child was forked.
-    pub fn give(&self, pid: u32) {
+    /// it, or nothing was received by it when the child was forked. `execs`: a program is started
+    /// in the child.
+    pub fn give(&self, pid: u32, execs: bool) {
         let is_given = self.given.load(Ordering::Relaxed) || !self.used.load(Ordering::Relaxed);
         if !is_given || self.left.load(Ordering::Relaxed) || !self.is_here() {
             return;
         }
-        if let Some(child) = liveness::child(pid) {
-            if self.broadcast.board().give(self.held(), child) {
-                // From now on it is a reader like any other.
-                self.broadcast.board().mark_given(self.held(), 0);
+        let held = self.held();
+        if let Some(child) = liveness::child(pid, execs) {
+            match self.broadcast.lock(Patience::sleep(Deadline::PASSED)) {
+                // It is not this process's any more, whoever has it.
+                Ok(mut locked) => {
+                    locked.guard.give(held, child);
+                    self.left.store(true, Ordering::Relaxed);
+                    self.gone.store(true, Ordering::Relaxed);
+                }
+                // Its holder is stopped: as if it had been sent.
+                Err(_) => self.broadcast.board().mark_given(held, now()),
             }
-            // It is not this process's any more, whoever has it.
-            self.left.store(true, Ordering::Relaxed);
-            self.gone.store(true, Ordering::Relaxed);
         }
         self.given.store(true, Ordering::Relaxed);
     }
@@ -258,11 +270,11 @@ impl Reader {
     /// [`recv`](Self::recv).
     pub fn try_recv(&self, scratch: &mut Vec<u8>) -> Result<Message> {
         // To arrive takes a lock, which may have to be waited for.
-        if self.is_here() { self.recv_once(scratch, Deadline::PASSED) } else { Err(Error::WouldBlock) }
+        if self.is_here() { self.recv_once(scratch, Graced::without(Deadline::PASSED)) } else { Err(Error::WouldBlock) }
     }
 
-    fn recv_once(&self, scratch: &mut Vec<u8>, deadline: Deadline) -> Result<Message> {
-        let ticket = self.here(deadline)?;
+    fn recv_once(&self, scratch: &mut Vec<u8>, until: Graced) -> Result<Message> {
+        let ticket = self.here(until)?;
         self.claim(ticket);
         let start = scratch.len();
         let taken = match self.broadcast.board().take(ticket, scratch) {
@@ -292,13 +304,14 @@ impl Reader {
         }
     }
 
-    /// Receive, waiting until `deadline` for a message.
+    /// Receive, waiting until the deadline for a message.
     ///
     /// # Errors
     /// `Empty` at the deadline; `PeerGone` if the end has been announced and nothing is left;
     /// `Closed`; `NotOwner` if it has gone to another process; `Interrupted`; `Corrupted`.
-    pub fn recv(&self, scratch: &mut Vec<u8>, deadline: Deadline) -> Result<Message> {
-        let ticket = match self.here(deadline) {
+    pub fn recv(&self, scratch: &mut Vec<u8>, until: impl Into<Graced>) -> Result<Message> {
+        let until = until.into();
+        let ticket = match self.here(until) {
             Err(Error::TimedOut) => return Err(Error::Empty),
             ticket => ticket?,
         };
@@ -307,7 +320,7 @@ impl Reader {
             self.broadcast.collect();
             self.broadcast.extents.tend();
         };
-        self.broadcast.board().wait_for_news(ticket, deadline, || self.recv_once(scratch, deadline), idle)
+        self.broadcast.board().wait_for_news(ticket, until.deadline(), || self.recv_once(scratch, until), idle)
     }
 
     /// Messages that were gone when this reader came for them. In a forked child that has not
@@ -315,10 +328,10 @@ impl Reader {
     ///
     /// # Errors
     /// Those of [`ticket`](Self::ticket).
-    pub fn missed(&self, deadline: Deadline) -> Result<u64> {
+    pub fn missed(&self, until: impl Into<Graced>) -> Result<u64> {
         let board = self.broadcast.board();
         if self.left.load(Ordering::Relaxed) || self.is_here() {
-            return board.missed(self.here(deadline)?);
+            return board.missed(self.here(until.into())?);
         }
         let of = (!self.used.load(Ordering::Relaxed)).then(|| self.held());
         Ok(board.missed_there(of, self.number.load(Ordering::Relaxed)))
@@ -326,7 +339,9 @@ impl Reader {
 
     /// Leave: nobody waits for it any more. Waits in other threads end.
     pub fn leave(&self) {
-        if self.left.swap(true, Ordering::Relaxed) || !self.is_here() {
+        let was_left = self.left.swap(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if was_left || !self.is_here() {
             return;
         }
         let broadcast = &self.broadcast;

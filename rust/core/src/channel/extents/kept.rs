@@ -190,6 +190,9 @@ impl Extents {
     /// Give back what the dead held, and what was not used for a while, but for a little. Cheap
     /// when there is nothing.
     pub fn tend(self: &Arc<Self>) {
+        if !self.file().is_known() {
+            return;
+        }
         self.sweep_now_and_then();
         while self.kept_bytes() > AT_REST
             && let Some((at, oldest)) = self.oldest(Cell::NONE).filter(|(_, oldest)| oldest.age(tick()) > REST)

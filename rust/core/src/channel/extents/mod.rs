@@ -1,5 +1,5 @@
-//! Extents: memory of a channel's segment for messages too large to copy under a lock, and for a
-//! ring that outgrows its base.
+//! Extents: memory of a channel's [file](super::file) for messages too large to copy under a lock,
+//! and for a ring that outgrows its base.
 //!
 //! # Protocol
 //! Each extent has a *slot* in the channel's `table`, and each slot has file offsets of its own
@@ -36,6 +36,8 @@
 //!   If one was settled meanwhile then either the owner is another, and the CAS fails, or the
 //!   extent was left for the sweep.
 //!
+//! What is received may be kept for long, as a [`Loan`].
+//!
 //! What many read (see `broadcast`) goes into a ring in the same way, and comes out of it by who
 //! holds the put lock: see `shared`.
 //!
@@ -43,6 +45,7 @@
 //! too.
 
 mod kept;
+mod loan;
 mod owned;
 mod shared;
 mod table;
@@ -50,6 +53,8 @@ mod table;
 use std::sync::Arc;
 
 use crate::arena::Segment;
+use crate::channel::file::File;
+use crate::channel::front::Front;
 use crate::channel::mapping_cache::MappingCache;
 use crate::deadline::now;
 use crate::error::{Error, Result};
@@ -60,6 +65,7 @@ use crate::sys::liveness::{self, Owner};
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 
+pub use loan::{Loan, watch_forks};
 pub use owned::OwnedExtent;
 pub use table::ExtentState;
 use table::{Slot, Table};
@@ -87,20 +93,30 @@ pub struct Extents {
 }
 
 impl Extents {
-    /// Those whose table is at `table` of `segment`.
+    /// Those whose table is at `table` of `front`, and whose pages are in `file`.
     ///
     /// # Errors
     /// `Corrupted` if it would not be inside.
-    pub fn new(segment: Arc<Segment>, table: usize) -> Result<Extents> {
-        Ok(Extents { table: Table::new(segment, table)?, maps: MappingCache::default() })
+    pub fn new(front: Arc<Front>, table: usize, file: File) -> Result<Extents> {
+        Ok(Extents { table: Table::new(front, table, file)?, maps: MappingCache::default() })
     }
 
-    fn state(&self) -> &layout::Object<ExtentState, Arc<Segment>> {
+    fn state(&self) -> &layout::Object<ExtentState, Arc<Front>> {
         &self.table.state
     }
 
-    fn segment(&self) -> &Arc<Segment> {
-        self.state().backing()
+    fn segment(&self) -> Result<Arc<Segment>> {
+        self.table.segment()
+    }
+
+    /// The file with their pages, as this process has it.
+    pub fn file(&self) -> &File {
+        &self.table.file
+    }
+
+    /// Has any ever been taken? Then there is a file.
+    pub fn were_used(&self) -> bool {
+        self.table.was_used()
     }
 
     /// A mapping that has the whole chunk of which byte `at` of the segment is part; and the offset
@@ -109,7 +125,7 @@ impl Extents {
     /// # Errors
     /// `Corrupted` if there is none; `OutOfMemory`.
     pub fn map_chunk(&self, at: u64) -> Result<(Arc<Mapping>, u64)> {
-        self.maps.window(self.segment(), table::near(self.chunk_at(at)?))
+        self.maps.window(&*self.segment()?, table::near(self.chunk_at(at)?))
     }
 
     /// The slot of the chunk of which byte `at` of the segment is part.
@@ -124,8 +140,9 @@ impl Extents {
     /// An extent for a message of `bytes`, to fill and publish.
     ///
     /// # Errors
-    /// `OutOfMemory`.
+    /// `OutOfMemory`; `NO_FILE`.
     pub fn allocate(self: &Arc<Self>, bytes: u64) -> Result<OwnedExtent> {
+        self.segment()?;
         let need = bytes.checked_next_multiple_of(PAGE).filter(|&need| need <= table::FAR_BYTES);
         let need = need.ok_or(Error::OutOfMemory)?.max(PAGE);
         match self.take_kept(need) {
@@ -142,8 +159,9 @@ impl Extents {
     /// well; not so what a sweep gives back, which can wait until a chunk is freed.
     ///
     /// # Errors
-    /// `OutOfMemory`; `Interrupted`.
+    /// `OutOfMemory`; `Interrupted`; `NO_FILE`.
     pub fn allocate_chunk(self: &Arc<Self>) -> Result<OwnedExtent> {
+        self.segment()?;
         let extent = match self.take_kept(CHUNK) {
             Some(extent) => extent,
             None => self.take_empty(CHUNK)?,
@@ -165,6 +183,8 @@ impl Extents {
             return None;
         }
         if suits(&slot) {
+            // What was known by it is gone.
+            slot.note.store(0, Ordering::Relaxed);
             return Some(OwnedExtent::new(self, index));
         }
         slot.owner.store(0, Ordering::Release);
@@ -193,15 +213,18 @@ impl Extents {
     /// Give the pages of an owned slot back.
     fn give_back(&self, index: u64, slot: &Slot) {
         let (offset, most) = slot.place(index);
+        // Who owns it has the file.
+        let Ok(segment) = self.segment() else { return };
+        let segment = &*segment;
         // In steps: the kernel locks the file meanwhile. Not more of them than there can be pages
         // for: `cap` may be garbage. To the end, whatever `cap` says: the owner may have died while
         // it wrote.
         slot.life.fetch_add(1, Ordering::Relaxed);
-        let cap = slot.cap().min(memfd::resident(self.segment()).unwrap_or(0));
+        let cap = slot.cap().min(memfd::resident(segment).unwrap_or(0));
         for at in (0..cap).step_by(PUNCHED as usize) {
-            memfd::punch(self.segment(), offset + at, PUNCHED.min(cap - at));
+            memfd::punch(segment, offset + at, PUNCHED.min(cap - at));
         }
-        memfd::punch(self.segment(), offset, most);
+        memfd::punch(segment, offset, most);
         kill_point!("extent.punched");
         slot.cap.store(0, Ordering::Release);
     }
@@ -213,6 +236,7 @@ impl Extents {
     /// # Errors
     /// `Corrupted` if no ring has it, or it is shorter.
     pub fn receive(self: &Arc<Self>, index: u64, len: u64, ring: u32, intent: u64) -> Result<OwnedExtent> {
+        self.segment()?;
         let slot = self.table.slot(index)?;
         if slot.owner.load(Ordering::Acquire) != IN_RING || len > slot.cap() {
             return Err(Error::Corrupted("a message without its extent"));
@@ -227,7 +251,7 @@ impl Extents {
 
     /// Can there be so many bytes of a message? `cap` alone does not tell.
     fn check_held(&self, len: u64) -> Result<()> {
-        if len >= COMPARED && len > memfd::resident(self.segment())? {
+        if len >= COMPARED && len > memfd::resident(&*self.segment()?)? {
             return Err(Error::Corrupted("a message larger than all that its segment holds"));
         }
         Ok(())
@@ -280,6 +304,9 @@ impl Extents {
     }
 
     fn sweep_now_and_then(self: &Arc<Self>) {
+        if !self.file().is_known() {
+            return;
+        }
         let (swept, now) = (&self.state().swept, now());
         let last = swept.load(Ordering::Relaxed);
         // Garbage from the future ends like the past.
@@ -296,7 +323,8 @@ impl Extents {
         let len = self.table.len();
         let count = len.min(SWEPT);
         let first = self.state().sweeper.fetch_add(count, Ordering::Relaxed);
-        let mut dead = None;
+        // The last that were asked about, for many slots may be one process's.
+        let (mut dead, mut alive) = (None, None);
         for index in (0..count).map(|step| first.wrapping_add(step) % len) {
             let Ok(slot) = self.table.slot(index) else { return };
             let word = slot.owner.load(Ordering::Acquire);
@@ -308,7 +336,11 @@ impl Extents {
                 continue;
             }
             let Some(owner) = Owner::in_word(word).filter(|&o| o != me) else { continue };
+            if alive == Some(owner) {
+                continue;
+            }
             if dead != Some(owner) && !liveness::is_dead(owner) {
+                alive = Some(owner);
                 continue;
             }
             dead = Some(owner);

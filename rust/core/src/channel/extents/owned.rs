@@ -1,5 +1,6 @@
 //! An extent in this process's hands.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use super::table::{self, Slot, SlotRef};
@@ -20,13 +21,49 @@ pub struct OwnedExtent {
     generation: u64,
     /// Has this process used these pages often enough to map them? Found out by the first copy.
     worth: OnceLock<bool>,
+    /// It is memory of its own instead, without a slot. See [`file`](crate::channel::file).
+    loose: Option<OwnedFd>,
+}
+
+impl Extents {
+    /// Memory for one message of `bytes`, where this process does not have the file.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os` when descriptors have run out.
+    pub fn loose(self: &Arc<Self>, bytes: u64) -> Result<OwnedExtent> {
+        memfd::check_left(bytes)?;
+        Ok(OwnedExtent::loose(self, memfd::create("fastmp-message", 0)?))
+    }
+
+    /// The same, with a message of `bytes` in it, as it has come in.
+    ///
+    /// # Errors
+    /// `Corrupted` if it is no such memory.
+    pub(in crate::channel) fn loose_received(self: &Arc<Self>, fd: OwnedFd, bytes: u64) -> Result<OwnedExtent> {
+        memfd::check(&fd)?;
+        if memfd::size(&fd)? < bytes || (bytes >= super::COMPARED && memfd::resident(&fd)? < bytes) {
+            return Err(Error::Corrupted("a message larger than its memory"));
+        }
+        Ok(OwnedExtent::loose(self, fd))
+    }
 }
 
 impl OwnedExtent {
+    fn loose(extents: &Arc<Extents>, fd: OwnedFd) -> OwnedExtent {
+        let (generation, worth) = (fork::generation(), OnceLock::from(false));
+        OwnedExtent { extents: extents.clone(), index: 0, offset: 0, generation, worth, loose: Some(fd) }
+    }
+
+    /// Its memory's descriptor, if it has memory of its own.
+    pub fn loose_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.loose.as_ref().map(AsFd::as_fd)
+    }
+
     /// What owns slot `index`.
     pub(super) fn new(extents: &Arc<Extents>, index: u64) -> OwnedExtent {
         let offset = extents.table.slot(index).map_or(0, |slot| slot.place(index).0);
-        OwnedExtent { extents: extents.clone(), index, offset, generation: fork::generation(), worth: OnceLock::new() }
+        let (generation, worth) = (fork::generation(), OnceLock::new());
+        OwnedExtent { extents: extents.clone(), index, offset, generation, worth, loose: None }
     }
 
     /// What looks at slot `index` without owning it.
@@ -56,7 +93,12 @@ impl OwnedExtent {
         self.offset
     }
 
-    fn is_near(&self) -> bool {
+    /// The channel's.
+    pub(super) fn extents(&self) -> &Arc<Extents> {
+        &self.extents
+    }
+
+    pub(super) fn is_near(&self) -> bool {
         self.offset == table::near(self.index)
     }
 
@@ -67,6 +109,9 @@ impl OwnedExtent {
 
     /// Have so many bytes been filled, or reserved?
     pub fn holds(&self, bytes: u64) -> bool {
+        if let Some(fd) = &self.loose {
+            return memfd::size(fd).is_ok_and(|size| bytes <= size);
+        }
         self.cap().is_ok_and(|cap| bytes <= cap)
     }
 
@@ -87,7 +132,7 @@ impl OwnedExtent {
         }
         if cap < bytes {
             let bytes = bytes.next_multiple_of(PAGE);
-            memfd::reserve_own(self.extents.segment(), self.offset + cap, bytes - cap)?;
+            memfd::reserve_own(&*self.extents.segment()?, self.offset + cap, bytes - cap)?;
             slot.cap.store(bytes, Ordering::Release);
         }
         Ok(())
@@ -96,11 +141,12 @@ impl OwnedExtent {
     /// A mapping of its memory, and where in there it starts, if this process uses these very pages
     /// again and again: what is used once or twice is copied faster by a system call.
     fn mapped(&self, slot: &Slot, cap: u64) -> Option<(Arc<Mapping>, usize)> {
-        let (maps, segment) = (&self.extents.maps, self.extents.segment());
+        let maps = &self.extents.maps;
         let life = slot.life.load(Ordering::Relaxed);
         if !*self.worth.get_or_init(|| maps.is_worth(self.index, life)) {
             return None;
         }
+        let segment = &*self.extents.segment().ok()?;
         if self.is_near() {
             let (mapping, start) = maps.window(segment, self.offset).ok()?;
             return Some((mapping, (self.offset - start) as usize));
@@ -115,6 +161,9 @@ impl OwnedExtent {
     /// # Errors
     /// `OutOfMemory`; `Corrupted` if they would not be inside.
     pub fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        if let Some(fd) = &self.loose {
+            return memfd::write(fd, at, bytes);
+        }
         let slot = self.slot()?;
         let cap = slot.cap();
         let end = at.checked_add(bytes.len() as u64).filter(|&end| end <= slot.place(self.index).1);
@@ -124,7 +173,7 @@ impl OwnedExtent {
         {
             return mapping.write(start + at as usize, bytes);
         }
-        let segment = self.extents.segment();
+        let segment = &*self.extents.segment()?;
         let filled = memfd::write(segment, self.offset + at, bytes).and_then(|()| {
             kill_point!("extent.filled");
             if at <= cap && end > cap {
@@ -150,6 +199,9 @@ impl OwnedExtent {
     /// # Errors
     /// `Corrupted` if they are not inside.
     pub fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
+        if let Some(fd) = &self.loose {
+            return memfd::read(fd, at, to);
+        }
         let slot = self.slot()?;
         let cap = slot.cap();
         if at.checked_add(to.len() as u64).is_none_or(|end| end > cap) {
@@ -157,18 +209,20 @@ impl OwnedExtent {
         }
         match self.mapped(&slot, cap) {
             Some((mapping, start)) => mapping.read(start + at as usize, to),
-            None => memfd::read(self.extents.segment(), self.offset + at, to),
+            None => memfd::read(&*self.extents.segment()?, self.offset + at, to),
         }
     }
 
     /// Does dropping it give no pages back, its own or others'? That would take time.
     pub fn is_quick_to_free(&self) -> bool {
-        !self.is_ours() || self.cap().is_ok_and(|cap| self.extents.has_room_for(cap))
+        self.loose.is_none() && (!self.is_ours() || self.cap().is_ok_and(|cap| self.extents.has_room_for(cap)))
     }
 
     /// It is of no use to anybody: give its pages back.
     pub fn discard(self) {
-        if let Ok(slot) = self.slot() {
+        if self.loose.is_none()
+            && let Ok(slot) = self.slot()
+        {
             self.extents.give_back(self.index, &slot);
             slot.owner.store(0, Ordering::Release);
         }
@@ -198,7 +252,7 @@ impl OwnedExtent {
     }
 
     /// It is no longer this process's.
-    fn forget(mut self) {
+    pub(super) fn forget(mut self) {
         self.generation = 0;
     }
 
@@ -222,7 +276,7 @@ impl OwnedExtent {
 impl Drop for OwnedExtent {
     fn drop(&mut self) {
         // A forked child's copy is not the owner; nor is one whose extent went to a ring.
-        if self.is_ours() {
+        if self.is_ours() && self.loose.is_none() {
             self.extents.free(self.index);
         }
     }

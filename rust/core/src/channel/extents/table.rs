@@ -5,9 +5,9 @@
 //! one of 1 TiB. It uses one at a time. A file with holes takes no more memory than its pages, so
 //! that places cost nothing.
 //!
-//! | bytes of the segment | what |
+//! | bytes of the file | what |
 //! |---|---|
-//! | below 16 MiB | the channel's words and bases |
+//! | below 16 MiB | the file's header; of a broadcast, its words |
 //! | from 16 MiB | the table's further pages |
 //! | from 128 MiB | near places |
 //! | from 1 TiB | far places |
@@ -15,13 +15,16 @@
 //! Growing: make the page, then CAS `more`. A page may be made twice, by two at a time or after a
 //! death: making one writes a single byte that no slot uses.
 
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use crate::arena::Segment;
+use crate::channel::file::File;
+use crate::channel::front::Front;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU32, AtomicU64, Ordering};
 use crate::kill_point;
-use crate::layout;
+use crate::layout::{self, Backing};
 use crate::overlay;
 use crate::sys::fork::Local;
 use crate::sys::mapping::Mapping;
@@ -143,14 +146,32 @@ impl std::ops::Deref for SlotRef<'_> {
 /// The table, as this process sees it.
 #[derive(Debug)]
 pub struct Table {
-    pub(super) state: layout::Object<ExtentState, Arc<Segment>>,
+    pub(super) state: layout::Object<ExtentState, Arc<Front>>,
+    /// Where that is in its mapping.
+    at: usize,
+    pub(super) file: File,
     /// Its further pages, in pieces.
     pieces: Local<Vec<Option<Arc<Mapping>>>>,
 }
 
 impl Table {
-    pub(super) fn new(segment: Arc<Segment>, at: usize) -> Result<Table> {
-        Ok(Table { state: layout::Object::new(segment, at)?, pieces: Local::default() })
+    pub(super) fn new(front: Arc<Front>, at: usize, file: File) -> Result<Table> {
+        let at = front.offset() + at;
+        Ok(Table { state: layout::Object::new(front, at)?, at, file, pieces: Local::default() })
+    }
+
+    /// The file that has the pages.
+    ///
+    /// # Errors
+    /// `NO_FILE`.
+    pub(super) fn segment(&self) -> Result<Arc<Segment>> {
+        self.file.get()
+    }
+
+    /// Has any slot ever been taken?
+    pub(super) fn was_used(&self) -> bool {
+        // Relaxed: stored by who takes a slot, and before its message is committed.
+        self.state.hint.load(Ordering::Relaxed) != 0 || self.state.more.load(Ordering::Relaxed) != 0
     }
 
     /// Slots that there are.
@@ -167,11 +188,29 @@ impl Table {
     pub fn slot(&self, index: u64) -> Result<SlotRef<'_>> {
         match self.state.slots.get(index as usize) {
             Some(slot) => Ok(SlotRef::First(slot)),
-            None => self.later_slot(index),
+            None => self.later_slot(index).map(SlotRef::More),
         }
     }
 
-    fn later_slot(&self, index: u64) -> Result<SlotRef<'_>> {
+    /// The same, to be kept longer than the channel, with [`plot_of`](Self::plot_of).
+    ///
+    /// # Errors
+    /// Those of [`slot`](Self::slot).
+    pub fn slot_alone(&self, index: u64) -> Result<layout::Object<Slot, Arc<Mapping>>> {
+        if index >= FIRST {
+            return self.later_slot(index);
+        }
+        let at = self.at + offset_of!(ExtentState, slots) + index as usize * size_of::<Slot>();
+        layout::Object::new(self.state.backing().mapping().clone(), at)
+    }
+
+    /// The plot that slot `index` is in, if it is in one.
+    pub fn plot_of(&self, index: u64) -> Option<Arc<Front>> {
+        let front = self.state.backing();
+        (index < FIRST && front.is_plot()).then(|| front.clone())
+    }
+
+    fn later_slot(&self, index: u64) -> Result<layout::Object<Slot, Arc<Mapping>>> {
         if index >= self.len() {
             return Err(Error::Corrupted("a message without its extent"));
         }
@@ -183,10 +222,11 @@ impl Table {
             None => {
                 let start = TABLE_AT + piece as u64 * PIECE * PAGE;
                 // What is beyond the file's end must not be touched.
-                if memfd::size(self.state.backing())? < start + PIECE * PAGE {
+                let segment = self.segment()?;
+                if memfd::size(&*segment)? < start + PIECE * PAGE {
                     return Err(Error::Corrupted("a table longer than its segment"));
                 }
-                let mapping = Arc::new(Mapping::new(self.state.backing(), start, (PIECE * PAGE) as usize)?);
+                let mapping = Arc::new(Mapping::new(&*segment, start, (PIECE * PAGE) as usize)?);
                 self.pieces.with(|pieces| {
                     if pieces.len() <= piece {
                         pieces.resize(piece + 1, None);
@@ -195,7 +235,7 @@ impl Table {
                 })
             }
         };
-        Ok(SlotRef::More(layout::Object::new(mapping, (at % (PIECE * PAGE)) as usize)?))
+        layout::Object::new(mapping, (at % (PIECE * PAGE)) as usize)
     }
 
     /// Where an empty slot probably is.
@@ -219,7 +259,7 @@ impl Table {
         if more >= MOST - FIRST {
             return Err(Error::OutOfMemory);
         }
-        let segment = self.state.backing();
+        let segment = &*self.segment()?;
         let at = TABLE_AT + more / PAGEFUL * PAGE;
         // A whole piece is mapped at a time.
         memfd::extend_to(segment, TABLE_AT + (more / PAGEFUL / PIECE + 1) * PIECE * PAGE)?;

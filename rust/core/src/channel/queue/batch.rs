@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::Queue;
 use crate::channel::ring::{MessageMeta, Received};
 use crate::channel::transport::{BatchMessage, Outgoing};
-use crate::deadline::{Deadline, Patience};
+use crate::deadline::{Graced, Patience};
 use crate::error::{Error, Result};
 use crate::kill_point;
 
@@ -30,17 +30,23 @@ impl Queue {
         self.put_rest(messages, done, Patience::Spin)
     }
 
-    /// The same, waiting until `deadline` for room.
+    /// The same, waiting until the deadline for room.
     ///
     /// # Errors
     /// Those of [`put`](Self::put).
-    pub fn put_many(&self, messages: &mut [BatchMessage<'_>], done: &mut usize, deadline: Deadline) -> Result<()> {
-        self.wait_to_put(deadline, || self.put_rest(messages, done, Patience::Sleep(deadline)))
+    pub fn put_many(
+        &self,
+        messages: &mut [BatchMessage<'_>],
+        done: &mut usize,
+        until: impl Into<Graced>,
+    ) -> Result<()> {
+        let until = until.into();
+        self.wait_to_put(until.deadline(), || self.put_rest(messages, done, Patience::Sleep(until)))
     }
 
     fn put_rest(&self, messages: &mut [BatchMessage<'_>], done: &mut usize, patience: Patience) -> Result<()> {
         while let Some(rest) = messages.get_mut(*done..).filter(|rest| !rest.is_empty()) {
-            let put = self.transport.send_many(self.writer.as_fd(), rest, patience)?;
+            let put = self.with_found_file(|| self.transport.send_many(self.writer.as_fd(), rest, patience))?;
             *done += put;
             if put > 0 {
                 kill_point!("queue.batch.before_wake");
@@ -73,7 +79,7 @@ impl Queue {
         self.get_some(scratch, metas, most, Patience::Spin)
     }
 
-    /// The same, waiting until `deadline` for the first.
+    /// The same, waiting until the deadline for the first.
     ///
     /// # Errors
     /// Those of [`get`](Self::get).
@@ -82,10 +88,11 @@ impl Queue {
         scratch: &mut Vec<u8>,
         metas: &mut Vec<(MessageMeta, usize)>,
         most: usize,
-        deadline: Deadline,
+        until: impl Into<Graced>,
     ) -> Result<Found> {
-        let attempt = || self.get_some(scratch, metas, most, Patience::Sleep(deadline));
-        self.getters().wait(deadline, attempt, || self.ring().looks_ready())
+        let until = until.into();
+        let attempt = || self.get_some(scratch, metas, most, Patience::Sleep(until));
+        self.wait_to_get(until.deadline(), attempt)
     }
 
     fn get_some(
@@ -95,13 +102,18 @@ impl Queue {
         most: usize,
         patience: Patience,
     ) -> Result<Found> {
+        if let Some(keeper) = self.keeper.get() {
+            return self.with_found_file(|| self.get_some_kept(keeper, scratch, metas, most, patience));
+        }
         let taker = self.taker();
         let taking = |tasks| {
             if let Some(taker) = taker {
                 taker.takes(tasks);
             }
         };
-        match self.transport.recv_many(self.reader.as_fd(), scratch, metas, most, patience, taking) {
+        let got = self
+            .with_found_file(|| self.transport.recv_many(self.reader.as_fd(), scratch, metas, most, patience, taking));
+        match got {
             Ok(0) => {
                 let (mut bytes, mut fds) = (Vec::new(), Vec::new());
                 let received = self.get_once(&mut bytes, &mut fds, patience, false)?;
@@ -117,7 +129,7 @@ impl Queue {
                 self.has_got();
                 Ok(Found::Run(many))
             }
-            Err(Error::Empty) => Err(self.after_nothing()),
+            Err(Error::Empty) => Err(self.after_nothing(patience)),
             Err(e) => Err(e),
         }
     }

@@ -2,7 +2,8 @@
 //! [`takers`](super::takers).
 
 use super::Queue;
-use crate::deadline::Deadline;
+use super::custody::brief;
+use crate::deadline::{Deadline, Patience};
 use crate::error::Result;
 use crate::facade::Ordering;
 
@@ -31,7 +32,19 @@ impl Queue {
     /// # Errors
     /// `Overflow` if none was left.
     pub fn task_done(&self) -> Result<()> {
-        self.state.tasks.task_done(|| self.tasks_put())?;
+        self.task_done_with(Patience::sleep(Deadline::Never))
+    }
+
+    /// The same, with so much patience for the lock that a queue which keeps its messages needs for
+    /// it.
+    ///
+    /// # Errors
+    /// `Overflow` if none was left; those of the lock.
+    pub fn task_done_with(&self, patience: Patience) -> Result<()> {
+        match self.keeper.get() {
+            Some(keeper) => self.with_found_file(|| self.task_done_kept(keeper, patience))?,
+            None => self.state.tasks.task_done(|| self.tasks_put())?,
+        }
         self.owes_less();
         Ok(())
     }
@@ -43,7 +56,11 @@ impl Queue {
     /// `TimedOut`; `Interrupted`.
     pub fn join(&self, since: u64, judges: bool, deadline: Deadline) -> Result<Joined> {
         let mut first = 0;
-        let judge = || if judges { self.lost_tasks(&mut first) } else { Ok(None) };
+        let judge = || {
+            // What comes back will be done by somebody.
+            self.mend_custody(false, brief());
+            if judges { self.lost_tasks(&mut first) } else { Ok(None) }
+        };
         let joined = self.state.tasks.join(since, || self.tasks_put(), judge, deadline)?;
         Ok(joined.map_or(Joined::Done, Joined::Lost))
     }

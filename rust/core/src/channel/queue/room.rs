@@ -188,7 +188,7 @@ impl<T, A: FnMut() -> Result<T>> Wait for RoomWait<'_, A> {
 
     fn probe(&mut self, look: Look) -> Result<Found<T>> {
         if look == Look::Thorough {
-            self.queue.extents.tend();
+            self.queue.tend();
         }
         let holder = &self.queue.state.room.holder;
         let word = holder.load(Ordering::Relaxed);

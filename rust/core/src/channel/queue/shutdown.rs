@@ -38,30 +38,39 @@ impl Queue {
     /// # Errors
     /// `Interrupted`: call it again; `Corrupted`.
     pub fn shut_down(&self, immediate: bool) -> Result<()> {
-        let cut = || self.state.cut.store(self.ring().messages_out(), Ordering::Release);
-        let patience = Patience::Sleep(Deadline::Never);
-        self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)?;
+        let patience = Patience::sleep(Deadline::Never);
+        // What takers have died with is in front, and thrown away as well.
+        self.mend_custody(true, patience);
+        let cut = || {
+            self.settle_custody();
+            let taken = self.ring().messages_out().saturating_sub(self.ring().in_front());
+            self.state.cut.store(taken, Ordering::Release);
+        };
+        self.with_found_file(|| {
+            self.transport.shut(self.reader.as_fd(), self.writer.as_fd(), immediate.then_some(cut), patience)
+        })?;
         kill_point!("queue.shut.before_wake");
-        let ring = self.ring().state();
-        ring.not_empty.notify_all();
-        ring.not_full.notify_all();
-        self.state.room.wake();
-        self.state.tasks.look_again();
+        self.wake_all();
         self.drain(patience, usize::MAX)?;
         if self.ring().is_terminated() {
             // Descriptors of what was thrown away.
-            self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience)?;
+            self.with_found_file(|| self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience))?;
         }
         Ok(())
     }
 
     /// Throw away what is left of a queue that is terminated, `most` messages at most.
     fn drain(&self, patience: Patience, most: usize) -> Result<()> {
+        if self.ring().is_terminated() {
+            self.throw_front_away(patience)?;
+        }
         let mut scratch = Vec::new();
         for _ in 0..most {
-            let getting = self.ring().get_guard(patience)?;
-            let thrown = getting.throw_away(&mut scratch);
-            drop(getting);
+            let thrown = self.with_found_file(|| {
+                let getting = self.ring().get_guard(patience)?;
+                self.settle_custody();
+                getting.throw_away(&mut scratch)
+            });
             kill_point!("queue.thrown_away");
             match thrown {
                 Ok(message) => drop(message),
@@ -75,7 +84,16 @@ impl Queue {
     /// Nothing was got. Is it because nothing will come any more? Then what a dead one has not
     /// finished is finished.
     #[cold]
-    pub(super) fn after_nothing(&self) -> Error {
+    pub(super) fn after_nothing(&self, patience: Patience) -> Error {
+        if self.keeps_messages() {
+            // If it is to end this is the last chance for what a dead taker held.
+            let is_last = self.ring().is_shut() && !self.ring().is_terminated();
+            if is_last && self.mend_custody(true, patience) {
+                return Error::WouldBlock;
+            }
+        } else if self.ring().in_front() > 0 {
+            return Error::Corrupted("messages have come back to a queue that keeps none");
+        }
         if !self.ring().is_shut() {
             return Error::Empty;
         }
@@ -83,20 +101,20 @@ impl Queue {
         if !self.ring().is_empty() {
             return Error::WouldBlock;
         }
-        self.finish_shutting();
+        self.finish_shutting(patience.brief_at_least());
         Error::ShutDown
     }
 
     /// What a killed process may have left undone. Nobody waits for it, nor does it fail.
     #[cold]
-    pub(super) fn finish_shutting(&self) {
+    pub(super) fn finish_shutting(&self, patience: Patience) {
         let has_left = self.ring().is_terminated() && self.ring().looks_ready();
-        let patience = Patience::Sleep(Deadline::PASSED);
         if has_left {
             let _ = self.drain(patience, AT_A_TIME);
         }
         if has_left || !self.transport.has_told_shut() {
-            let _ = self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience);
+            let _ =
+                self.with_found_file(|| self.transport.tell_shut(self.reader.as_fd(), self.writer.as_fd(), patience));
         }
     }
 }

@@ -120,6 +120,16 @@ impl Queue {
         self.ring().state().flags.fetch_or(UNSURE, Ordering::SeqCst);
     }
 
+    /// What `owner`, which is dead, had taken is another's to do. (Not in one with that: whoever
+    /// dies in between leaves the dead one owing what it does not, and nobody waits for it.)
+    pub(super) fn owed_by_another(&self, owner: Owner, tasks: u64) {
+        let takers = &self.state.takers;
+        let entry = takers.iter().find(|taker| taker.owner.load(Ordering::Relaxed) == owner.word());
+        if let Some(Taker { owes, .. }) = entry {
+            let _ = owes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |owes| Some(owes.saturating_sub(tasks)));
+        }
+    }
+
     /// This process has done one.
     pub(super) fn owes_less(&self) {
         let owed = self.taker().map(|taker| {
@@ -142,7 +152,8 @@ impl Queue {
             (self.state.tasks.unfinished(|| self.tasks_put()), messages_in, messages_out, flags())
         };
         let before = now();
-        if before.0 == 0 || !self.ring().is_empty() || before.3 & (KEPT | UNSURE) != KEPT {
+        let is_over = before.0 == 0 || !self.ring().is_empty() || self.may_come_back();
+        if is_over || before.3 & (KEPT | UNSURE) != KEPT {
             return Ok(None);
         }
         let mut dead = Vec::new();

@@ -16,31 +16,32 @@ use crate::facade::Ordering;
 pub const RUN_BYTES: usize = INLINE;
 
 /// A run so far: where it would end without its last message, and with it.
-struct Run {
-    start: Cursor,
-    before_last: (Cursor, u64),
-    end: (Cursor, u64),
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) start: Cursor,
+    pub(super) before_last: (Cursor, u64),
+    pub(super) end: (Cursor, u64),
 }
 
 impl Run {
-    fn new(start: Cursor) -> Run {
+    pub(super) fn new(start: Cursor) -> Run {
         Run { start, before_last: (start, 0), end: (start, 0) }
     }
 
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.end.0.since(self.start)
     }
 
-    fn at(&self) -> u64 {
+    pub(super) fn at(&self) -> u64 {
         self.end.0.at()
     }
 
-    fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.end.1
     }
 
     /// One more, of `bytes`.
-    fn extend(&mut self, bytes: usize) {
+    pub(super) fn extend(&mut self, bytes: usize) {
         let (cursor, size) = self.end;
         self.before_last = self.end;
         let next = Cursor::new(cursor.count() + 1, (cursor.at() + record_bytes(bytes)) / UNIT);
@@ -48,7 +49,7 @@ impl Run {
     }
 
     /// Commit it, in odd steps.
-    fn commit(&self, commit: impl Fn(Cursor, Cursor, u64)) {
+    pub(super) fn commit(&self, commit: impl Fn(Cursor, Cursor, u64)) {
         let (end, size) = self.end;
         if self.len() % 2 == 1 {
             commit(self.start, end, size);
@@ -76,7 +77,7 @@ impl PutGuard<'_> {
         let head = self.look_at_head(tail);
         let most = match ring.maxsize() {
             0 => COUNT_MOST,
-            n => n,
+            n => n.saturating_sub(ring.in_front()),
         };
         let most = most.saturating_sub(tail.since(head));
         let end = self.end_of_run(tail, head);

@@ -1,11 +1,29 @@
 //! The readers' side of a ring: the record at the head, and its commit.
 
 use super::{COUNT_MASK, Cursor, INLINE, MessageMeta, Received, Ring, Where, tally};
+use std::os::fd::OwnedFd;
+
 use crate::channel::extents::CHUNK;
-use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, Header, LINK, UNIT, record_bytes, word};
+use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, Header, LINK, LOOSE, UNIT, record_bytes, word};
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
+
+/// What would be taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// See [`MessageMeta`].
+    pub meta: MessageMeta,
+    /// The number of the descriptors that were sent last when it was put: its own, if it has some.
+    pub fds_id: u64,
+    /// Bytes of the message.
+    pub size: usize,
+    /// Is it in an extent?
+    pub is_large: bool,
+    /// So many descriptors are in its packet: those of the message, and what goes along. See
+    /// [`file`](crate::channel::file).
+    pub packet: usize,
+}
 
 /// The get lock, held.
 #[derive(Debug)]
@@ -19,8 +37,8 @@ impl<'a> GetGuard<'a> {
     }
 
     /// Get the first message. Its bytes come onto the end of `scratch` unless they are in an
-    /// extent. `accept` is asked once it is certain what would be taken (its meta, the fds_id of
-    /// its descriptors, its size); an error there leaves the message in its place.
+    /// extent. `accept` is asked once it is certain what would be taken; an error there leaves the
+    /// message in its place. It gives the memory of a message that has its own.
     ///
     /// # Errors
     /// `Empty`, also if it is [terminated](Ring::is_terminated); `Corrupted`; what `accept` gives.
@@ -28,7 +46,7 @@ impl<'a> GetGuard<'a> {
     pub fn get(
         &self,
         scratch: &mut Vec<u8>,
-        accept: impl FnOnce(&MessageMeta, u64, usize) -> Result<()>,
+        accept: impl FnOnce(&Found) -> Result<Option<OwnedFd>>,
     ) -> Result<Received> {
         if self.ring.is_terminated() {
             return Err(Error::Empty);
@@ -40,20 +58,20 @@ impl<'a> GetGuard<'a> {
     pub(super) fn take_first(
         &self,
         scratch: &mut Vec<u8>,
-        accept: impl FnOnce(&MessageMeta, u64, usize) -> Result<()>,
+        accept: impl FnOnce(&Found) -> Result<Option<OwnedFd>>,
     ) -> Result<Received> {
         let Some(record) = self.next()? else { return Err(Error::Empty) };
         let ring = self.ring;
         if record.kind == DATA && record.left.is_none() {
             record.mapping.append_to(record.offset, record.len, scratch)?;
-            accept(&record.meta, record.fds_id, record.len)?;
+            accept(&record.found(record.len, ring.config.hands_over))?;
             self.commit(record.head, record.next, record.len as u64);
             return Ok(Received { meta: record.meta, number: record.head.count(), extent: None, _left: None });
         }
         let this = ring.config.index;
         let mut extent = None;
         let mut size = record.len;
-        if record.kind == EXTENT {
+        if record.kind != DATA {
             let mut bytes = [0; EXTENT_BYTES];
             record.mapping.read(record.offset, &mut bytes)?;
             let (index, len) = (word(&bytes, 0), word(&bytes, 1));
@@ -62,12 +80,17 @@ impl<'a> GetGuard<'a> {
         } else {
             record.mapping.append_to(record.offset, record.len, scratch)?;
         }
-        accept(&record.meta, record.fds_id, size)?;
+        let loose = accept(&record.found(size, ring.config.hands_over))?;
         let chunk = match record.left {
             Some(index) => Some(Box::new(ring.extents.receive(index, CHUNK, this, record.next.0)?)),
             None => None,
         };
         let extent = match extent {
+            // If it has no memory the message is as good as lost, and is taken.
+            Some((_, len)) if record.kind == LOOSE => match loose {
+                Some(fd) => Some(Box::new((ring.extents.loose_received(fd, len as u64)?, len))),
+                None => None,
+            },
             Some((index, len)) => match ring.extents.receive(index, len as u64, this, record.next.0) {
                 Ok(hold) => Some(Box::new((hold, len))),
                 Err(e) => {
@@ -83,7 +106,7 @@ impl<'a> GetGuard<'a> {
         if let Some(hold) = &chunk {
             hold.received();
         }
-        if let Some((hold, _)) = extent.as_deref() {
+        if let Some((hold, _)) = extent.as_deref().filter(|_| record.kind == EXTENT) {
             hold.received();
         }
         Ok(Received { meta: record.meta, number: record.head.count(), extent, _left: chunk })
@@ -100,17 +123,22 @@ impl<'a> GetGuard<'a> {
     }
 
     /// The first number of descriptors that this message or a later one may ask for; None: the ring
-    /// is empty.
+    /// is empty. The put lock is held too.
     ///
     /// # Errors
     /// `Corrupted`.
     pub fn first_fds_id(&self) -> Result<Option<u64>> {
-        let Some(record) = self.next()? else { return Ok(None) };
-        Ok(Some(record.fds_id.wrapping_add(u64::from(record.meta.fds == 0))))
+        let Some(record) = self.next()? else {
+            // What has come back asks for none.
+            let next = self.ring.state.last_fds_id.load(Ordering::Relaxed).wrapping_add(1);
+            return Ok((self.ring.in_front() > 0).then_some(next));
+        };
+        let packet = record.packet(self.ring.config.hands_over);
+        Ok(Some(record.fds_id.wrapping_add(u64::from(packet == 0))))
     }
 
     #[inline(always)]
-    fn next(&self) -> Result<Option<Record<'_>>> {
+    pub(super) fn next(&self) -> Result<Option<Record<'_>>> {
         let ring = self.ring;
         let state = &*ring.state;
         let head = Cursor(state.head.load(Ordering::Relaxed));
@@ -144,7 +172,10 @@ impl<'a> GetGuard<'a> {
                 continue;
             }
             let bytes = record_bytes(len);
-            if bytes > room || len > INLINE || !(kind == DATA || (kind == EXTENT && len == EXTENT_BYTES)) {
+            if bytes > room
+                || len > INLINE
+                || !(kind == DATA || (matches!(kind, EXTENT | LOOSE) && len == EXTENT_BYTES))
+            {
                 return Err(Error::Corrupted("a record of impossible kind or size"));
             }
             return Ok(Some(Record {
@@ -163,17 +194,32 @@ impl<'a> GetGuard<'a> {
     }
 }
 
-struct Record<'a> {
-    mapping: Where<'a>,
-    offset: usize,
-    len: usize,
-    kind: u8,
-    meta: MessageMeta,
-    head: Cursor,
+pub(super) struct Record<'a> {
+    pub(super) mapping: Where<'a>,
+    /// Of the payload.
+    pub(super) offset: usize,
+    pub(super) len: usize,
+    pub(super) kind: u8,
+    pub(super) meta: MessageMeta,
+    pub(super) head: Cursor,
     fds_id: u64,
-    next: Cursor,
+    pub(super) next: Cursor,
     /// The chunk that the link to this record leaves.
-    left: Option<u64>,
+    pub(super) left: Option<u64>,
+}
+
+impl Record<'_> {
+    /// Descriptors in its packet; 0: it has none.
+    fn packet(&self, hands_over: bool) -> usize {
+        let fds = usize::from(self.meta.fds);
+        fds + usize::from(self.kind == LOOSE || (self.kind == EXTENT && hands_over && fds > 0))
+    }
+
+    #[inline]
+    fn found(&self, size: usize, hands_over: bool) -> Found {
+        let (meta, fds_id) = (self.meta, self.fds_id);
+        Found { meta, fds_id, size, is_large: self.kind == EXTENT, packet: self.packet(hands_over) }
+    }
 }
 
 impl Drop for GetGuard<'_> {

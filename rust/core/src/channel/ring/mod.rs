@@ -2,12 +2,12 @@
 //! queue and pipe do.
 //!
 //! # Layout
-//! Messages are records in units of 16 bytes: a header, then the payload. A *position* is an offset
-//! in the segment, in units. The *base* is a circle that starts with 16 KiB and doubles up to 1
-//! MiB. A ring that may overflow goes on in *chunks*, extents of 1 MiB that are filled once from
-//! start to end, and comes back to the base when it is empty. Wherever the next record does not
-//! follow the last one a link says where it is; room for one link always stays behind the last
-//! record.
+//! Messages are records in units of 16 bytes: a header, then the payload. A *position* is an
+//! offset, in units: in the front while it is inside of the base, else in the channel's file.
+//! The *base* is a circle that starts with 16 KiB and doubles up to 1 MiB. A ring that may overflow
+//! goes on in *chunks*, extents of 1 MiB that are filled once from start to end, and comes back to
+//! the base when it is empty. Wherever the next record does not follow the last one a link says
+//! where it is; room for one link always stays behind the last record.
 //!
 //! A ring that may not overflow holds at least 64 KiB of payload, whatever the sizes of its
 //! messages. As a record takes up to 31 bytes more than its payload, a base full of tiny ones
@@ -48,9 +48,11 @@
 //! readable *before* the commit if it is not; it is cleared under the put lock when the ring is
 //! seen empty, and so never while a message is there. `ready` is stored 0 before the clearing and 1
 //! after the setting: a death in between can only leave the descriptor readable without a message.
-//! A new ring's starts set. Beside it is a bit that, once set, stays: senders also tell whether
-//! there is room (see [`writable`](super::writable)).
+//! Beside it is a bit that, once set, stays: senders also tell whether there is room (see
+//! [`writable`](super::writable)); and `HANDED`, which is cleared with it: the last packet in the
+//! socket has the channel's file (see [`file`](super::file)).
 
+mod ahead;
 mod batch;
 mod get;
 mod put;
@@ -59,21 +61,22 @@ mod tally;
 
 use std::sync::Arc;
 
-use crate::arena::Segment;
 use crate::channel::extents::{CHUNK, Extents, OwnedExtent};
+use crate::channel::front::Front;
 use crate::deadline::Patience;
 use crate::error::{Error, Result};
 use crate::facade::{AtomicU32, AtomicU64, Ordering};
-use crate::layout::{self, Backing};
+use crate::layout;
 use crate::overlay;
 use crate::sync::mutex::{Acquired, Mutex};
 use crate::sync::turns::FairWaitSet;
+use crate::sys::liveness;
 use crate::sys::mapping::Mapping;
-use crate::sys::{liveness, memfd};
 
 pub use super::format::UNIT;
+pub use ahead::Ahead;
 pub use batch::RUN_BYTES;
-pub use get::GetGuard;
+pub use get::{Found, GetGuard};
 pub use put::PutGuard;
 pub use tally::Totals;
 
@@ -96,9 +99,10 @@ const MANY: u64 = 128;
 /// In `detour`: there is a number.
 const DETOUR: u32 = 1 << 31;
 /// Bits of `ready`: the descriptor has been made readable; the senders' descriptor tells whether
-/// there is room.
+/// there is room; the last packet has the file.
 const READY: u32 = 1;
 const TELLS: u32 = 2;
+const HANDED: u32 = 4;
 /// A base of which no piece of this part is free is nearly full.
 const NEARLY_FULL: u64 = 8;
 /// The largest payload that is copied under the lock; what is larger goes into an extent before.
@@ -131,7 +135,9 @@ overlay! {
         shut: AtomicU32,
         /// The caller's business.
         pub flags: AtomicU32,
-        _reserved: [AtomicU64; 2],
+        /// Messages that have come back, in front of the head. See [`custody`](crate::sync::custody).
+        pub front: AtomicU64,
+        _reserved: AtomicU64,
 
         put_lock: Mutex,
         tail: AtomicU64,
@@ -173,7 +179,7 @@ impl Cursor {
     fn count(self) -> u64 {
         self.0 >> POS_BITS
     }
-    /// Byte offset in the segment.
+    /// Byte offset.
     fn at(self) -> u64 {
         (self.0 & POS_MASK) * UNIT
     }
@@ -221,24 +227,28 @@ pub struct Received {
 /// What a ring does not share.
 #[derive(Debug, Clone, Copy)]
 pub struct RingConfig {
-    /// Number of the ring in its segment.
+    /// Number of the ring in its channel.
     pub index: u32,
     /// Where the base is.
     pub base: u64,
     /// May it go on in chunks?
     pub overflows: bool,
-    /// Bytes of the segment that are set aside for the base.
+    /// Bytes of the front that are set aside for the base.
     pub base_most: u64,
     /// At most [`LARGE_UNREAD`] messages in extents may be unread at a time?
     pub bounds_large: bool,
+    /// Does the file go with the messages? See [`file`](super::file).
+    pub hands_over: bool,
 }
 
 /// A ring, as this process sees it.
 #[derive(Debug)]
 pub struct Ring {
-    state: layout::Object<RingState, Arc<Segment>>,
+    state: layout::Object<RingState, Arc<Front>>,
     extents: Arc<Extents>,
     config: RingConfig,
+    /// Where the front starts in its mapping.
+    origin: usize,
 }
 
 impl Payload<'_> {
@@ -270,20 +280,18 @@ impl Received {
 }
 
 impl Ring {
-    /// The ring whose words are at `offset`.
+    /// The ring whose words are at `offset` of the front.
     ///
     /// # Errors
-    /// `Corrupted` if its words are not inside the segment.
-    pub fn new(segment: Arc<Segment>, offset: usize, extents: Arc<Extents>, config: RingConfig) -> Result<Ring> {
-        Ok(Ring { state: layout::Object::new(segment, offset)?, extents, config })
+    /// `Corrupted` if its words are not inside.
+    pub fn new(front: Arc<Front>, offset: usize, extents: Arc<Extents>, config: RingConfig) -> Result<Ring> {
+        let origin = front.offset();
+        Ok(Ring { state: layout::Object::new(front, origin + offset)?, extents, config, origin })
     }
 
-    /// Make the words, in a new segment, and reserve the base. `maxsize` 0: no bound on messages.
-    ///
-    /// # Errors
-    /// `Corrupted` if its words are not inside the segment.
-    pub fn set_up(&self, maxsize: u64) -> Result<()> {
-        memfd::reserve_own(self.state.backing(), self.config.base, BASE_FIRST)?;
+    /// Make the words, in a new front, which has the first pages of the base. `maxsize` 0: no bound
+    /// on messages.
+    pub fn set_up(&self, maxsize: u64) {
         let start = Cursor::new(0, self.config.base / UNIT).0;
         let state = &*self.state;
         state.maxsize.store(maxsize.min(COUNT_MOST), Ordering::Relaxed);
@@ -293,9 +301,17 @@ impl Ring {
         for number in &state.large {
             number.store(u32::MAX, Ordering::Relaxed);
         }
-        state.ready.store(READY, Ordering::Relaxed);
         state.base_cap.store(BASE_FIRST, Ordering::Release);
-        Ok(())
+    }
+
+    /// The extents of its channel.
+    pub fn extents(&self) -> &Arc<Extents> {
+        &self.extents
+    }
+
+    /// Does the channel's file go with its messages? See [`file`](super::file).
+    pub fn hands_over(&self) -> bool {
+        self.config.hands_over
     }
 
     /// The shared words.
@@ -319,7 +335,7 @@ impl Ring {
             let tail = self.tail();
             let again = self.head();
             if again == head {
-                return tail.since(head);
+                return tail.since(head).saturating_add(self.in_front());
             }
             head = again;
         }
@@ -343,7 +359,19 @@ impl Ring {
 
     /// May there be a message? Cheap, for a spinner.
     pub fn looks_ready(&self) -> bool {
-        self.state.tail.load(Ordering::Relaxed) != self.state.head.load(Ordering::Relaxed)
+        self.state.tail.load(Ordering::Relaxed) != self.state.head.load(Ordering::Relaxed) || self.in_front() != 0
+    }
+
+    /// Messages that have come back, and are taken before those in the ring.
+    #[inline]
+    pub fn in_front(&self) -> u64 {
+        // SeqCst: as with `tail`.
+        self.state.front.load(Ordering::SeqCst)
+    }
+
+    /// The head's word.
+    pub fn head_word(&self) -> u64 {
+        self.head().0
     }
 
     // SeqCst: one half of the agreement with waiters, see `waitset`.
@@ -366,7 +394,7 @@ impl Ring {
             let settled = self.extents.settle_put(self.config.index, self.state.tail.load(Ordering::Relaxed));
             not_put = settled.inspect_err(|_| self.state.put_lock.leave_to(dead))?;
             // The dead holder may have been between the two steps of clearing the descriptor.
-            self.state.ready.fetch_and(!READY, Ordering::Relaxed);
+            self.state.ready.fetch_and(!(READY | HANDED), Ordering::Relaxed);
         }
         Ok(PutGuard::new(self, not_put))
     }
@@ -429,7 +457,8 @@ impl Ring {
     fn lacks_room(&self, tail: Cursor, head: Cursor) -> bool {
         if self.config.overflows {
             let maxsize = self.maxsize();
-            let is_full = (maxsize > 0 && tail.since(head) >= maxsize) || self.lacks_bytes();
+            let is_full =
+                (maxsize > 0 && tail.since(head).saturating_add(self.in_front()) >= maxsize) || self.lacks_bytes();
             // Who puts into one that is shut down need not wait to learn of it.
             return is_full && !self.is_shut();
         }
@@ -473,6 +502,12 @@ impl Ring {
         left != 0 && left <= COUNT_MASK / 2
     }
 
+    /// May a message in an extent be unread, where they are bounded?
+    pub fn has_large(&self) -> bool {
+        let tail = self.tail();
+        self.large_unread(tail, self.head()) > 0
+    }
+
     /// Messages in extents between `head` and `tail`, where they are bounded. A sender that died
     /// before its commit may be counted, until the next message is read.
     fn large_unread(&self, tail: Cursor, head: Cursor) -> usize {
@@ -494,7 +529,7 @@ impl Ring {
     fn locate(&self, at: u64) -> Result<(Where<'_>, usize, u64)> {
         if self.in_base(at) {
             let end = self.config.base + self.config.base_most;
-            return Ok((Where::Base(self.state.backing().mapping()), at as usize, end - at));
+            return Ok((Where::Base(self.state.mapping()), self.origin + at as usize, end - at));
         }
         if !self.config.overflows {
             return Err(Error::Corrupted("a position outside its ring"));

@@ -1,17 +1,16 @@
 //! The writers' side of a ring: where a record goes, and its commit.
 
 use super::{
-    BASE_FIRST, BASE_MOST, COUNT_MASK, COUNT_MOST, Cursor, DETOUR, LARGE_UNREAD, MessageMeta, Payload, READY, Ring,
-    TINY, tally,
+    BASE_FIRST, BASE_MOST, COUNT_MASK, COUNT_MOST, Cursor, DETOUR, HANDED, LARGE_UNREAD, MessageMeta, Payload, READY,
+    Ring, TINY, tally,
 };
 use crate::channel::extents::{CHUNK, OwnedExtent};
-use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, LINK, UNIT, header, record_bytes};
+use crate::channel::format::{DATA, EXTENT, EXTENT_BYTES, LINK, LOOSE, UNIT, header, record_bytes};
 #[cfg(feature = "kill-points")]
 use crate::deadline::Patience;
 use crate::error::{Error, Result};
 use crate::facade::Ordering;
 use crate::kill_point;
-use crate::sys::memfd;
 
 /// The put lock, held.
 #[derive(Debug)]
@@ -28,7 +27,7 @@ impl<'a> PutGuard<'a> {
 
     /// No message in the ring? Consumers may be emptying it meanwhile, nobody is filling it.
     pub fn is_empty(&self) -> bool {
-        self.ring.head() == self.ring.tail()
+        self.ring.head() == self.ring.tail() && self.ring.in_front() == 0
     }
 
     /// A number for the descriptors of the message that is put next. None is given twice, whoever
@@ -66,7 +65,22 @@ impl<'a> PutGuard<'a> {
         if readable {
             ready.fetch_or(READY, Ordering::Relaxed)
         } else {
-            ready.fetch_and(!READY, Ordering::Relaxed)
+            ready.fetch_and(!(READY | HANDED), Ordering::Relaxed)
+        };
+    }
+
+    /// Has the last packet in the socket the channel's file, so far as is known?
+    pub fn is_handed(&self) -> bool {
+        self.ring.state.ready.load(Ordering::Relaxed) & HANDED != 0
+    }
+
+    /// It has, and the descriptor is readable; or it will not be the last any more.
+    pub fn set_handed(&self, handed: bool) {
+        let ready = &self.ring.state.ready;
+        if handed {
+            ready.fetch_or(READY | HANDED, Ordering::Relaxed)
+        } else {
+            ready.fetch_and(!HANDED, Ordering::Relaxed)
         };
     }
 
@@ -99,6 +113,10 @@ impl<'a> PutGuard<'a> {
             Some(Payload::Extent(hold, len)) if !hold.holds(*len) => {
                 return Err(Error::Corrupted("the message was not filled"));
             }
+            Some(Payload::Extent(hold, len)) if hold.loose_fd().is_some() => {
+                described[8..].copy_from_slice(&len.to_le_bytes());
+                (LOOSE, &described[..], *len)
+            }
             Some(Payload::Extent(hold, len)) => {
                 described[..8].copy_from_slice(&hold.index().to_le_bytes());
                 described[8..].copy_from_slice(&len.to_le_bytes());
@@ -109,7 +127,7 @@ impl<'a> PutGuard<'a> {
         let ring = self.ring;
         let state = &*ring.state;
         let tail = Cursor(state.tail.load(Ordering::Relaxed));
-        let place = self.place(tail, bytes.len(), kind == EXTENT, size)?;
+        let place = self.place(tail, bytes.len(), kind != DATA, size)?;
         let (mapping, offset, _) = ring.locate(place.at)?;
         // Its own if it has descriptors. Else whatever was sent up to here is not for a message
         // that comes later.
@@ -139,14 +157,14 @@ impl<'a> PutGuard<'a> {
         if let Some(hold) = &place.chunk {
             hold.hand_over(ring.config.index, new.0)?;
         }
-        if let Some(hold) = &message {
+        if let Some(hold) = message.as_ref().filter(|_| kind == EXTENT) {
             hold.hand_over(ring.config.index, new.0)?;
         }
         self.commit(tail, new, size);
         if let Some(hold) = place.chunk {
             hold.published(new.0);
         }
-        if let Some(hold) = message {
+        if let Some(hold) = message.filter(|_| kind == EXTENT) {
             hold.published(new.0);
         }
         Ok(())
@@ -174,7 +192,7 @@ impl<'a> PutGuard<'a> {
         let mut head = Cursor(state.head_seen.load(Ordering::Relaxed));
         let maxsize = match ring.maxsize() {
             0 => COUNT_MOST,
-            n => n,
+            n => n.saturating_sub(ring.in_front()),
         };
         let bounds_large = is_extent && ring.config.bounds_large;
         let need = record_bytes(len);
@@ -291,7 +309,7 @@ impl<'a> PutGuard<'a> {
             }
         }
         // Nobody else's: under the put lock, and beyond what any reader has been sent to.
-        memfd::reserve_own(ring.state.backing(), base + cap, wider - cap)?;
+        ring.state.backing().reserve(base + cap, wider - cap)?;
         if is_wrapped {
             state.detour.store(tail.count() as u32 | DETOUR, Ordering::Relaxed);
             kill_point!("ring.detour");

@@ -48,6 +48,6 @@ impl GetGuard<'_> {
             return Err(Error::Empty);
         }
         scratch.clear();
-        self.take_first(scratch, |_, _, _| Ok(()))
+        self.take_first(scratch, |_| Ok(None))
     }
 }

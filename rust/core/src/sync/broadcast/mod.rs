@@ -18,19 +18,7 @@
 //! | `shut` | the lock's holder | no message comes any more |
 //! | `high` | the lock's holder | reader slots above were never used |
 //!
-//! A reader has a slot:
-//!
-//! | word | changed by | meaning |
-//! |---|---|---|
-//! | `owner` | | whose it is; 0: free. By the lock's holder 0 -> process, the commit point of joining; process -> 0 by that process, or by who has proved it dead. process -> another that takes it over, under the lock, or that it is for, by that process |
-//! | `place` | the reader, by CAS | tag (16 bits), number (48 bits) of the next message that it wants |
-//! | `pin` | the reader, by CAS | 0, or tag and number of the large message that it is copying |
-//! | `missed` | the reader | messages that were gone when it came for them |
-//! | `given` | the reader | not 0: when it was given away, to somebody who has still to take it over |
-//! | `crowded` | the reader | not 0: a thread of it waits for another to be done with its pin |
-//!
-//! The *tag* changes each time that the slot is joined, taken over or left. So a reader that has
-//! lost its slot, to a process that it was sent to for example, fails at its next CAS.
+//! A reader has a slot, by a ticket: `slot.rs` says whose it is, and how that changes.
 //!
 //! A reader that was given away is *unclaimed* if nobody has taken it over within [`CLAIM`]. It is
 //! on its way still, or will never arrive: what carries it was thrown away, or could not be
@@ -67,16 +55,17 @@
 //!   reader there, first evicts all.
 //! - after its commit, before its wake-up: readers find the message at the end of their slice.
 //! - of a reader: its slot names it. A sender that waits for room looks at the slowest at the end
-//!   of each slice, and a joiner that finds no slot at all of them: proved dead, a slot is freed by
-//!   a CAS from the dead's name, which never comes back. Its pin is void with that.
+//!   of each slice, and a joiner that finds no slot at all of them: proved dead, it is dropped. Its
+//!   pin is void with that.
 //! - of a joiner before its commit: the slot is free still. `high` may be too high: harmless.
-//! - of one who takes a slot over: `owner` is changed first, then the tag. In between the slot is
-//!   the dead's, and is freed.
-//! - of one who leaves: the tag is changed first, then `owner`. In between as above.
+//! - of one who takes a slot over, before its commit: the slot names it, and is freed as the dead's.
+//! - of one who leaves, or drops another: after its commit waiters find room at the end of their
+//!   slice.
 //! - of whoever does one of these repairs: each is one CAS.
 
 mod read;
 mod send;
+mod slot;
 mod wait;
 
 use std::ops::Deref;
@@ -91,6 +80,8 @@ use crate::sync::waitset::WaitSet;
 
 pub use read::Taken;
 pub use send::{Evicted, SendGuard, Stored};
+use slot::{NUMBER, Place};
+pub use slot::{ReaderSlot, Ticket};
 
 /// Words of a cell, of which the first are its head.
 pub const CELL: usize = if cfg!(loom) { HEAD + 1 } else { 64 };
@@ -108,9 +99,6 @@ const EXTENT: u64 = 2;
 pub const CLAIM: u64 = 10_000_000_000;
 /// Of `limbo`.
 const LOOK: u32 = 1;
-
-const NUMBER_BITS: u32 = 48;
-const NUMBER: u64 = (1 << NUMBER_BITS) - 1;
 
 overlay! {
     /// The shared words of all. All zero at first, but for the bounds.
@@ -140,21 +128,6 @@ overlay! {
         /// Senders that wait for room.
         pub room: FairWaitSet,
         _reserved3: [AtomicU64; 5],
-    }
-}
-
-overlay! {
-    /// A reader. See the module.
-    #[repr(align(64))]
-    #[derive(Debug)]
-    pub struct ReaderSlot {
-        owner: AtomicU64,
-        place: AtomicU64,
-        pin: AtomicU64,
-        missed: AtomicU64,
-        crowded: AtomicU64,
-        given: AtomicU64,
-        _reserved: [AtomicU64; 2],
     }
 }
 
@@ -209,65 +182,6 @@ impl BroadcastState {
     }
 }
 
-impl ReaderSlot {
-    /// Free.
-    #[allow(clippy::new_without_default)]
-    pub fn new() -> Self {
-        ReaderSlot {
-            owner: AtomicU64::new(0),
-            place: AtomicU64::new(0),
-            pin: AtomicU64::new(0),
-            missed: AtomicU64::new(0),
-            crowded: AtomicU64::new(0),
-            given: AtomicU64::new(0),
-            _reserved: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
-    }
-
-    /// Was it given away long ago, and not taken over since?
-    fn is_unclaimed(&self) -> bool {
-        let given = self.given.load(Ordering::Relaxed);
-        // Garbage from the future ends like the past.
-        given != 0 && facade::now().abs_diff(given) >= CLAIM
-    }
-
-    fn place(&self) -> Place {
-        // Acquire: what the reader has copied, it has copied before.
-        Place(self.place.load(Ordering::Acquire))
-    }
-}
-
-/// A tag and a message's number, in one word. Never 0, as a tag is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place(u64);
-
-impl Place {
-    fn new(tag: u16, number: u64) -> Place {
-        Place(u64::from(tag) << NUMBER_BITS | number & NUMBER)
-    }
-    fn tag(self) -> u16 {
-        (self.0 >> NUMBER_BITS) as u16
-    }
-    fn number(self) -> u64 {
-        self.0 & NUMBER
-    }
-}
-
-fn next_tag(tag: u16) -> u16 {
-    tag.wrapping_add(1).max(1)
-}
-
-/// By what a reader has its slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
-    /// Number of the slot.
-    pub index: u32,
-    /// The slot's tag.
-    pub tag: u16,
-    /// The word of the process that has it.
-    pub owner: u64,
-}
-
 /// A reader as others see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReaderInfo {
@@ -320,14 +234,13 @@ impl<'a> Board<'a> {
         &self.slots[..high.min(self.slots.len())]
     }
 
-    fn owned(&self) -> impl Iterator<Item = (&'a ReaderSlot, u64)> + use<'a> {
-        let slots = self.used().iter();
-        slots.map(|slot| (slot, slot.owner.load(Ordering::Acquire))).filter(|(_, owner)| *owner != 0)
+    fn owned(&self) -> impl Iterator<Item = (&'a ReaderSlot, Place)> + use<'a> {
+        self.used().iter().map(|slot| (slot, slot.place())).filter(|(_, place)| place.is_owned())
     }
 
     /// Those that are waited for: not the unclaimed.
-    fn waited_for(&self) -> impl Iterator<Item = (&'a ReaderSlot, u64)> + use<'a> {
-        self.owned().filter(|(slot, _)| !slot.is_unclaimed())
+    fn waited_for(&self) -> impl Iterator<Item = (&'a ReaderSlot, Place)> + use<'a> {
+        self.owned().filter(|(slot, place)| !slot.is_unclaimed(place.tag()))
     }
 
     /// Does anybody read? The unclaimed may: their former owner goes on, if it likes.
@@ -337,19 +250,15 @@ impl<'a> Board<'a> {
 
     /// Is a reader copying large message `number`? Asked after `oldest` has passed it.
     pub fn is_pinned(&self, number: u64) -> bool {
-        self.owned().any(|(slot, _)| {
-            let pin = slot.pin.load(Ordering::Acquire);
-            pin != 0 && Place(pin).number() == number & NUMBER
-        })
+        self.used().iter().any(|slot| slot.pins(number))
     }
 
     /// Who reads, as far as is known.
     pub fn readers(&self) -> Vec<ReaderInfo> {
         let next = self.state.next.load(Ordering::Acquire);
-        let readers = self.owned().filter_map(|(slot, word)| {
-            let behind = next.saturating_sub(slot.place().number());
-            let missed = slot.missed.load(Ordering::Relaxed);
-            Some(ReaderInfo { owner: Owner::in_word(word)?, behind, missed })
+        let readers = self.owned().filter_map(|(slot, place)| {
+            let (behind, missed) = (next.saturating_sub(place.number()), slot.counted().number());
+            Some(ReaderInfo { owner: Owner::in_word(slot.owner())?, behind, missed })
         });
         readers.collect()
     }
@@ -360,10 +269,9 @@ impl<'a> Board<'a> {
     /// `NotOwner` if the slot is no longer its own.
     pub fn missed(&self, ticket: Ticket) -> Result<u64> {
         let slot = self.slot(ticket.index)?;
-        if slot.place().tag() != ticket.tag {
-            return Err(Error::NotOwner);
-        }
-        Ok(slot.missed.load(Ordering::Relaxed))
+        // In this order: as long as the tag is there the count is its own.
+        let missed = slot.counted().number();
+        if slot.place().tag() == ticket.tag { Ok(missed) } else { Err(Error::NotOwner) }
     }
 
     /// Messages that a reader has missed which is another's, or of which nothing is known any more:
@@ -375,34 +283,31 @@ impl<'a> Board<'a> {
 
     /// Has this process the slot, by whatever ticket of the same tag?
     pub fn is_owner(&self, ticket: Ticket, me: Owner) -> bool {
-        self.slot(ticket.index)
-            .is_ok_and(|slot| slot.place().tag() == ticket.tag && slot.owner.load(Ordering::Relaxed) == me.word())
+        self.slot(ticket.index).is_ok_and(|slot| slot.place().tag() == ticket.tag && slot.owner() == me.word())
     }
 
     /// The reader is on its way to another since `at`; 0: it is not.
     pub fn mark_given(&self, ticket: Ticket, at: u64) {
-        let Ok(slot) = self.slot(ticket.index) else { return };
-        // Acquire, and first this: if it is what a later owner has put there then the tag tells.
-        let before = slot.given.load(Ordering::Acquire);
-        if slot.place().tag() == ticket.tag {
-            // It fails if it has just been taken over, which clears it.
-            let _ = slot.given.compare_exchange(before, at, Ordering::AcqRel, Ordering::Relaxed);
+        if let Ok(slot) = self.slot(ticket.index) {
+            slot.mark_given(ticket.tag, at);
         }
     }
 
     /// Free the slots of the unclaimed; how many?
     pub fn drop_unclaimed(&self) -> usize {
-        let slots = self.used().iter().enumerate().filter(|(_, slot)| slot.is_unclaimed());
-        let tickets = slots.map(|(index, slot)| {
-            let owner = slot.owner.load(Ordering::Acquire);
-            Ticket { index: index as u32, tag: slot.place().tag(), owner }
-        });
-        tickets.filter(|ticket| ticket.owner != 0).map(|ticket| self.leave(ticket)).count()
+        // In this order: what is unclaimed is so by the tag that is there.
+        let unclaimed = self.owned().filter(|(slot, place)| slot.is_unclaimed(place.tag()));
+        let dropped = unclaimed.filter(|(slot, place)| slot.free(place.tag())).count();
+        if dropped > 0 {
+            kill_point!("broadcast.unclaimed");
+            self.state.room.notify_all();
+        }
+        dropped
     }
 
     /// Free the slots of the dead among all readers; how many?
     pub fn sweep(&self) -> usize {
-        self.owned().filter(|(slot, word)| self.look_at(slot, *word, facade::probe) == Liveness::Dead).count()
+        self.owned().filter(|(slot, place)| self.look_at(slot, *place, facade::probe) == Liveness::Dead).count()
     }
 
     /// The same among some of them, in turn, and not more often than once in a while.
@@ -422,51 +327,29 @@ impl<'a> Board<'a> {
         // A step for each time: so they are all looked at, whoever does it.
         let first = (now / EVERY) as usize * SOME;
         let some = (0..SOME.min(all.len())).map(|step| all[first.wrapping_add(step) % all.len()]);
-        some.filter(|(slot, word)| self.look_at(slot, *word, facade::probe) == Liveness::Dead).count()
+        some.filter(|(slot, place)| self.look_at(slot, *place, facade::probe) == Liveness::Dead).count()
     }
 
-    /// How is the owner of this slot? If it is dead the slot is free afterwards.
-    fn look_at(&self, slot: &ReaderSlot, word: u64, look: impl Fn(Owner) -> Liveness) -> Liveness {
+    /// How is the owner of this slot, which was at `place`? If it is dead the slot is free
+    /// afterwards, or another's.
+    fn look_at(&self, slot: &ReaderSlot, place: Place, look: impl Fn(Owner) -> Liveness) -> Liveness {
+        let word = slot.owner();
         let Some(owner) = Owner::in_word(word) else { return Liveness::Unknown };
         let found = look(owner);
-        // Acquire: the dead has read what it had read.
-        if found == Liveness::Dead && slot.owner.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        {
+        // Once more: it may have given the reader away before it died.
+        if found == Liveness::Dead && slot.owner() == word && slot.free(place.tag()) {
             kill_point!("broadcast.dropped");
             self.state.room.notify_all();
         }
         found
     }
 
-    /// The reader is the process's `to`, which has still to take it over: its death is that one's
-    /// from now on. False: it has taken it over already, or it is not the ticket's any more.
-    pub fn give(&self, ticket: Ticket, to: Owner) -> bool {
-        // Release: what it has copied. While the owner is this one no other process can have the
-        // slot.
-        self.slot(ticket.index).is_ok_and(|slot| {
-            slot.place().tag() == ticket.tag
-                && slot.owner.compare_exchange(ticket.owner, to.word(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        })
-    }
-
-    /// The reader leaves; nobody waits for it any more.
+    /// The reader leaves; nobody waits for it any more. What another thread of it is copying, by a
+    /// pin that is none from now on, that throws away.
     pub fn leave(&self, ticket: Ticket) {
-        let Ok(slot) = self.slot(ticket.index) else { return };
-        let mut place = slot.place();
-        // First the tag: what another thread is copying, by a pin that is none when the slot is
-        // free, it throws away.
-        loop {
-            if place.tag() != ticket.tag {
-                return;
-            }
-            let none = Place::new(next_tag(ticket.tag), place.number());
-            match slot.place.compare_exchange(place.0, none.0, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => break,
-                Err(now) => place = Place(now),
-            }
-        }
-        // It fails if another process has just taken it over. Release: the tag.
-        if slot.owner.compare_exchange(ticket.owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        // Not by a ticket that it was given away with: it is the child's.
+        let is_left = |slot: &ReaderSlot| slot.owner() == ticket.owner && slot.free(ticket.tag);
+        if self.slot(ticket.index).is_ok_and(is_left) {
             kill_point!("broadcast.left");
             self.state.room.notify_all();
         }

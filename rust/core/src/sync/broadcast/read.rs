@@ -1,7 +1,8 @@
 //! A reader's side of a broadcast, which needs no lock.
 
 use super::send::{format, kind, length};
-use super::{Board, DATA, EXTENT, HEAD, LOOK, NUMBER, Place, ReaderSlot, SMALL, Ticket};
+use super::slot::{NUMBER, Place};
+use super::{Board, DATA, EXTENT, HEAD, LOOK, ReaderSlot, SMALL, Ticket};
 use crate::error::{Error, Result};
 use crate::facade::{self, Ordering};
 use crate::kill_point;
@@ -36,7 +37,7 @@ impl Board<'_> {
     fn slot_of(&self, ticket: Ticket) -> Result<(&ReaderSlot, Place)> {
         let slot = self.slot(ticket.index)?;
         let place = slot.place();
-        if place.tag() != ticket.tag || slot.owner.load(Ordering::Relaxed) != ticket.owner {
+        if place.tag() != ticket.tag || !place.is_owned() || slot.owner() != ticket.owner {
             return Err(Error::NotOwner);
         }
         Ok((slot, place))
@@ -45,7 +46,8 @@ impl Board<'_> {
     /// Is there a message for this reader, or something else that ends its wait? Cheap.
     pub fn looks_ready(&self, ticket: Ticket) -> bool {
         let next = self.state.next.load(Ordering::Relaxed);
-        self.slot(ticket.index).map_or(true, |slot| slot.place().number() != next) || self.state.is_shut()
+        let waits = |place: Place| place.tag() == ticket.tag && place.number() == next;
+        !self.slot(ticket.index).is_ok_and(|slot| waits(slot.place())) || self.state.is_shut()
     }
 
     /// The number of the message that it wants next.
@@ -89,9 +91,11 @@ impl Board<'_> {
     fn skip(&self, slot: &ReaderSlot, place: Place, oldest: u64) -> Result<()> {
         // Pinned by another thread of this reader, which has it all the same.
         others_pin(slot, place)?;
+        // In this order: it is counted for who has the slot at the exchange, or takes it over.
+        let counted = slot.counted();
         let on = Place::new(place.tag(), oldest);
         if slot.place.compare_exchange(place.0, on.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            slot.missed.fetch_add(oldest - place.number(), Ordering::Relaxed);
+            slot.miss(counted, oldest - place.number());
         }
         Ok(())
     }
@@ -191,7 +195,7 @@ impl Board<'_> {
 
     /// A reader has gone on from message `number`, by a read-modify-write.
     fn made_room(&self, number: u64) {
-        let is_slowest = || !self.waited_for().any(|(slot, _)| slot.place().number() < number);
+        let is_slowest = || !self.waited_for().any(|(_, place)| place.number() < number);
         if self.state.room.is_waited_on() && is_slowest() {
             self.state.room.notify();
         }

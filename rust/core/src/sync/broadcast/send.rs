@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Board, CELL, DATA, EXTENT, HEAD, LOOK, NUMBER, NUMBER_BITS, Place, SMALL, Ticket, next_tag};
+use super::{Board, CELL, DATA, EXTENT, HEAD, LOOK, NUMBER, SMALL, Ticket};
 use crate::deadline::Patience;
 use crate::error::{Error, Result};
 use crate::facade::{self, Ordering, Owner};
@@ -75,7 +75,7 @@ impl<'a> Board<'a> {
 
     /// The first message that some reader has still to read.
     pub(super) fn least_place(&self, oldest: u64, next: u64) -> u64 {
-        let places = self.waited_for().map(|(slot, _)| slot.place().number());
+        let places = self.waited_for().map(|(_, place)| place.number());
         places.min().map_or(next, |least| least.clamp(oldest, next.max(oldest)))
     }
 
@@ -128,12 +128,16 @@ fn limbo_tick() -> u32 {
     (facade::now() >> 20) as u32 | 2
 }
 
+/// Of a cell's second word: 48 bits of length, 8 of kind, 8 of format.
+const LENGTH_BITS: u32 = 48;
+const LENGTH: u64 = (1 << LENGTH_BITS) - 1;
+
 pub(super) fn length(word: u64) -> u64 {
-    word & NUMBER
+    word & LENGTH
 }
 
 pub(super) fn kind(word: u64) -> u64 {
-    word >> NUMBER_BITS & 0xff
+    word >> LENGTH_BITS & 0xff
 }
 
 pub(super) fn format(word: u64) -> u8 {
@@ -328,7 +332,7 @@ impl<'a> SendGuard<'a> {
         };
         let len = message.len();
         cell[0].store(next.wrapping_add(1), Ordering::Relaxed);
-        let word = length(len) | kind << NUMBER_BITS | u64::from(format) << 56;
+        let word = length(len) | kind << LENGTH_BITS | u64::from(format) << 56;
         cell[1].store(word, Ordering::Relaxed);
         cell[2].store(before.wrapping_add(len), Ordering::Relaxed);
         cell[3].store(extent, Ordering::Relaxed);
@@ -360,59 +364,43 @@ impl<'a> SendGuard<'a> {
     pub fn join(&mut self, me: Owner, number: Option<u64>) -> Result<Option<Ticket>> {
         let (oldest, next) = self.span()?;
         let board = self.board;
-        // Acquire: pairs with the release of whoever left it.
-        let free = board.slots.iter().position(|slot| slot.owner.load(Ordering::Acquire) == 0);
-        let Some(index) = free else { return Ok(None) };
-        let slot = &board.slots[index];
+        let all = board.slots.iter().map(|slot| (slot, slot.place())).enumerate();
+        let Some((index, (slot, place))) = all.into_iter().find(|(_, (_, place))| !place.is_owned()) else {
+            return Ok(None);
+        };
         let number = number.unwrap_or(next).min(next);
-        let tag = next_tag(slot.place().tag());
-        slot.pin.store(0, Ordering::Relaxed);
-        slot.given.store(0, Ordering::Relaxed);
-        slot.missed.store(oldest.saturating_sub(number), Ordering::Relaxed);
-        slot.place.store(Place::new(tag, number.max(oldest)).0, Ordering::Release);
         board.state.high.fetch_max(index as u32 + 1, Ordering::AcqRel);
-        kill_point!("broadcast.join.before_commit");
-        // Commit point.
-        slot.owner.store(me.word(), Ordering::Release);
-        kill_point!("broadcast.join.after_commit");
+        let tag = slot.join(place, me.word(), number.max(oldest), oldest.saturating_sub(number));
+        let tag = tag.ok_or(Error::Corrupted("a reader's slot that changes under the lock"))?;
         Ok(Some(Ticket { index: index as u32, tag, owner: me.word() }))
     }
 
-    /// This process becomes the owner of `of`'s slot, at the same place. None: it is no longer
-    /// there.
+    /// This process becomes the owner of `of`'s slot, at the same place, whoever it is for the time
+    /// being. None: it is no longer there.
     pub fn take_over(&mut self, of: Ticket, me: Owner) -> Option<Ticket> {
         let slot = self.board.slot(of.index).ok()?;
-        let (mut place, mut owner) = (slot.place(), slot.owner.load(Ordering::Relaxed));
-        if place.tag() != of.tag {
+        // The tag says that nobody has taken it over since.
+        if slot.place().tag() != of.tag {
             return None;
         }
-        // Whoever it is for the time being, and even if it is just being given: the tag says that
-        // nobody has taken it over since.
-        loop {
-            if owner == 0 {
-                return None;
-            }
-            // Acquire: what the former owner has read.
-            match slot.owner.compare_exchange(owner, me.word(), Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => break,
-                Err(now) => owner = now,
-            }
-        }
-        kill_point!("broadcast.taking_over");
-        let tag = next_tag(of.tag);
-        // Commit point: from here on the former owner's reads fail. Others do not touch it: they
-        // would need the lock.
-        loop {
-            let mine = Place::new(tag, place.number());
-            match slot.place.compare_exchange(place.0, mine.0, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => break,
-                Err(now) => place = Place(now),
-            }
-        }
-        slot.given.store(0, Ordering::Release);
-        // What the former owner is copying it throws away.
-        slot.pin.store(0, Ordering::Release);
+        let tag = slot.take_over(of.tag, me.word())?;
         Some(Ticket { index: of.index, tag, owner: me.word() })
+    }
+
+    /// The reader is the process's `to`, which has still to take it over: its death is that one's
+    /// from now on. False: it has been taken over already, or it is not the ticket's any more.
+    pub fn give(&mut self, ticket: Ticket, to: Owner) -> bool {
+        let Ok(slot) = self.board.slot(ticket.index) else { return false };
+        // What changes the tag to another owner's takes the lock: it can only become free.
+        let is_there = slot.place().tag() == ticket.tag && slot.owner() == ticket.owner;
+        if is_there {
+            // A reader like any other from now on.
+            slot.mark_given(ticket.tag, 0);
+            // Release: what this one has read.
+            slot.owner.store(to.word(), Ordering::Release);
+            kill_point!("broadcast.given");
+        }
+        is_there
     }
 
     /// As if the lock had never been taken over from `dead`: see [`Mutex`](super::Mutex).

@@ -59,14 +59,14 @@ impl Board<'_> {
     /// Look at the slowest readers, on whose account there is no room; thoroughly at some of them
     /// alone, in turn from `first` on.
     fn look_at_slowest(&self, look: Look, first: &mut usize) -> Liveness {
-        let least = self.waited_for().map(|(slot, _)| slot.place().number()).min();
-        let slowest = self.waited_for().filter(|(slot, _)| Some(slot.place().number()) == least);
+        let least = self.waited_for().map(|(_, place)| place.number()).min();
+        let slowest = self.waited_for().filter(|(_, place)| Some(place.number()) == least);
         let slowest: Vec<_> = slowest.collect();
         let thorough = if look == Look::Thorough { THOROUGH.min(slowest.len()) } else { 0 };
         let mut worst = Liveness::Unknown;
         for step in 0..slowest.len() {
-            let (slot, word) = slowest[first.wrapping_add(step) % slowest.len()];
-            let found = self.look_at(slot, word, |owner| match step < thorough {
+            let (slot, place) = slowest[first.wrapping_add(step) % slowest.len()];
+            let found = self.look_at(slot, place, |owner| match step < thorough {
                 true => facade::probe(owner),
                 false if facade::is_dead_quick(owner) => Liveness::Dead,
                 false => Liveness::Unknown,

@@ -1,0 +1,412 @@
+//! The memory file of a channel: made when it is needed, and had by everybody who needs it, whoever
+//! dies meanwhile.
+#![cfg(not(loom))]
+// Forks, and lays test words over shared memory; a failure is to panic.
+#![allow(unsafe_code, clippy::unwrap_used)]
+
+mod common;
+
+use common::channel::{Channel, INLINED, LARGE, SMALL, comes_to_rest, fds, got, ids, put, recv, send, soon};
+use common::{Child, KILLED, OK, message, open_fds, read_message, readable, until, words};
+use fastmp_core::channel::pipe::{self, End};
+use fastmp_core::channel::queue::Queue;
+use fastmp_core::fault::{Action, arm};
+use fastmp_core::sys::socket;
+use fastmp_core::{Deadline, Error};
+
+#[test]
+fn no_file_is_made_before_it_is_needed() {
+    let _turn = common::turn();
+    let before = open_fds();
+    let queue = Queue::create(0).unwrap();
+    let (a, b) = pipe::create(true).unwrap();
+    for number in 0..100 {
+        put(&queue, 1, number, 4000);
+        put(&a, 1, number, [SMALL, 500][number % 2]);
+    }
+    for number in 0..100 {
+        assert_eq!(got(&queue), (1, number));
+        assert_eq!(got(&b), (1, number));
+    }
+    assert!(!queue.file().is_known() && !a.file().is_known());
+    assert!(open_fds() <= before + 4 + 4, "two each, and segments that all share");
+    put(&queue, 1, 0, LARGE);
+    put(&a, 1, 0, LARGE);
+    assert!(queue.file().is_known() && a.file().is_known() && b.file().is_known());
+    assert_eq!((got(&queue), got(&b)), ((1, 0), (1, 0)));
+    // A queue that its base is too small for.
+    let queue = Queue::create(0).unwrap();
+    (0..60).for_each(|number| put(&queue, 1, number, INLINED));
+    assert!(queue.file().is_known());
+    (0..60).for_each(|number| assert_eq!(got(&queue), (1, number)));
+}
+
+/// Processes that were there before the file was.
+fn children(n: usize, f: impl Fn(usize)) -> Vec<Child> {
+    (0..n).map(|who| Child::fork(|| f(who))).collect()
+}
+
+#[test]
+fn all_who_have_a_queue_get_its_file() {
+    let _turn = common::turn();
+    // Those who get, those who put, and those who came later; of a queue that is watched or not.
+    for watched in [false, true] {
+        let (queue, words) = (Queue::create(0).unwrap(), words());
+        if watched {
+            queue.watch().unwrap();
+        }
+        let twin = queue.again().unwrap();
+        let mut all = children(6, |who| {
+            until("it is its turn", || words.get(0) == who as u64);
+            assert!(!queue.file().is_known());
+            match who % 2 {
+                0 => put(&queue, 1, who, LARGE),
+                _ => assert_eq!(got(&queue), (1, who - 1)),
+            }
+            words.add(0, 1);
+            until("all had theirs", || words.get(0) >= 6);
+        });
+        assert!(all.iter_mut().all(|child| child.wait() == OK));
+        assert!(!watched || !readable(&queue.sockets()[0]), "readable, and empty");
+        put(&twin, 1, 7, LARGE);
+        assert_eq!(got(&queue), (1, 7));
+        let late = queue.again().unwrap();
+        put(&late, 1, 8, LARGE);
+        assert_eq!(got(&twin), (1, 8));
+    }
+}
+
+#[test]
+fn many_who_make_the_file_at_the_same_time_have_one() {
+    let _turn = common::turn();
+    for _ in 0..20 {
+        let (queue, words) = (Queue::create(0).unwrap(), words());
+        let mut all = children(8, |who| {
+            words.add(0, 1);
+            while words.get(0) < 8 {
+                std::thread::yield_now();
+            }
+            put(&queue, who, 0, 70_000);
+        });
+        assert!(all.iter_mut().all(|child| child.wait() == OK));
+        let mut seen: Vec<_> = (0..8).map(|_| got(&queue).0).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..8).collect::<Vec<_>>());
+    }
+}
+
+/// Where who makes a queue's file dies, and how often it gets there: and whether the file is there.
+const MAKING: [(&str, bool); 3] = [("file.made", false), ("file.parked", true), ("extent.claimed", true)];
+
+#[test]
+fn who_makes_a_queues_file_dies_at_every_step_and_so_does_the_next() {
+    let _turn = common::turn();
+    for (first, _) in MAKING {
+        for (second, _) in MAKING {
+            common::watchdog();
+            let case = format!("{first}, {second}");
+            let queue = Queue::create(0).unwrap();
+            // Both were there before.
+            let mut next = Child::fork(|| {
+                arm("here", 1, Action::Stop);
+                fastmp_core::fault::reached("here");
+                arm(second, 1, Action::Kill);
+                put(&queue, 2, 0, LARGE);
+            });
+            next.until_stopped();
+            let mut doomed = Child::doomed(first, 1, || put(&queue, 1, 0, LARGE));
+            assert_eq!(doomed.wait(), KILLED, "{case}");
+            next.signal(libc::SIGCONT);
+            let ended = next.wait();
+            // Nothing to make is left for it.
+            let finds = first != "file.made" && second != "extent.claimed";
+            assert_eq!(ended, if finds { OK } else { KILLED }, "{case}");
+            put(&queue, 3, 0, LARGE);
+            if finds {
+                assert_eq!(got(&queue), (2, 0), "{case}");
+            }
+            assert_eq!(got(&queue), (3, 0), "{case}");
+            assert_eq!(recv(&queue, Deadline::PASSED).unwrap_err(), Error::Empty, "{case}");
+            comes_to_rest(&queue, &case);
+        }
+    }
+}
+
+#[test]
+fn a_queue_gives_back_what_only_the_dead_had() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    let mut doomed = Child::fork(|| {
+        put(&queue, 1, 0, 20 << 20);
+        assert_eq!(got(&queue), (1, 0));
+        let _held = queue.extent(1 << 20).unwrap();
+        arm("here", 1, Action::Kill);
+        fastmp_core::fault::reached("here");
+    });
+    assert_eq!(doomed.wait(), KILLED);
+    assert!(!queue.file().is_known());
+    until("it is found and given back", || {
+        assert_eq!(recv(&queue, Deadline::after(1.2)).unwrap_err(), Error::Empty);
+        queue.file().is_known() && queue.resident() <= common::channel::IDLE + (2 << 20)
+    });
+}
+
+#[test]
+fn a_message_is_had_though_its_sender_was_killed_and_its_first_receiver_too() {
+    let _turn = common::turn();
+    for with in [0, 2, 300] {
+        for watched in [false, true] {
+            common::watchdog();
+            let (a, b) = pipe::create(true).unwrap();
+            if watched {
+                b.watch().unwrap();
+            }
+            let (lent, expected) = fds(with);
+            // Receivers that share an end, from before.
+            let words = words();
+            let receive = |turn: u64, numbers: std::ops::Range<usize>| {
+                until("it is its turn", || words.get(0) == turn);
+                assert!(!b.file().is_known());
+                for number in numbers {
+                    let (bytes, fds) = recv(&b, soon()).unwrap();
+                    assert_eq!((read_message(&bytes), ids(&fds)), ((1, number), expected.clone()));
+                }
+            };
+            let mut first = Child::fork(|| {
+                receive(1, 0..1);
+                arm("ring.get.before_commit", 1, Action::Kill);
+                receive_more(&b);
+            });
+            let mut second = Child::fork(|| receive(2, 1..3));
+            let mut sender = Child::fork(|| {
+                for number in 0..4 {
+                    send(&a, &message(1, number, LARGE), &lent, soon()).unwrap();
+                }
+                words.set(0, 1);
+                arm("here", 1, Action::Kill);
+                fastmp_core::fault::reached("here");
+            });
+            let case = format!("{with} descriptors, watched: {watched}");
+            assert_eq!(sender.wait(), KILLED, "{case}");
+            assert_eq!(first.wait(), KILLED, "{case}");
+            words.set(0, 2);
+            assert_eq!(second.wait(), OK, "{case}");
+            let (bytes, fds) = recv(&b, soon()).unwrap();
+            assert_eq!((read_message(&bytes), ids(&fds)), ((1, 3), expected), "{case}");
+            // And back, by the same file.
+            send(&b, &message(2, 0, LARGE), &lent, soon()).unwrap();
+            assert_eq!(read_message(&recv(&a, soon()).unwrap().0), (2, 0), "{case}");
+        }
+    }
+}
+
+fn receive_more(end: &End) {
+    let _ = recv(end, soon());
+}
+
+#[test]
+fn a_pipes_file_goes_with_messages_of_every_kind() {
+    let _turn = common::turn();
+    let mut dice = common::Dice(common::seed());
+    let (lent, expected) = fds(2);
+    for round in 0..12 {
+        common::watchdog();
+        let (a, b) = pipe::create(round % 2 == 0).unwrap();
+        if round % 3 == 0 {
+            b.watch().unwrap();
+            a.watch().unwrap();
+        }
+        let (words, seed) = (words(), dice.next());
+        let kind = |number: u64| {
+            let mut dice = common::Dice(seed.wrapping_add(number));
+            let len = [SMALL, 3000, INLINED, 70_000, LARGE][dice.below(5) as usize];
+            (len, dice.below(3) == 0)
+        };
+        // Two who send in turn, two who receive: none has the file at first.
+        let mut senders = children(2, |who| {
+            for number in (who as u64..60).step_by(2) {
+                until("it is its turn", || words.get(0) == number);
+                let (len, with) = kind(number);
+                let sent: &[_] = if with { &lent } else { &[] };
+                send(&b, &message(1, number as usize, len), sent, soon()).unwrap();
+                words.add(0, 1);
+            }
+        });
+        let mut receivers = children(2, |who| {
+            for number in (who as u64..60).step_by(2) {
+                until("it is its turn", || words.get(1) == number);
+                let (len, with) = kind(number);
+                let (bytes, fds) = recv(&a, soon()).unwrap();
+                assert_eq!((read_message(&bytes), bytes.len()), ((1, number as usize), len), "seed {seed}");
+                assert_eq!(ids(&fds), if with { &expected[..] } else { &[] }, "seed {seed}, {number}");
+                words.add(1, 1);
+            }
+        });
+        assert!(senders.iter_mut().chain(&mut receivers).all(|child| child.wait() == OK), "seed {seed}");
+        assert_eq!(recv(&a, Deadline::PASSED).unwrap_err(), Error::Empty);
+        assert!(round % 3 > 0 || !readable(&a.socket()), "readable, and empty");
+    }
+}
+
+/// Where who sends a pipe's first large message dies: and is the message there?
+const SENDING: [(&str, bool); 7] = [
+    ("file.made", false),
+    ("file.said", false),
+    ("extent.filled", false),
+    ("transport.file_sent", false),
+    ("transport.file_handed", false),
+    ("ring.put.before_commit", false),
+    ("ring.put.after_commit", true),
+];
+
+#[test]
+fn who_sends_the_first_large_message_dies_at_every_step_and_so_does_the_next() {
+    let _turn = common::turn();
+    for watched in [false, true] {
+        for (first, is_sent) in SENDING {
+            for (second, _) in SENDING {
+                common::watchdog();
+                let case = format!("{first}, {second}, watched: {watched}");
+                let (a, b) = pipe::create(false).unwrap();
+                if watched {
+                    a.watch().unwrap();
+                }
+                let next = |arms: bool| {
+                    arm("here", 1, Action::Stop);
+                    fastmp_core::fault::reached("here");
+                    if arms {
+                        arm(second, 1, Action::Kill);
+                    }
+                    put(&b, 2, usize::from(!arms), LARGE);
+                };
+                // All were there before.
+                let mut second_one = Child::fork(|| next(true));
+                let mut third = Child::fork(|| next(false));
+                let mut receiver = Child::fork(|| {
+                    let mut seen = Vec::new();
+                    while seen.last() != Some(&(3, 0)) {
+                        seen.push(got(&a));
+                    }
+                    if is_sent {
+                        assert_eq!(seen.remove(0), (1, 0));
+                    }
+                    assert!(seen.ends_with(&[(2, 1), (3, 0)]), "{seen:?}");
+                    assert!(seen.len() == 2 || (seen.len() == 3 && seen[0] == (2, 0)), "{seen:?}");
+                });
+                second_one.until_stopped();
+                third.until_stopped();
+                let mut doomed = Child::doomed(first, 1, || put(&b, 1, 0, LARGE));
+                assert_eq!(doomed.wait(), KILLED, "{case}");
+                second_one.signal(libc::SIGCONT);
+                // It may be past what it was to die at: then it sends.
+                let _ = second_one.wait();
+                third.signal(libc::SIGCONT);
+                assert_eq!(third.wait(), OK, "{case}");
+                put(&b, 3, 0, LARGE);
+                assert_eq!(receiver.wait(), OK, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn who_shares_the_senders_end_of_a_one_way_pipe_gets_the_file_back_from_its_reader() {
+    let _turn = common::turn();
+    for dies in [false, true] {
+        let ((a, b), words) = (pipe::create(false).unwrap(), words());
+        let mut other = Child::fork(|| {
+            until("it has been received", || words.get(0) == 1);
+            put(&b, 2, 0, LARGE);
+            assert_eq!(b.file().is_known(), !dies);
+        });
+        let mut reader = Child::fork(|| {
+            if dies {
+                arm("file.returning", 1, Action::Kill);
+            }
+            assert_eq!(got(&a), (1, 0));
+            assert_eq!(got(&a), (1, 1));
+        });
+        (0..2).for_each(|number| put(&b, 1, number, LARGE));
+        assert_eq!(reader.wait(), if dies { KILLED } else { OK });
+        words.set(0, 1);
+        assert_eq!(other.wait(), OK);
+        if dies {
+            // One message went with it.
+            assert_eq!(got(&a), (1, 1));
+        }
+        assert_eq!(got(&a), (2, 0));
+        put(&b, 1, 2, LARGE);
+        assert_eq!(got(&a), (1, 2));
+    }
+}
+
+#[test]
+fn who_has_no_file_sends_loose_extents() {
+    let _turn = common::turn();
+    let (a, b) = pipe::create(true).unwrap();
+    let (lent, expected) = fds(3);
+    let words = words();
+    let mut other = Child::fork(|| {
+        until("there is a file", || words.get(0) == 1);
+        for number in 0..20 {
+            send(&b, &message(2, number, LARGE), if number % 3 == 0 { &lent } else { &[] }, soon()).unwrap();
+        }
+        assert!(!b.file().is_known());
+    });
+    put(&b, 1, 0, LARGE);
+    words.set(0, 1);
+    assert_eq!(got(&a), (1, 0));
+    for number in 0..20 {
+        let (bytes, fds) = recv(&a, soon()).unwrap();
+        assert_eq!(read_message(&bytes), (2, number));
+        assert_eq!(ids(&fds), if number % 3 == 0 { &expected[..] } else { &[] });
+    }
+    assert_eq!(other.wait(), OK);
+    // One whose descriptors are gone is lost, and no other.
+    let before = open_fds();
+    for point in ["transport.fds_sent", "ring.put.before_commit", "ring.put.after_commit"] {
+        let (a, b) = pipe::create(true).unwrap();
+        let words = common::words();
+        let mut doomed = Child::fork(|| {
+            until("there is a file", || words.get(0) == 1);
+            arm(point, 1, Action::Kill);
+            put(&b, 2, 0, LARGE);
+        });
+        put(&b, 1, 0, LARGE);
+        words.set(0, 1);
+        assert_eq!(doomed.wait(), KILLED, "{point}");
+        put(&b, 1, 1, LARGE);
+        let mut expected = vec![(1, 0)];
+        expected.extend((point == "ring.put.after_commit").then_some((2, 0)));
+        expected.push((1, 1));
+        expected.iter().for_each(|expected| assert_eq!(got(&a), *expected, "{point}"));
+    }
+    assert!(open_fds() <= before + 8);
+}
+
+#[test]
+fn an_end_that_travels_has_the_file_with_it() {
+    let _turn = common::turn();
+    let (a, b) = pipe::create(true).unwrap();
+    put(&a, 1, 0, LARGE);
+    let (left, right) = (a.again().unwrap(), b.again().unwrap());
+    assert!(left.file().is_known() && right.file().is_known());
+    assert_eq!(got(&right), (1, 0));
+    put(&right, 1, 1, LARGE);
+    assert_eq!(got(&left), (1, 1));
+}
+
+#[test]
+fn a_queues_file_that_was_taken_out_is_missed_and_no_other_is_made() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    let late = queue.again().unwrap();
+    put(&queue, 1, 0, LARGE);
+    socket::pop(queue.sockets()[1]);
+    assert!(matches!(recv(&late, Deadline::after(0.1)).unwrap_err(), Error::Corrupted(_)));
+    assert!(matches!(late.extent(LARGE as u64).unwrap_err(), Error::Corrupted(_)));
+    // Who has it goes on.
+    assert_eq!(got(&queue), (1, 0));
+    put(&queue, 1, 1, LARGE);
+    assert_eq!(got(&queue), (1, 1));
+}
