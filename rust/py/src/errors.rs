@@ -10,6 +10,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use crate::capi::call::Raised;
+
 create_exception!(
     fastmp,
     OwnerDiedWarning,
@@ -74,6 +76,14 @@ static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static EMPTY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static SHUT_DOWN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static BROKEN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// Raise `queue.Full` straight away: to find a queue full is common, and to be quick.
+pub fn raise_full(py: Python<'_>) -> Raised {
+    match FULL.import(py, "queue", "Full") {
+        Ok(class) => Raised::bare(class),
+        Err(e) => e.into(),
+    }
+}
 
 fn instance(cell: &PyOnceLock<Py<PyType>>, module: &'static str, name: &'static str) -> PyErr {
     Python::attach(|py| match cell.import(py, module, name) {

@@ -18,7 +18,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 use crate::capi::call::{self, Answer, Args, Convention, Method};
 use crate::capi::operator::Operator;
 use crate::closing::Closing;
-use crate::errors::{os_error_saying, raise};
+use crate::errors::{self, os_error_saying, raise};
 use crate::handles::{Descriptor, Token};
 use crate::message::{Now, Prepared};
 use crate::requeue::{acknowledge_at_exit, no_descriptors};
@@ -128,6 +128,12 @@ impl Queue {
             Some(Ok(false)) => Ok(Some(false)),
             _ => Ok(queue.wait(py, |queue| queue.is_announced(Patience::Moment))?.map(|is| is == Ok(true))),
         }
+    }
+
+    /// Is it full? Found out before anything is pickled or copied, as in the stdlib.
+    #[inline]
+    fn refuses(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(Self::open(slf)?.attached(slf.py(), |queue| queue.would_be_full()) == Some(true))
     }
 
     #[inline]
@@ -346,9 +352,8 @@ impl Queue {
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let (py, queue) = (slf.py(), Self::open(slf)?);
-        // Found out before anything is pickled or copied, as in the stdlib.
         let at_once = !block || timeout.is_some_and(|timeout| timeout <= 0.0);
-        if at_once && queue.attached(py, |queue| queue.would_be_full()) == Some(true) {
+        if at_once && Self::refuses(slf)? {
             return Err(raise(Error::Full));
         }
         let deadline = blocking::deadline(if block { timeout } else { Some(0.0) });
@@ -592,20 +597,26 @@ pub fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     call::subclass(py, c"fastmp._native.Queue", call::inverted::<GetOne>())
 }
 
-/// `put`: of an object alone here, with other arguments by `_put`.
+/// `put`: of an object, and perhaps `block`, here, with other arguments by `_put`.
 struct Put;
 
 impl Method for Put {
     type Of = Queue;
     #[inline(always)]
     fn call<'py>(slf: Borrowed<'_, 'py, Queue>, args: Args<'_, 'py>) -> Answer<'py> {
-        match (args.len(), args.names(), args.get(0)) {
-            (1, None, Some(obj)) => {
-                Queue::put(&slf, &obj, true, None)?;
-                Ok(slf.py().None().into_bound(slf.py()))
-            }
-            _ => call::call_python(slf.as_any(), "_put", args),
+        let Some(obj) = args.get(0).filter(|_| args.names().is_none()) else {
+            return call::call_python(slf.as_any(), "_put", args);
+        };
+        let block = match (args.len(), args.get(1)) {
+            (1, _) => true,
+            (2, Some(block)) => blocking::truth(&block)?,
+            _ => return call::call_python(slf.as_any(), "_put", args),
+        };
+        if !block && Queue::refuses(&slf)? {
+            return Err(errors::raise_full(slf.py()));
         }
+        Queue::put(&slf, &obj, block, None)?;
+        Ok(slf.py().None().into_bound(slf.py()))
     }
 }
 

@@ -30,6 +30,13 @@ impl From<PyErr> for Raised {
 }
 
 impl Raised {
+    /// Raise an exception of this class, without arguments.
+    pub fn bare(class: &Bound<'_, PyType>) -> Raised {
+        // SAFETY: attached; a class. If it is none of an exception, that is the exception.
+        unsafe { ffi::PyErr_SetNone(class.as_ptr()) };
+        Raised(())
+    }
+
     /// Ok unless an exception is set.
     pub fn check(py: Python<'_>) -> Result<(), Raised> {
         PyErr::take(py).map_or(Ok(()), |error| Err(error.into()))
