@@ -37,6 +37,8 @@ pub struct Memo {
     /// be sorted.
     shared: Vec<(usize, u32)>,
     numbers: Vec<u32>,
+    /// The one met again last, and its number: columns repeat what they hold.
+    last: (usize, u32),
 }
 
 impl Memo {
@@ -51,6 +53,7 @@ impl Memo {
             1
         });
         self.used = 0;
+        self.last = (0, UNSHARED);
         if !self.shared.is_empty() {
             self.shared.clear();
             self.shared.shrink_to(KEPT);
@@ -62,6 +65,9 @@ impl Memo {
     /// Look `object` up; if it is not there, note it, with its tag at `at`.
     #[inline]
     pub fn meet(&mut self, object: usize, at: usize) -> Met {
+        if self.last.0 == object {
+            return Met::Again(self.last.1);
+        }
         let slot = self.slot(object);
         if self.table[slot].message == self.message {
             return self.met(slot);
@@ -73,6 +79,9 @@ impl Memo {
     /// Look `object` up.
     #[inline]
     pub fn find(&mut self, object: usize) -> Met {
+        if self.last.0 == object {
+            return Met::Again(self.last.1);
+        }
         let slot = self.slot(object);
         if self.table[slot].message == self.message { self.met(slot) } else { Met::First }
     }
@@ -87,6 +96,7 @@ impl Memo {
     fn met(&mut self, slot: usize) -> Met {
         let entry = &mut self.table[slot];
         if entry.number != UNSHARED {
+            self.last = (entry.object, entry.number);
             return Met::Again(entry.number);
         }
         entry.number = self.shared.len() as u32;

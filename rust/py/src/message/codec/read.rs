@@ -142,6 +142,14 @@ impl<'py, 'a> Reader<'py, 'a> {
         Some(value)
     }
 
+    /// One value of many: often one that is here already.
+    #[inline(always)]
+    fn item(&mut self, depth: u32) -> Option<Bound<'py, PyAny>> {
+        let [REF1, number, rest @ ..] = self.rest else { return self.value(depth) };
+        self.rest = rest;
+        self.met.as_ref()?.shared.get(usize::from(*number))?.clone()
+    }
+
     /// One value. None: see the impl block.
     pub fn value(&mut self, depth: u32) -> Option<Bound<'py, PyAny>> {
         let py = self.py;
@@ -247,7 +255,7 @@ impl<'py, 'a> Reader<'py, 'a> {
                     return Some(list);
                 }
                 for i in 0..n {
-                    let item = self.value(depth + 1)?;
+                    let item = self.item(depth + 1)?;
                     // SAFETY: as above.
                     unsafe { ffi::PyList_SetItem(list.as_ptr(), i as isize, item.into_ptr()) };
                 }
