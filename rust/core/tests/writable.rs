@@ -17,6 +17,8 @@ use fastmp_core::{Deadline, Error};
 
 /// A message of this size never has to wait where the socket is writable.
 const SURE: usize = 16_000;
+/// Of messages of this size two may be unread.
+const HUGE: usize = 9 << 20;
 
 fn fd(end: &End) -> BorrowedFd<'_> {
     end.socket()
@@ -57,7 +59,7 @@ fn read_until_writable(a: &End, b: &End, from: usize, to: usize, case: &str) -> 
 fn full_is_not_writable_and_room_is() {
     let _turn = common::turn();
     for duplex in [false, true] {
-        for len in [16, SMALL, 1000, SURE, INLINED, LARGE] {
+        for len in [16, SMALL, 1000, SURE, INLINED, LARGE, HUGE] {
             let case = format!("{len} bytes, duplex {duplex}");
             let (a, b) = pipe::create(duplex).unwrap();
             b.watch().unwrap();
@@ -88,6 +90,24 @@ fn full_is_not_writable_and_room_is() {
             assert_idle(&a, &b, &case);
         }
     }
+}
+
+/// A stream of them uses few pages again and again, and not all the memory that there is.
+#[test]
+fn few_huge_ones_are_on_their_way() {
+    let _turn = common::turn();
+    let (a, b) = pipe::create(false).unwrap();
+    assert_eq!(fill(&b, 0, HUGE), 2);
+    // There is room for others.
+    put(&b, 1, 2, INLINED);
+    assert_eq!(got(&a), (1, 0));
+    assert_eq!(send(&b, &message(1, 3, HUGE), &[], Deadline::PASSED), Ok(()));
+    let (c, d) = pipe::create(false).unwrap();
+    assert_eq!(fill(&d, 0, 4 << 20), 4);
+    // Who waits is woken: one is read, and there is room for one.
+    let mut child = Child::fork(|| (4..12).for_each(|number| put(&d, 1, number, HUGE)));
+    (0..12).for_each(|number| assert_eq!(got(&c), (1, number)));
+    assert_eq!(child.wait(), OK);
 }
 
 #[test]

@@ -13,8 +13,8 @@
 //! | 40-63 | when it was freed, in units of 16 ms |
 //!
 //! # How much
-//! Twice the size of the extent that was freed last, at least 32 MiB and at most 256 MiB: enough
-//! for one that is filled while another is read. What was used least recently goes first. All
+//! Three times the size of the extent that was freed last, at least 32 MiB and at most 256 MiB:
+//! enough for one that is filled while another is read and a third is between the two. What was used least recently goes first. All
 //! channels that this process uses keep 256 MiB together. What was not used for a second goes, but
 //! for 8 MiB a channel. There is no thread to see to it: those do who wait on the channel, each
 //! time they look up, and those who use large messages on any channel of the same process.
@@ -169,7 +169,7 @@ impl Extents {
             }
             is_in(0);
         }
-        let most = (2 * cap).clamp(LEAST_KEPT, MOST_KEPT);
+        let most = (3 * cap).clamp(LEAST_KEPT, MOST_KEPT);
         while self.kept_bytes() > most
             && let Some((at, oldest)) = self.oldest(cell)
         {

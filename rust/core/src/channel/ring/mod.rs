@@ -92,6 +92,9 @@ pub const BASE_OF_TINY: u64 = 4 << 20;
 const TINY: u64 = 12_000;
 /// Messages in extents that may be unread at a time, where that is bounded.
 pub const LARGE_UNREAD: usize = 4;
+/// Nor is there room for another in an extent once so many bytes are unread: what is on its way is
+/// in few pages then, which come back soon and need not be made anew.
+pub const ENOUGH_UNREAD: u64 = 16 << 20;
 /// Bytes of payload that may be unread at least before a ring that does not overflow is full.
 const LEAST_UNREAD: u64 = 64 << 10;
 /// And so many messages, if the base can become large enough.
@@ -423,7 +426,7 @@ impl Ring {
         // A small base may still grow when it is full, so that it is not what the writer waits for.
         // Extents are counted by messages: one may be what a writer waits with, or waits behind.
         let grows = cap < BASE_MOST && !self.holds_enough(tail, head, cap);
-        (grows || used <= cap / 2) && self.large_unread(tail, head) <= LARGE_UNREAD / 2
+        (grows || used <= cap / 2) && !self.has_many_large(tail, head, LARGE_UNREAD / 2 + 1)
     }
 
     /// Has the receivers' descriptor been made readable, so far as is known?
@@ -475,7 +478,7 @@ impl Ring {
             };
             piece < cap / NEARLY_FULL
         };
-        lacks_bytes || self.large_unread(tail, head) >= LARGE_UNREAD
+        lacks_bytes || self.has_many_large(tail, head, LARGE_UNREAD)
     }
 
     /// Are so many messages unread, with so much payload, however the records lie, that a base of
@@ -506,6 +509,12 @@ impl Ring {
     pub fn has_large(&self) -> bool {
         let tail = self.tail();
         self.large_unread(tail, self.head()) > 0
+    }
+
+    /// Where messages in extents are bounded: are so many of them unread, or so many bytes?
+    fn has_many_large(&self, tail: Cursor, head: Cursor, many: usize) -> bool {
+        let large = self.large_unread(tail, head);
+        large >= many || (large > 0 && self.unread_bytes() >= ENOUGH_UNREAD)
     }
 
     /// Messages in extents between `head` and `tail`, where they are bounded. A sender that died

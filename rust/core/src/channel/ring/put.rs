@@ -197,7 +197,7 @@ impl<'a> PutGuard<'a> {
         let bounds_large = is_extent && ring.config.bounds_large;
         let need = record_bytes(len);
         let is_full = |head: Cursor| {
-            tail.since(head) >= maxsize || (bounds_large && ring.large_unread(tail, head) >= LARGE_UNREAD)
+            tail.since(head) >= maxsize || (bounds_large && ring.has_many_large(tail, head, LARGE_UNREAD))
         };
         let room = |head: Cursor| if is_full(head) { None } else { self.room(tail, head, need) };
         if let Some(at) = room(head) {
