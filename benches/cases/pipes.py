@@ -69,7 +69,7 @@ def _register_stream(label, size, first_count, goal):
 _register_stream("64B", 64, 2000, 15)
 _register_stream("64KiB", 64 << 10, 500, 4)
 _register_stream("1MiB", 1 << 20, 50, 9)
-_register_stream("32MiB", 32 << 20, 8, 5)
+_register_stream("32MiB", 32 << 20, 32, 5)
 
 
 def _register_array_stream(label, size, first_count, goal):
@@ -100,4 +100,4 @@ def _register_array_stream(label, size, first_count, goal):
 
 
 _register_array_stream("1MiB", 1 << 20, 50, 9)
-_register_array_stream("32MiB", 32 << 20, 8, 10)
+_register_array_stream("32MiB", 32 << 20, 32, 10)
