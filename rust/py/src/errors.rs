@@ -10,8 +10,6 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use crate::capi::call::Raised;
-
 create_exception!(
     fastmp,
     OwnerDiedWarning,
@@ -77,12 +75,9 @@ static EMPTY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static SHUT_DOWN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static BROKEN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
-/// Raise `queue.Full` straight away: to find a queue full is common, and to be quick.
-pub fn raise_full(py: Python<'_>) -> Raised {
-    match FULL.import(py, "queue", "Full") {
-        Ok(class) => Raised::bare(class),
-        Err(e) => e.into(),
-    }
+/// `queue.Full`.
+pub fn full(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    FULL.import(py, "queue", "Full")
 }
 
 fn instance(cell: &PyOnceLock<Py<PyType>>, module: &'static str, name: &'static str) -> PyErr {

@@ -15,7 +15,7 @@ use pyo3::exceptions::{PyAssertionError, PyAttributeError, PyRuntimeError, PyVal
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
-use crate::capi::call::{self, Answer, Args, Convention, Method};
+use crate::capi::call::{self, Answer, Args, Convention, Method, Raised};
 use crate::capi::operator::Operator;
 use crate::closing::Closing;
 use crate::errors::{self, os_error_saying, raise};
@@ -613,7 +613,7 @@ impl Method for Put {
             _ => return call::call_python(slf.as_any(), "_put", args),
         };
         if !block && Queue::refuses(&slf)? {
-            return Err(errors::raise_full(slf.py()));
+            return Err(Raised::bare(errors::full(slf.py())?));
         }
         Queue::put(&slf, &obj, block, None)?;
         Ok(slf.py().None().into_bound(slf.py()))
