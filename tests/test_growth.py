@@ -51,9 +51,11 @@ def test_a_child_puts_without_a_reader(mp, crew):
     before = usage.shared_bytes()
     crew.run(queues.put_pattern, queue, count, size)
     assert queue.qsize() == count
+    queues.take_pattern(queue, count // 2, size)
+    # This process has the file that the child made since it came to what is in there.
     peak = usage.shared_bytes() - before
-    assert peak > count * size
-    queues.take_pattern(queue, count, size)
+    assert peak > count // 2 * size
+    queues.take_pattern(queue, count // 2, size, first=count // 2)
     left = left_at_rest(queue, before)
     print(f"peak {peak / MIB:.1f} MiB, left {left / MIB:.1f} MiB")
     assert left < min(peak, 10 * MIB)
@@ -81,6 +83,7 @@ def test_waves(mp, crew):
     at most, beside one that is written, one that is read and the ring's first. What is forgotten in
     each wave would be a chunk at least.
     """
+    before = usage.shared_bytes()  # earlier channels may have left some in the segments of this process
     inbox, outbox = mp.Queue(), mp.Queue()
     crew.start(queues.echo, inbox, outbox)
     sizes = []
@@ -90,7 +93,7 @@ def test_waves(mp, crew):
             inbox.put(item)
         queues.wait_for_size(outbox, len(items))
         assert [outbox.get() for _ in items] == items
-        sizes.append(usage.shared_bytes())
+        sizes.append(usage.shared_bytes() - before)
     inbox.put(None)
     crew.join()
     print([f"{size / MIB:.1f}" for size in sizes])

@@ -111,8 +111,8 @@ def check_pattern(message, i, size):
     assert message.count(bytes([i % 251]), 8) == size - 8
 
 
-def take_pattern(queue, count, size):
-    for i in range(count):
+def take_pattern(queue, count, size, first=0):
+    for i in range(first, first + count):
         check_pattern(queue.get(), i, size)
 
 
