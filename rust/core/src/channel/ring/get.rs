@@ -146,8 +146,10 @@ impl<'a> GetGuard<'a> {
         if Cursor(state.tail_seen.load(Ordering::Relaxed)).since(head).wrapping_sub(1) >= COUNT_MASK / 2 {
             let tail = ring.tail();
             if tail == head {
+                self.has_caught_up();
                 return Ok(None);
             }
+            let tail = self.let_get_ahead(tail, head);
             if tail.since(head) == 0 {
                 return Err(Error::Corrupted("as many messages put as got, and bytes left"));
             }

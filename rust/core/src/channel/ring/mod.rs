@@ -55,6 +55,7 @@
 mod ahead;
 mod batch;
 mod get;
+mod heels;
 mod put;
 mod shutting;
 mod tally;
@@ -250,6 +251,7 @@ pub struct Ring {
     state: layout::Object<RingState, Arc<Front>>,
     extents: Arc<Extents>,
     config: RingConfig,
+    heels: heels::Heels,
     /// Where the front starts in its mapping.
     origin: usize,
 }
@@ -289,7 +291,13 @@ impl Ring {
     /// `Corrupted` if its words are not inside.
     pub fn new(front: Arc<Front>, offset: usize, extents: Arc<Extents>, config: RingConfig) -> Result<Ring> {
         let origin = front.offset();
-        Ok(Ring { state: layout::Object::new(front, origin + offset)?, extents, config, origin })
+        Ok(Ring {
+            state: layout::Object::new(front, origin + offset)?,
+            extents,
+            config,
+            heels: Default::default(),
+            origin,
+        })
     }
 
     /// Make the words, in a new front, which has the first pages of the base. `maxsize` 0: no bound
