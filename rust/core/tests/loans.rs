@@ -158,7 +158,8 @@ fn what_is_lent_keeps_little_more_than_itself() {
 }
 
 /// Each step of a loan's life at which its holder may die.
-const POINTS: [&str; 5] = ["loan.mapped", "loan.taken", "loan.returning", "loan.returned", "extent.freed"];
+const POINTS: [&str; 6] =
+    ["loan.mapped", "loan.taken", "loan.leaving", "loan.returning", "loan.returned", "extent.freed"];
 
 fn borrow(queue: &Queue) {
     let loan = lent(queue);
@@ -184,7 +185,7 @@ fn what_the_dead_had_on_loan_returns() {
 #[test]
 fn what_the_dead_had_on_loan_returns_though_who_mends_dies_too() {
     let _turn = common::turn();
-    for point in &POINTS[..3] {
+    for point in &POINTS[..4] {
         for second in ["extent.sweeping", "extent.punched"] {
             let (case, queue) = (format!("{point}, {second}"), Queue::create(0).unwrap());
             put(&queue, 1, 0, 20 << 20);
