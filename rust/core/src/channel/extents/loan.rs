@@ -21,7 +21,8 @@
 //! A loan outlives its channel. It holds mappings, of the pages and of its slot's word, but
 //! neither the memory file's descriptor nor the sockets': those go when the channel is closed.
 //! From then on it gives its pages back by the mapping. Where that is refused they are left, free
-//! and in no cell, to the others' sweep; if there is nobody else, they go with the mapping.
+//! and in no cell, to the others' sweep; if there is nobody else, they go with the mapping. All
+//! else in the file the last who has the channel gives back, see [`last`](super::last).
 //!
 //! The slot's word may be in the channel's [plot](crate::arena::Shape), which another channel gets
 //! once nobody can reach it. So a loan holds the plot as an attached channel does: else its return
