@@ -6,6 +6,7 @@ The core has a fuzz target of its own, `make fuzz`. FASTMP_TEST_FUZZ seconds eac
 import os
 import random
 
+import fastmp
 import pytest
 from children import hostile
 
@@ -28,3 +29,14 @@ def test_messages_of_garbage(mp, crew, seed):
 @pytest.mark.timeout(60 + 2 * SECONDS, method="signal")
 def test_segments_of_garbage(mp, crew, seed):
     crew.run(hostile.use_mutated, mp, seed, SECONDS)
+
+
+def test_more_buffers_than_a_message_can_have(mp):
+    """Each would be an object of some 60 bytes, of eight bytes of zeros."""
+    forger = hostile.Forger(mp)
+    count = 1_000
+    forger.send(hostile.OUT_OF_BAND, count.to_bytes(8, "little") + bytes(8 * count + 100))
+    with pytest.raises(fastmp.CorruptedError):
+        forger.right.recv()
+    forger.left.send("whole")
+    assert forger.right.recv() == "whole"

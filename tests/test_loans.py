@@ -306,6 +306,31 @@ def test_what_returns_after_closing_is_given_back_to_others(mp, crew, queue):
     crew.join()
 
 
+@pytest.mark.parametrize("kind", ["queue", "pipe"])
+def test_a_small_array_keeps_nothing_of_a_closed_channel(mp, kind):
+    """Neither what was kept for the next message, nor what nobody has read."""
+    if kind == "queue":
+        channel = mp.Queue()
+        ends, put, get = [channel], channel.put, channel.get
+    else:
+        ends = reader, writer = mp.Pipe(False)
+        put, get = writer.send, reader.recv
+    put(numbered(1, 80_000))
+    array = get()
+    assert is_lent(array)
+    for number in range(3):
+        put(numbered(number, 16 * MIB))
+    file = os.dup(next(fd for fd in map(int, os.listdir("/proc/self/fd")) if usage.is_file(fd, f"fastmp-{kind}")))
+    try:
+        assert os.fstat(file).st_blocks * 512 >= 48 * MIB
+        for end in ends:
+            end.close()
+        assert os.fstat(file).st_blocks * 512 < MIB
+        assert is_lent(array) and is_numbered(array, 1)
+    finally:
+        os.close(file)
+
+
 # ---- forks
 
 

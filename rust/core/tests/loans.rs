@@ -136,8 +136,30 @@ fn what_is_lent_keeps_nobody_from_putting() {
     held.iter().enumerate().for_each(|(number, loan)| assert_eq!(content(loan), (1, number)));
 }
 
+/// Memory that larger messages have left is not kept by small ones, for as long as they are held.
+#[test]
+fn what_is_lent_keeps_little_more_than_itself() {
+    let _turn = common::turn();
+    for (large, small, count) in [(1_000_000, 70_000, 60), (16 << 20, 5 << 20, 10)] {
+        let queue = Queue::create(0).unwrap();
+        let held: Vec<_> = (0..count)
+            .map(|number| {
+                put(&queue, 1, number, large);
+                assert_eq!(got(&queue), (1, number));
+                put(&queue, 2, number, small);
+                lent(&queue)
+            })
+            .collect();
+        held.iter().enumerate().for_each(|(number, loan)| assert_eq!(content(loan), (2, number)));
+        // What is free is kept for the next.
+        let most = 2 * count * (small + 4096) + 3 * large + (1 << 20);
+        assert!(memory(&queue) <= most as u64, "{} bytes, of {most}", memory(&queue));
+    }
+}
+
 /// Each step of a loan's life at which its holder may die.
-const POINTS: [&str; 5] = ["loan.mapped", "loan.taken", "loan.returning", "loan.returned", "extent.freed"];
+const POINTS: [&str; 6] =
+    ["loan.mapped", "loan.taken", "loan.leaving", "loan.returning", "loan.returned", "extent.freed"];
 
 fn borrow(queue: &Queue) {
     let loan = lent(queue);
@@ -163,7 +185,7 @@ fn what_the_dead_had_on_loan_returns() {
 #[test]
 fn what_the_dead_had_on_loan_returns_though_who_mends_dies_too() {
     let _turn = common::turn();
-    for point in &POINTS[..3] {
+    for point in &POINTS[..4] {
         for second in ["extent.sweeping", "extent.punched"] {
             let (case, queue) = (format!("{point}, {second}"), Queue::create(0).unwrap());
             put(&queue, 1, 0, 20 << 20);

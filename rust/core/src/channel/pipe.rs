@@ -557,6 +557,19 @@ impl End {
     }
 }
 
+impl Drop for End {
+    fn drop(&mut self) {
+        if cfg!(miri) || !self.extents.were_used() {
+            return;
+        }
+        // Nobody reads what was sent from here. What came here another may read that shares this
+        // end.
+        if socket::hung_up(&self.socket) {
+            self.extents.leave(|ring| ring != u32::from(self.flags.second));
+        }
+    }
+}
+
 /// Dropped after the socket is closed: tells those who send to this end to look again.
 #[derive(Debug)]
 struct Farewell {

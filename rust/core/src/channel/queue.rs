@@ -99,6 +99,21 @@ pub struct Queue {
     keeper: OnceLock<Arc<Keeper>>,
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // Where messages come back nothing is lent.
+        if cfg!(miri) || !self.extents.were_used() || self.keeps_messages() {
+            return;
+        }
+        let Ok(reader) = self.reader.try_clone() else { return };
+        // That closes it here.
+        self.writer = reader;
+        if socket::hung_up(&self.reader) {
+            self.extents.leave(|_| false);
+        }
+    }
+}
+
 impl Queue {
     /// A new queue; `maxsize` 0: unbounded.
     ///

@@ -16,6 +16,7 @@ use pyo3::types::PyBytes;
 
 use super::framing::{self, ALIGN, PLAIN, Source};
 use super::lent::Lent;
+use super::pickler::APART;
 use crate::errors::garbage;
 
 /// What is lent at least.
@@ -52,8 +53,8 @@ impl Layout {
         };
         let size = |word: u64| usize::try_from(word).map_err(|_| garbage());
         let (count, stream) = (size(word(0)?)?, size(word(1)?)?);
-        // Each buffer has its length in front.
-        if count > source.len() / 8 {
+        // No sender keeps less apart. And to look at each takes time and memory.
+        if count > source.len() / APART {
             return Err(garbage());
         }
         let mut at = 16 + 8 * count;

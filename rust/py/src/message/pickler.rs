@@ -21,7 +21,7 @@ use super::channel_fds;
 use super::reducers::Reducers;
 
 /// Smaller buffers are not worth keeping apart.
-const APART: usize = 16 << 10;
+pub(super) const APART: usize = 16 << 10;
 /// An object with a longer stream may have made the memo large: each entry takes two bytes at
 /// least.
 const LONG: usize = 1 << 10;

@@ -105,12 +105,10 @@ impl Extents {
     pub(super) fn take_kept(self: &Arc<Self>, need: u64) -> Option<OwnedExtent> {
         let (far, tick) = (need > CHUNK, tick());
         for _ in 0..KEPT {
-            // The smallest that is large enough, but not far too large; else the largest of those
-            // that are not.
+            // The smallest that is large enough, but not far too large: its receiver may keep all of
+            // it for long. Else the largest of those that are not.
             let rank = |cell: Cell| match cell.cap() {
-                cap if cap >= need => {
-                    (cap / 4 <= need.max(CHUNK)).then_some((1, u64::MAX - cap, u64::MAX - cell.age(tick)))
-                }
+                cap if cap >= need => (cap / 2 <= need).then_some((1, u64::MAX - cap, u64::MAX - cell.age(tick))),
                 cap => (!far || cap >= need / 2).then_some((0, cap, 0)),
             };
             let suiting = self.cells().filter(|(_, cell)| cell.is_far() == far);

@@ -21,7 +21,8 @@
 //! A loan outlives its channel. It holds mappings, of the pages and of its slot's word, but
 //! neither the memory file's descriptor nor the sockets': those go when the channel is closed.
 //! From then on it gives its pages back by the mapping. Where that is refused they are left, free
-//! and in no cell, to the others' sweep; if there is nobody else, they go with the mapping.
+//! and in no cell, to the others' sweep; if there is nobody else, they go with the mapping. All
+//! else in the file the last who has the channel gives back, see [`last`](super::last).
 //!
 //! The slot's word may be in the channel's [plot](crate::arena::Shape), which another channel gets
 //! once nobody can reach it. So a loan holds the plot as an attached channel does: else its return
@@ -51,6 +52,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 use super::owned::OwnedExtent;
@@ -89,16 +91,19 @@ pub struct Loan {
     _front: Option<Arc<Front>>,
 }
 
-/// What is lent in this process.
+/// What is lent in this process. A forked child may begin with none, whatever it inherits.
 #[derive(Debug, Default)]
 struct Loans {
     live: HashMap<u64, Weak<Loan>>,
-    next: u64,
     /// Forks under way.
     forks: u32,
 }
 
 static LOANS: Local<Option<Loans>> = Local::new(None);
+
+/// The number of the next loan. A forked child goes on with it, so that what it drops of its
+/// parent's is not taken for one of its own.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 fn loans<R>(f: impl FnOnce(&mut Loans) -> R) -> R {
     LOANS.with(|loans| f(loans.get_or_insert_default()))
@@ -118,14 +123,13 @@ impl OwnedExtent {
             if loans.forks > 0 || loans.live.len() >= MOST {
                 return None;
             }
-            let number = loans.next;
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let (index, offset, generation) = (self.index(), self.offset(), fork::generation());
             let extents = Arc::downgrade(self.extents());
             let memory = memory.take();
             let _front = self.extents().table.plot_of(index);
             let loan = Arc::new(Loan { memory, len, index, offset, generation, slot, extents, number, _front });
             loans.live.insert(number, Arc::downgrade(&loan));
-            loans.next += 1;
             Some(loan)
         });
         if let Some(memory) = memory {
@@ -247,7 +251,10 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        loans(|loans| loans.live.remove(&self.number));
+        loans(|loans| {
+            kill_point!("loan.leaving");
+            loans.live.remove(&self.number)
+        });
         if let Some(pages) = self.lent() {
             self.return_extent(Some(pages));
             kill_point!("loan.returned");

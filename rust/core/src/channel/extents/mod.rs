@@ -36,7 +36,8 @@
 //!   If one was settled meanwhile then either the owner is another, and the CAS fails, or the
 //!   extent was left for the sweep.
 //!
-//! What is received may be kept for long, as a [`Loan`].
+//! What is received may be kept for long, as a [`Loan`]; also when nobody has the channel any more,
+//! see `last`.
 //!
 //! What many read (see `broadcast`) goes into a ring in the same way, and comes out of it by who
 //! holds the put lock: see `shared`.
@@ -45,6 +46,7 @@
 //! too.
 
 mod kept;
+mod last;
 mod loan;
 mod owned;
 mod shared;
