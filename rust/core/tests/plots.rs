@@ -64,6 +64,60 @@ fn a_plot_is_used_again_with_its_pages_and_its_words_zeroed() {
     assert!(bytes[8192 - 32..].iter().all(|&byte| byte == 7), "nothing else is touched");
 }
 
+/// Flags of this process's mappings whose file's name has that in it, by `/proc/self/smaps`.
+fn flags_of(name: &str) -> Vec<String> {
+    let (mut is_it, mut found) = (false, Vec::new());
+    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        match line.split_once(' ') {
+            Some(("VmFlags:", flags)) if is_it => found.push(format!(" {flags} ")),
+            // A range of addresses, and what is there.
+            Some((range, what)) if range.contains('-') => is_it = what.contains(name),
+            _ => (),
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_mostly_holes_is_neither_dumped_nor_locked() {
+    let _turn = turn();
+    let mut child = Child::fork(|| {
+        // SAFETY: a plain system call. Where it is not allowed nothing is locked.
+        let locked = unsafe { libc::mlockall(libc::MCL_FUTURE) } == 0;
+        let pipes: Vec<_> = (0..20).map(|_| pipe::create(true).unwrap()).collect();
+        let queue = Queue::create(0).unwrap();
+        for number in 0..40 {
+            put(&queue, 1, number, 60_000);
+            if number % 2 == 1 {
+                (number - 1..=number).for_each(|number| assert_eq!(got(&queue), (1, number)));
+            }
+        }
+        // More than its base holds, and in a window.
+        (0..60).for_each(|number| put(&queue, 1, number, 60_000));
+        (0..60).for_each(|number| assert_eq!(got(&queue), (1, number)));
+        let bytes: HashSet<_> = pipes.iter().map(|(a, _)| a.front().segment().id()).collect();
+        let last = pipes.last().unwrap().0.front().segment();
+        assert!(!locked || memfd::resident(&**last).unwrap() < 16 << 20, "{} segments, filled", bytes.len());
+        for name in ["fastmp-plots", "fastmp-queue"] {
+            let flags = flags_of(name);
+            // Of a file's header alone there is nothing to leave out.
+            let left = flags.iter().filter(|flags| flags.contains(" dd ")).count();
+            assert!(left >= usize::from(name == "fastmp-plots") + 1, "{name}: {flags:?}");
+            assert!(flags.iter().all(|flags| !(flags.contains(" dd ") && flags.contains(" lo "))), "{flags:?}");
+        }
+    });
+    assert_eq!(child.wait(), OK);
+    // Who has been given one maps it so as well.
+    let queue = Queue::create(0).unwrap();
+    let handle = queue.export(None).unwrap();
+    let segment = handle.segment().try_clone_to_owned().unwrap();
+    let before = flags_of("fastmp-plots").len();
+    let twin = arena::Segment::attach(segment, Kind::Arena, 0).unwrap();
+    let flags = flags_of("fastmp-plots");
+    assert!(flags.len() > before && flags.iter().all(|flags| flags.contains(" dd ")), "{flags:?}");
+    drop(twin);
+}
+
 #[test]
 fn what_a_plot_has_grown_by_is_given_back() {
     let _turn = turn();

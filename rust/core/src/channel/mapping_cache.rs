@@ -21,8 +21,8 @@ const KEPT_LENT: usize = 24;
 /// How often the same pages are copied by a system call before they are mapped. The page faults of
 /// a new mapping cost what it saves in some three uses.
 const COPIED: u32 = 2;
-/// Bytes of a window. It takes address space but no memory, unless a program has all that it maps
-/// locked in memory. Miri's stand-in for a mapping takes memory.
+/// Bytes of a window. It takes address space but no memory. Miri's stand-in for a mapping takes
+/// memory.
 const WINDOW: u64 = if cfg!(miri) { 1 << 20 } else { 16 << 20 };
 
 /// See the module.
@@ -65,7 +65,7 @@ impl MappingCache {
         }
         // What is mapped has to be inside of the segment, wherever the last message ends.
         memfd::extend_to(segment, start + WINDOW)?;
-        let mapping = Arc::new(Mapping::new(segment, start, WINDOW as usize)?);
+        let mapping = Arc::new(Mapping::sparse(segment, start, WINDOW as usize)?);
         let first = self.windows.with(|windows| {
             if windows.len() <= number {
                 windows.resize(number + 1, None);
