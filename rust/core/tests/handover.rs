@@ -95,8 +95,26 @@ fn many_who_make_the_file_at_the_same_time_have_one() {
     }
 }
 
+#[test]
+fn a_file_that_another_makes_and_uses_during_the_look_is_found() {
+    let _turn = common::turn();
+    for point in ["file.looking", "file.made"] {
+        let queue = Queue::create(0).unwrap();
+        let mut slow = Child::fork(|| {
+            arm(point, 1, Action::Stop);
+            put(&queue, 1, 0, LARGE);
+        });
+        slow.until_stopped();
+        put(&queue, 2, 0, LARGE);
+        slow.signal(libc::SIGCONT);
+        assert_eq!(slow.wait(), OK, "{point}");
+        assert_eq!((got(&queue), got(&queue)), ((2, 0), (1, 0)), "{point}");
+    }
+}
+
 /// Where who makes a queue's file dies, and how often it gets there: and whether the file is there.
-const MAKING: [(&str, bool); 3] = [("file.made", false), ("file.parked", true), ("extent.claimed", true)];
+const MAKING: [(&str, bool); 4] =
+    [("file.looking", false), ("file.made", false), ("file.parked", true), ("extent.claimed", true)];
 
 #[test]
 fn who_makes_a_queues_file_dies_at_every_step_and_so_does_the_next() {
@@ -119,7 +137,8 @@ fn who_makes_a_queues_file_dies_at_every_step_and_so_does_the_next() {
             next.signal(libc::SIGCONT);
             let ended = next.wait();
             // Nothing to make is left for it.
-            let finds = first != "file.made" && second != "extent.claimed";
+            let finds = !["file.looking", "file.made"].contains(&first)
+                && !["file.looking", "extent.claimed"].contains(&second);
             assert_eq!(ended, if finds { OK } else { KILLED }, "{case}");
             put(&queue, 3, 0, LARGE);
             if finds {

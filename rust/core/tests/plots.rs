@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::channel::{Channel, SMALL, got, put};
 use common::{Child, KILLED, OK, open_fds, until, words};
+use fastmp_core::Error;
 use fastmp_core::arena::{self, Block, Given, Shape};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
@@ -116,6 +117,22 @@ fn what_is_mostly_holes_is_neither_dumped_nor_locked() {
     let flags = flags_of("fastmp-plots");
     assert!(flags.len() > before && flags.iter().all(|flags| flags.contains(" dd ")), "{flags:?}");
     drop(twin);
+}
+
+#[test]
+fn where_pages_are_refused_none_are_made() {
+    let _turn = turn();
+    let mut child = Child::fork(|| {
+        let first = plot();
+        let before = resident(&first);
+        // As on a system that has no memory left: to look at a plot then would be a SIGBUS.
+        common::deny_with(libc::SYS_fallocate, libc::ENOSPC);
+        for _ in 0..3 {
+            assert_eq!(Block::alloc_plot(Kind::Memory, &SHAPE).unwrap_err(), Error::OutOfMemory);
+        }
+        assert_eq!(resident(&first), before);
+    });
+    assert_eq!(child.wait(), OK);
 }
 
 #[test]

@@ -234,7 +234,8 @@ impl Allocator {
 
     /// A plot that somebody may reach still has come to wait.
     pub(super) fn defer_plot(&mut self, deferred: Deferred) {
-        self.plots_waiting += if has_grown(&deferred.place) { GROWN_COUNTS } else { 1 };
+        let has_grown = deferred.departed.has_pages && has_grown(&deferred.place);
+        self.plots_waiting += if has_grown { GROWN_COUNTS } else { 1 };
         self.deferred_plots.push(deferred);
         self.sweep_plots();
     }
@@ -248,13 +249,17 @@ impl Allocator {
 
     /// A plot that nobody can reach any more.
     pub(super) fn free_plot(&mut self, place: BlockPlace, number: usize, has_pages: bool) {
+        // Its pages were refused, so that it has never been used. Nor may it be looked at: where
+        // memory is short that is a SIGBUS.
+        if !has_pages {
+            return self.plots[number].cold.push(place);
+        }
         let grown = has_grown(&place);
         let Some(place) = place.vacant() else { return };
         let plots = &mut self.plots[number];
-        match has_pages {
-            false => plots.cold.push(place),
-            true if grown || plots.warm.len() >= WARM => plots.surplus.push(place),
-            true => plots.warm.push(place),
+        match grown || plots.warm.len() >= WARM {
+            true => plots.surplus.push(place),
+            false => plots.warm.push(place),
         }
     }
 

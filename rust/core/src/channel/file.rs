@@ -17,8 +17,8 @@
 //!   only where several made one at the same time.
 //! - who finds by the ring or by the table that there is one: looks. A file is sent before a slot
 //!   is used, and that before a message is committed. So it is there.
-//! - of a queue in which a slot has ever been used none is made anew. If the file is missing, then
-//!   the program has taken it out: `Corrupted`.
+//! - of a queue in which a slot had ever been used before the look none is made anew. If the file
+//!   is missing, then the program has taken it out: `Corrupted`.
 //!
 //! No word in shared memory says anything of it, so that there is nothing to mend: who dies before
 //! the send has made nothing, and after it all is done. A second death is the same again.

@@ -170,8 +170,8 @@ impl Table {
 
     /// Has any slot ever been taken?
     pub(super) fn was_used(&self) -> bool {
-        // Relaxed: stored by who takes a slot, and before its message is committed.
-        self.state.hint.load(Ordering::Relaxed) != 0 || self.state.more.load(Ordering::Relaxed) != 0
+        // Acquire: stored by who takes a slot, after the file was sent. Who sees that finds it.
+        self.state.hint.load(Ordering::Acquire) != 0 || self.state.more.load(Ordering::Acquire) != 0
     }
 
     /// Slots that there are.
@@ -247,7 +247,8 @@ impl Table {
 
     /// Slot `index` has been taken: look behind it next time.
     pub fn look_after(&self, index: u64) {
-        self.state.hint.store(index + 1, Ordering::Relaxed);
+        // Release: pairs with the acquire in `was_used`.
+        self.state.hint.store(index + 1, Ordering::Release);
     }
 
     /// A page of slots more.
@@ -270,7 +271,7 @@ impl Table {
         if seen.min(MOST - FIRST) & !(PAGEFUL - 1) == more {
             let grown = self.state.more.compare_exchange(seen, more + PAGEFUL, Ordering::Release, Ordering::Relaxed);
             if grown.is_ok() {
-                self.state.hint.store(FIRST + more, Ordering::Relaxed);
+                self.state.hint.store(FIRST + more, Ordering::Release);
             }
         }
         Ok(())

@@ -50,10 +50,13 @@ impl Queue {
             self.file().set(file::create("fastmp-queue")?);
             return Ok(());
         }
+        // First: another may make it, and use it, between the two looks.
+        let were_used = self.extents.were_used();
+        kill_point!("file.looking");
         if self.find_file()? {
             return Ok(());
         }
-        if self.extents.were_used() {
+        if were_used {
             return Err(MISSING);
         }
         let new = file::create("fastmp-queue")?;
