@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::channel::{Channel, SMALL, got, put};
 use common::{Child, KILLED, OK, open_fds, until, words};
+
 use fastmp_core::Error;
 use fastmp_core::arena::{self, Block, Given, Shape};
 use fastmp_core::channel::pipe;
@@ -131,6 +132,34 @@ fn where_pages_are_refused_none_are_made() {
             assert_eq!(Block::alloc_plot(Kind::Memory, &SHAPE).unwrap_err(), Error::OutOfMemory);
         }
         assert_eq!(resident(&first), before);
+    });
+    assert_eq!(child.wait(), OK);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_none_for_channels_that_are_there() {
+    let _turn = turn();
+    let mut child = Child::fork(|| {
+        let (queue, (a, b)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a plain system call.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &none) }, 0);
+        // As a program that does not ignore it.
+        // SAFETY: as above.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
+        for number in 0..10 {
+            put(&queue, 1, number, 60_000);
+        }
+        (0..10).for_each(|number| assert_eq!(got(&queue), (1, number)));
+        for number in 0..10 {
+            put(&a, 1, number, 6_000);
+        }
+        (0..10).for_each(|number| assert_eq!(got(&b), (1, number)));
+        // What needs a longer file is refused.
+        assert_eq!(queue.extent(100_000).map(drop), Err(Error::OutOfMemory));
+        assert_eq!(a.extent(100_000).and_then(|hold| hold.write(0, b"x")), Err(Error::OutOfMemory));
+        put(&queue, 1, 10, SMALL);
+        assert_eq!(got(&queue), (1, 10));
     });
     assert_eq!(child.wait(), OK);
 }
