@@ -6,6 +6,8 @@
 
 mod common;
 
+use std::os::fd::AsFd;
+
 use common::channel::{Channel, INLINED, LARGE, SMALL, comes_to_rest, fds, got, ids, put, recv, send, soon};
 use common::{Child, KILLED, OK, message, open_fds, read_message, readable, until, words};
 use fastmp_core::channel::pipe::{self, End};
@@ -334,26 +336,28 @@ fn who_shares_the_senders_end_of_a_one_way_pipe_gets_the_file_back_from_its_read
     for dies in [false, true] {
         let ((a, b), words) = (pipe::create(false).unwrap(), words());
         let mut other = Child::fork(|| {
-            until("it has been received", || words.get(0) == 1);
-            put(&b, 2, 0, LARGE);
+            for number in 0..2 {
+                until("the last one has been received", || words.get(0) == 1 + number as u64);
+                put(&b, 2, number, LARGE);
+            }
             assert_eq!(b.file().is_known(), !dies);
         });
         let mut reader = Child::fork(|| {
             if dies {
                 arm("file.returning", 1, Action::Kill);
             }
-            assert_eq!(got(&a), (1, 0));
-            assert_eq!(got(&a), (1, 1));
+            assert_eq!((got(&a), got(&a)), ((1, 0), (1, 1)));
+            // Nobody lacks the file, for all one knows.
+            assert!(!readable(&b.socket()));
+            words.set(0, 1);
+            assert_eq!(got(&a), (2, 0));
+            assert!(readable(&b.socket()));
         });
         (0..2).for_each(|number| put(&b, 1, number, LARGE));
         assert_eq!(reader.wait(), if dies { KILLED } else { OK });
-        words.set(0, 1);
+        words.set(0, 2);
         assert_eq!(other.wait(), OK);
-        if dies {
-            // One message went with it.
-            assert_eq!(got(&a), (1, 1));
-        }
-        assert_eq!(got(&a), (2, 0));
+        assert_eq!(got(&a), (2, 1));
         put(&b, 1, 2, LARGE);
         assert_eq!(got(&a), (1, 2));
     }
@@ -401,6 +405,51 @@ fn who_has_no_file_sends_loose_extents() {
         expected.iter().for_each(|expected| assert_eq!(got(&a), *expected, "{point}"));
     }
     assert!(open_fds() <= before + 8);
+}
+
+#[test]
+fn others_files_on_their_way_keep_nobody_waiting() {
+    let _turn = common::turn();
+    let mut child = Child::fork(|| {
+        let descriptors = |soft, hard| {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            // SAFETY: a plain system call.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        };
+        descriptors(1000, 1000);
+        // root may have any number on their way.
+        // SAFETY: plain system calls.
+        unsafe {
+            if libc::geteuid() == 0 {
+                assert_eq!(libc::setuid(65534), 0);
+            }
+        }
+        let (sender, _receiver) = socket::pair().unwrap();
+        assert!(socket::send_fds(&sender, 1, &[sender.as_fd(); 250]).unwrap());
+        // Each of these in a socket would be one too many.
+        descriptors(240, 1000);
+        let (queue, (a, b)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        put(&queue, 1, 0, LARGE);
+        put(&a, 1, 0, LARGE);
+        assert_eq!((got(&queue), got(&b)), ((1, 0), (1, 0)));
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: writes to a local.
+        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+        assert_eq!((limit.rlim_cur, limit.rlim_max), (240, 1000));
+        // Where the system allows no more it is an error at once, and no wait for ever.
+        descriptors(240, 240);
+        let (queue, (c, d)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        let too_many = Err(Error::Os(rustix::io::Errno::TOOMANYREFS));
+        let never = Deadline::Never;
+        assert_eq!(send(&queue, &message(1, 1, LARGE), &[], never), too_many);
+        assert_eq!(send(&c, &message(1, 1, LARGE), &[], never), too_many);
+        put(&c, 1, 2, INLINED);
+        assert_eq!(got(&d), (1, 2));
+        // Who has the file already goes on.
+        put(&b, 1, 3, INLINED);
+        assert_eq!(got(&a), (1, 3));
+    });
+    assert_eq!(child.wait(), OK);
 }
 
 #[test]

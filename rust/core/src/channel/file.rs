@@ -48,9 +48,11 @@
 //! arrived.
 //!
 //! In a one-way pipe the other way of the socket is free, as in a queue. So the first reader that
-//! has the file sends it back, once: it stays there, and those who share the senders' end find it
-//! when they next look. (`returned` says so before it is done. If that reader dies in between, they
-//! go on with loose extents.)
+//! has the file and gets a loose extent sends the file back, once: it stays there, and those who
+//! share the senders' end find it when they next look. It does so as well once the table has grown
+//! into the file. (`returned` says so before it is done. If that reader dies in between, they go on
+//! with loose extents.) Not sooner: the kernel counts what is on its way in sockets for each user,
+//! over all programs, and a file that nobody takes counts for as long as its channel lives.
 //!
 //! What is left of a killed process's moves (see [`extents`](super::extents)) is settled by the
 //! slots' words, which are in the front. Where the table has grown into the file (more than 24

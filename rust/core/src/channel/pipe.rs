@@ -341,7 +341,12 @@ impl End {
     #[inline]
     fn has_received(&self, received: &Received) {
         self.wake_senders();
-        if received.extent.is_some() && !self.flags.writable && !self.has_returned.load(Ordering::Relaxed) {
+        if let Some(extent) = &received.extent
+            && !self.flags.writable
+            && !self.has_returned.load(Ordering::Relaxed)
+            // Some sender has not got it, or may have to have it.
+            && (extent.0.loose_fd().is_some() || self.extents.need_file())
+        {
             self.return_file();
         }
     }

@@ -119,6 +119,12 @@ impl Extents {
         self.table.was_used()
     }
 
+    /// Does the table reach into the file? Then who has not got that cannot settle what the dead
+    /// were moving.
+    pub fn need_file(&self) -> bool {
+        self.table.has_grown()
+    }
+
     /// A mapping that has the whole chunk of which byte `at` of the segment is part; and the offset
     /// of the mapping's first byte.
     ///

@@ -180,6 +180,11 @@ impl Table {
         FIRST + (self.state.more.load(Ordering::Acquire).min(MOST - FIRST) & !(PAGEFUL - 1))
     }
 
+    /// Are some of them in the file?
+    pub fn has_grown(&self) -> bool {
+        self.len() > FIRST
+    }
+
     /// Slot `index`.
     ///
     /// # Errors
