@@ -197,7 +197,7 @@ fn descriptors_are_two_a_channel() {
     let each: HashSet<_> = queues.iter().map(|queue| (queue.front().segment().id(), queue.front().offset())).collect();
     assert_eq!(each.len(), 200);
     let now = open_fds();
-    assert!(now <= before + 800 + 8, "{} descriptors for 400 channels", now - before);
+    assert!(now <= before + 800 + 12, "{} descriptors for 400 channels", now - before);
     for (number, (a, b)) in pipes.iter().enumerate() {
         put(a, 1, number, SMALL);
         assert_eq!(got(b), (1, number));
