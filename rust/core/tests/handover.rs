@@ -6,14 +6,14 @@
 
 mod common;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use common::channel::{Channel, INLINED, LARGE, SMALL, comes_to_rest, fds, got, ids, put, recv, send, soon};
 use common::{Child, KILLED, OK, message, open_fds, read_message, readable, until, words};
 use fastmp_core::channel::pipe::{self, End};
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::fault::{Action, arm};
-use fastmp_core::sys::socket;
+use fastmp_core::sys::{memfd, socket};
 use fastmp_core::{Deadline, Error};
 
 #[test]
@@ -450,6 +450,57 @@ fn others_files_on_their_way_keep_nobody_waiting() {
         assert_eq!(got(&a), (1, 3));
     });
     assert_eq!(child.wait(), OK);
+}
+
+#[test]
+fn another_file_that_has_the_files_number_is_left_alone() {
+    let _turn = common::turn();
+    let mut child = Child::fork(|| {
+        let (queue, (a, b)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        put(&queue, 1, 0, LARGE);
+        put(&a, 1, 0, LARGE);
+        let held = [queue.extent(30 << 20).unwrap(), queue.extent(30 << 20).unwrap(), a.extent(30 << 20).unwrap()];
+        held.iter().for_each(|hold| hold.write(0, &[5; 100_000]).unwrap());
+        // As a program that closes all descriptors and opens others: here a file with data
+        // wherever ours has some.
+        let other = memfd::create("other", 4096).unwrap();
+        memfd::extend(&other, 64 << 40).unwrap();
+        let places: Vec<_> = held.iter().map(|hold| hold.offset()).chain([129 << 20]).collect();
+        places.iter().for_each(|at| memfd::write(&other, *at, &[7; 4096]).unwrap());
+        for file in [queue.file(), a.file()] {
+            // SAFETY: the number stays open, and is nobody's to close but the child's end.
+            assert!(unsafe { libc::dup2(other.as_raw_fd(), file.get().unwrap().as_fd().as_raw_fd()) } >= 0);
+        }
+        let before = memfd::resident(&other).unwrap();
+        let gone = Error::Os(rustix::io::Errno::BADF);
+        assert_eq!(held[0].write(0, &[9; 100_000]), Err(gone));
+        assert_eq!(held[0].read(0, &mut [0; 4096]), Err(gone));
+        held.into_iter().for_each(|hold| hold.discard());
+        for channel in [&queue as &dyn Large, &a] {
+            assert_eq!(channel.send_large(), Err(gone));
+        }
+        assert!(a.lent_file().is_none());
+        assert!(recv(&queue, soon()).is_err() && recv(&b, soon()).is_err());
+        drop((queue, a, b));
+        assert_eq!(memfd::resident(&other).unwrap(), before);
+        for at in places {
+            let mut bytes = [0; 4096];
+            memfd::read(&other, at, &mut bytes).unwrap();
+            assert_eq!(bytes, [7; 4096]);
+        }
+    });
+    assert_eq!(child.wait(), OK);
+}
+
+/// To send a large message by either kind.
+trait Large {
+    fn send_large(&self) -> fastmp_core::Result<()>;
+}
+
+impl<T: Channel> Large for T {
+    fn send_large(&self) -> fastmp_core::Result<()> {
+        send(self, &message(1, 1, LARGE), &[], Deadline::PASSED)
+    }
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl MappingCache {
             return Ok((mapping, start));
         }
         // What is mapped has to be inside of the segment, wherever the last message ends.
+        let segment = segment.own_fd()?;
         memfd::extend_to(segment, start + WINDOW)?;
         let mapping = Arc::new(Mapping::sparse(segment, start, WINDOW as usize)?);
         let first = self.windows.with(|windows| {
@@ -112,6 +113,7 @@ impl MappingCache {
         if let Some(mapping) = self.known(offset, bytes) {
             return Ok(mapping);
         }
+        let segment = segment.own_fd()?;
         let end = offset.checked_add(bytes as u64);
         let inside = |end| memfd::size(segment).is_ok_and(|size| end <= size);
         if bytes == 0 || !offset.is_multiple_of(4096) || !end.is_some_and(inside) {

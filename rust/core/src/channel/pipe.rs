@@ -194,7 +194,7 @@ impl End {
 
     /// The file, if this process has it.
     pub fn lent_file(&self) -> Option<Arc<Segment>> {
-        self.file().get().ok()
+        self.file().get().ok().filter(|file| file.own_fd().is_ok())
     }
 
     /// The memory file, as this process has it.
