@@ -408,6 +408,32 @@ fn who_has_no_file_sends_loose_extents() {
 }
 
 #[test]
+fn one_descriptor_is_enough_for_a_file() {
+    let _turn = common::turn();
+    let mut child = Child::fork(|| {
+        let (queue, (a, b)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        let late = queue.again().unwrap();
+        let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
+        // SAFETY: a plain system call.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        let mut others: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        // Without any it is an error, and nothing has happened.
+        let none = Err(Error::Os(rustix::io::Errno::MFILE));
+        assert_eq!(send(&queue, &message(1, 0, LARGE), &[], soon()), none);
+        assert_eq!(send(&a, &message(1, 0, LARGE), &[], soon()), none);
+        others.pop();
+        put(&queue, 1, 1, LARGE);
+        assert_eq!(recv(&late, soon()).map(drop), none);
+        others.pop();
+        assert_eq!(got(&late), (1, 1));
+        others.pop();
+        put(&a, 1, 2, LARGE);
+        assert_eq!(got(&b), (1, 2));
+    });
+    assert_eq!(child.wait(), OK);
+}
+
+#[test]
 fn others_files_on_their_way_keep_nobody_waiting() {
     let _turn = common::turn();
     let mut child = Child::fork(|| {

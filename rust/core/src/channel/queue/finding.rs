@@ -66,6 +66,8 @@ impl Queue {
             return Err(Error::Os(rustix::io::Errno::TOOMANYREFS));
         }
         kill_point!("file.parked");
+        // Whichever is first comes out of the socket, and its descriptor may be the last to be had.
+        drop(new);
         if self.find_file()? { Ok(()) } else { Err(MISSING) }
     }
 
