@@ -408,6 +408,30 @@ fn who_has_no_file_sends_loose_extents() {
 }
 
 #[test]
+fn a_sender_that_cannot_mend_for_want_of_the_file_waits_for_who_can() {
+    let _turn = common::turn();
+    let ((a, b), words) = (pipe::create(true).unwrap(), words());
+    let mut second = Child::fork(|| {
+        until("the first is dead", || words.get(0) == 1);
+        put(&b, 2, 0, SMALL);
+        assert!(!b.file().is_known());
+    });
+    let mut first = Child::fork(|| {
+        (0..30).for_each(|number| put(&b, 1, number, 70_000));
+        arm("ring.put.before_commit", 1, Action::Kill);
+        put(&b, 1, 30, SMALL);
+    });
+    // More than there are slots beside the words.
+    let held: Vec<_> = (0..30).map(|_| a.recv(&mut Vec::new(), &mut Vec::new(), soon()).unwrap()).collect();
+    assert_eq!(first.wait(), KILLED);
+    words.set(0, 1);
+    second.until_parked();
+    assert_eq!(got(&a), (2, 0));
+    assert_eq!(second.wait(), OK);
+    drop(held);
+}
+
+#[test]
 fn one_descriptor_is_enough_for_a_file() {
     let _turn = common::turn();
     let mut child = Child::fork(|| {
