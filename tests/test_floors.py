@@ -88,7 +88,8 @@ ROOMS = {
         lease -> mapping memfd
         twin -> mapping
         verified_fd -> memfd
-        memfd -> limits
+        memfd socket -> limits
+        limits -> fork
         mapping memfd socket -> miri
         miri -> futex
     """,

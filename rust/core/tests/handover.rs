@@ -6,12 +6,14 @@
 
 mod common;
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use common::channel::{Channel, INLINED, LARGE, SMALL, comes_to_rest, fds, got, ids, put, recv, send, soon};
 use common::{Child, KILLED, OK, message, open_fds, read_message, readable, until, words};
 use fastmp_core::channel::pipe::{self, End};
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::fault::{Action, arm};
-use fastmp_core::sys::socket;
+use fastmp_core::sys::{memfd, socket};
 use fastmp_core::{Deadline, Error};
 
 #[test]
@@ -95,8 +97,26 @@ fn many_who_make_the_file_at_the_same_time_have_one() {
     }
 }
 
+#[test]
+fn a_file_that_another_makes_and_uses_during_the_look_is_found() {
+    let _turn = common::turn();
+    for point in ["file.looking", "file.made"] {
+        let queue = Queue::create(0).unwrap();
+        let mut slow = Child::fork(|| {
+            arm(point, 1, Action::Stop);
+            put(&queue, 1, 0, LARGE);
+        });
+        slow.until_stopped();
+        put(&queue, 2, 0, LARGE);
+        slow.signal(libc::SIGCONT);
+        assert_eq!(slow.wait(), OK, "{point}");
+        assert_eq!((got(&queue), got(&queue)), ((2, 0), (1, 0)), "{point}");
+    }
+}
+
 /// Where who makes a queue's file dies, and how often it gets there: and whether the file is there.
-const MAKING: [(&str, bool); 3] = [("file.made", false), ("file.parked", true), ("extent.claimed", true)];
+const MAKING: [(&str, bool); 4] =
+    [("file.looking", false), ("file.made", false), ("file.parked", true), ("extent.claimed", true)];
 
 #[test]
 fn who_makes_a_queues_file_dies_at_every_step_and_so_does_the_next() {
@@ -119,7 +139,8 @@ fn who_makes_a_queues_file_dies_at_every_step_and_so_does_the_next() {
             next.signal(libc::SIGCONT);
             let ended = next.wait();
             // Nothing to make is left for it.
-            let finds = first != "file.made" && second != "extent.claimed";
+            let finds = !["file.looking", "file.made"].contains(&first)
+                && !["file.looking", "extent.claimed"].contains(&second);
             assert_eq!(ended, if finds { OK } else { KILLED }, "{case}");
             put(&queue, 3, 0, LARGE);
             if finds {
@@ -315,26 +336,28 @@ fn who_shares_the_senders_end_of_a_one_way_pipe_gets_the_file_back_from_its_read
     for dies in [false, true] {
         let ((a, b), words) = (pipe::create(false).unwrap(), words());
         let mut other = Child::fork(|| {
-            until("it has been received", || words.get(0) == 1);
-            put(&b, 2, 0, LARGE);
+            for number in 0..2 {
+                until("the last one has been received", || words.get(0) == 1 + number as u64);
+                put(&b, 2, number, LARGE);
+            }
             assert_eq!(b.file().is_known(), !dies);
         });
         let mut reader = Child::fork(|| {
             if dies {
                 arm("file.returning", 1, Action::Kill);
             }
-            assert_eq!(got(&a), (1, 0));
-            assert_eq!(got(&a), (1, 1));
+            assert_eq!((got(&a), got(&a)), ((1, 0), (1, 1)));
+            // Nobody lacks the file, for all one knows.
+            assert!(!readable(&b.socket()));
+            words.set(0, 1);
+            assert_eq!(got(&a), (2, 0));
+            assert!(readable(&b.socket()));
         });
         (0..2).for_each(|number| put(&b, 1, number, LARGE));
         assert_eq!(reader.wait(), if dies { KILLED } else { OK });
-        words.set(0, 1);
+        words.set(0, 2);
         assert_eq!(other.wait(), OK);
-        if dies {
-            // One message went with it.
-            assert_eq!(got(&a), (1, 1));
-        }
-        assert_eq!(got(&a), (2, 0));
+        assert_eq!(got(&a), (2, 1));
         put(&b, 1, 2, LARGE);
         assert_eq!(got(&a), (1, 2));
     }
@@ -382,6 +405,152 @@ fn who_has_no_file_sends_loose_extents() {
         expected.iter().for_each(|expected| assert_eq!(got(&a), *expected, "{point}"));
     }
     assert!(open_fds() <= before + 8);
+}
+
+#[test]
+fn a_sender_that_cannot_mend_for_want_of_the_file_waits_for_who_can() {
+    let _turn = common::turn();
+    let ((a, b), words) = (pipe::create(true).unwrap(), words());
+    let mut second = Child::fork(|| {
+        until("the first is dead", || words.get(0) == 1);
+        put(&b, 2, 0, SMALL);
+        assert!(!b.file().is_known());
+    });
+    let mut first = Child::fork(|| {
+        (0..30).for_each(|number| put(&b, 1, number, 70_000));
+        arm("ring.put.before_commit", 1, Action::Kill);
+        put(&b, 1, 30, SMALL);
+    });
+    // More than there are slots beside the words.
+    let held: Vec<_> = (0..30).map(|_| a.recv(&mut Vec::new(), &mut Vec::new(), soon()).unwrap()).collect();
+    assert_eq!(first.wait(), KILLED);
+    words.set(0, 1);
+    second.until_parked();
+    assert_eq!(got(&a), (2, 0));
+    assert_eq!(second.wait(), OK);
+    drop(held);
+}
+
+#[test]
+fn one_descriptor_is_enough_for_a_file() {
+    let _turn = common::turn();
+    let mut child = Child::fork(|| {
+        let (queue, (a, b)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        let late = queue.again().unwrap();
+        let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
+        // SAFETY: a plain system call.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        let mut others: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        // Without any it is an error, and nothing has happened.
+        let none = Err(Error::Os(rustix::io::Errno::MFILE));
+        assert_eq!(send(&queue, &message(1, 0, LARGE), &[], soon()), none);
+        assert_eq!(send(&a, &message(1, 0, LARGE), &[], soon()), none);
+        others.pop();
+        put(&queue, 1, 1, LARGE);
+        assert_eq!(recv(&late, soon()).map(drop), none);
+        others.pop();
+        assert_eq!(got(&late), (1, 1));
+        others.pop();
+        put(&a, 1, 2, LARGE);
+        assert_eq!(got(&b), (1, 2));
+    });
+    assert_eq!(child.wait(), OK);
+}
+
+#[test]
+fn others_files_on_their_way_keep_nobody_waiting() {
+    let _turn = common::turn();
+    let mut child = Child::fork(|| {
+        let descriptors = |soft, hard| {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            // SAFETY: a plain system call.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        };
+        descriptors(1000, 1000);
+        // root may have any number on their way.
+        // SAFETY: plain system calls.
+        unsafe {
+            if libc::geteuid() == 0 {
+                assert_eq!(libc::setuid(65534), 0);
+            }
+        }
+        let (sender, _receiver) = socket::pair().unwrap();
+        assert!(socket::send_fds(&sender, 1, &[sender.as_fd(); 250]).unwrap());
+        // Each of these in a socket would be one too many.
+        descriptors(240, 1000);
+        let (queue, (a, b)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        put(&queue, 1, 0, LARGE);
+        put(&a, 1, 0, LARGE);
+        assert_eq!((got(&queue), got(&b)), ((1, 0), (1, 0)));
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: writes to a local.
+        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+        assert_eq!((limit.rlim_cur, limit.rlim_max), (240, 1000));
+        // Where the system allows no more it is an error at once, and no wait for ever.
+        descriptors(240, 240);
+        let (queue, (c, d)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        let too_many = Err(Error::Os(rustix::io::Errno::TOOMANYREFS));
+        let never = Deadline::Never;
+        assert_eq!(send(&queue, &message(1, 1, LARGE), &[], never), too_many);
+        assert_eq!(send(&c, &message(1, 1, LARGE), &[], never), too_many);
+        put(&c, 1, 2, INLINED);
+        assert_eq!(got(&d), (1, 2));
+        // Who has the file already goes on.
+        put(&b, 1, 3, INLINED);
+        assert_eq!(got(&a), (1, 3));
+    });
+    assert_eq!(child.wait(), OK);
+}
+
+#[test]
+fn another_file_that_has_the_files_number_is_left_alone() {
+    let _turn = common::turn();
+    let mut child = Child::fork(|| {
+        let (queue, (a, b)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        put(&queue, 1, 0, LARGE);
+        put(&a, 1, 0, LARGE);
+        let held = [queue.extent(30 << 20).unwrap(), queue.extent(30 << 20).unwrap(), a.extent(30 << 20).unwrap()];
+        held.iter().for_each(|hold| hold.write(0, &[5; 100_000]).unwrap());
+        // As a program that closes all descriptors and opens others: here a file with data
+        // wherever ours has some.
+        let other = memfd::create("other", 4096).unwrap();
+        memfd::extend(&other, 64 << 40).unwrap();
+        let places: Vec<_> = held.iter().map(|hold| hold.offset()).chain([129 << 20]).collect();
+        places.iter().for_each(|at| memfd::write(&other, *at, &[7; 4096]).unwrap());
+        for file in [queue.file(), a.file()] {
+            // SAFETY: the number stays open, and is nobody's to close but the child's end.
+            assert!(unsafe { libc::dup2(other.as_raw_fd(), file.get().unwrap().as_fd().as_raw_fd()) } >= 0);
+        }
+        let before = memfd::resident(&other).unwrap();
+        let gone = Error::Os(rustix::io::Errno::BADF);
+        assert_eq!(held[0].write(0, &[9; 100_000]), Err(gone));
+        assert_eq!(held[0].read(0, &mut [0; 4096]), Err(gone));
+        held.into_iter().for_each(|hold| hold.discard());
+        for channel in [&queue as &dyn Large, &a] {
+            assert_eq!(channel.send_large(), Err(gone));
+        }
+        assert!(a.lent_file().is_none());
+        assert!(recv(&queue, soon()).is_err() && recv(&b, soon()).is_err());
+        drop((queue, a, b));
+        assert_eq!(memfd::resident(&other).unwrap(), before);
+        for at in places {
+            let mut bytes = [0; 4096];
+            memfd::read(&other, at, &mut bytes).unwrap();
+            assert_eq!(bytes, [7; 4096]);
+        }
+    });
+    assert_eq!(child.wait(), OK);
+}
+
+/// To send a large message by either kind.
+trait Large {
+    fn send_large(&self) -> fastmp_core::Result<()>;
+}
+
+impl<T: Channel> Large for T {
+    fn send_large(&self) -> fastmp_core::Result<()> {
+        send(self, &message(1, 1, LARGE), &[], Deadline::PASSED)
+    }
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::channel::{Channel, SMALL, got, put};
 use common::{Child, KILLED, OK, open_fds, until, words};
+
+use fastmp_core::Error;
 use fastmp_core::arena::{self, Block, Given, Shape};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
@@ -64,6 +66,104 @@ fn a_plot_is_used_again_with_its_pages_and_its_words_zeroed() {
     assert!(bytes[8192 - 32..].iter().all(|&byte| byte == 7), "nothing else is touched");
 }
 
+/// Flags of this process's mappings whose file's name has that in it, by `/proc/self/smaps`.
+fn flags_of(name: &str) -> Vec<String> {
+    let (mut is_it, mut found) = (false, Vec::new());
+    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        match line.split_once(' ') {
+            Some(("VmFlags:", flags)) if is_it => found.push(format!(" {flags} ")),
+            // A range of addresses, and what is there.
+            Some((range, what)) if range.contains('-') => is_it = what.contains(name),
+            _ => (),
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_mostly_holes_is_neither_dumped_nor_locked() {
+    let _turn = turn();
+    let mut child = Child::fork(|| {
+        // SAFETY: a plain system call. Where it is not allowed nothing is locked.
+        let locked = unsafe { libc::mlockall(libc::MCL_FUTURE) } == 0;
+        let pipes: Vec<_> = (0..20).map(|_| pipe::create(true).unwrap()).collect();
+        let queue = Queue::create(0).unwrap();
+        for number in 0..40 {
+            put(&queue, 1, number, 60_000);
+            if number % 2 == 1 {
+                (number - 1..=number).for_each(|number| assert_eq!(got(&queue), (1, number)));
+            }
+        }
+        // More than its base holds, and in a window.
+        (0..60).for_each(|number| put(&queue, 1, number, 60_000));
+        (0..60).for_each(|number| assert_eq!(got(&queue), (1, number)));
+        let bytes: HashSet<_> = pipes.iter().map(|(a, _)| a.front().segment().id()).collect();
+        let last = pipes.last().unwrap().0.front().segment();
+        assert!(!locked || memfd::resident(&**last).unwrap() < 16 << 20, "{} segments, filled", bytes.len());
+        for name in ["fastmp-plots", "fastmp-queue"] {
+            let flags = flags_of(name);
+            // Of a file's header alone there is nothing to leave out.
+            let left = flags.iter().filter(|flags| flags.contains(" dd ")).count();
+            assert!(left > usize::from(name == "fastmp-plots"), "{name}: {flags:?}");
+            assert!(flags.iter().all(|flags| !(flags.contains(" dd ") && flags.contains(" lo "))), "{flags:?}");
+        }
+    });
+    assert_eq!(child.wait(), OK);
+    // Who has been given one maps it so as well.
+    let queue = Queue::create(0).unwrap();
+    let handle = queue.export(None).unwrap();
+    let segment = handle.segment().try_clone_to_owned().unwrap();
+    let before = flags_of("fastmp-plots").len();
+    let twin = arena::Segment::attach(segment, Kind::Arena, 0).unwrap();
+    let flags = flags_of("fastmp-plots");
+    assert!(flags.len() > before && flags.iter().all(|flags| flags.contains(" dd ")), "{flags:?}");
+    drop(twin);
+}
+
+#[test]
+fn where_pages_are_refused_none_are_made() {
+    let _turn = turn();
+    let mut child = Child::fork(|| {
+        let first = plot();
+        let before = resident(&first);
+        // As on a system that has no memory left: to look at a plot then would be a SIGBUS.
+        common::deny_with(libc::SYS_fallocate, libc::ENOSPC);
+        for _ in 0..3 {
+            assert_eq!(Block::alloc_plot(Kind::Memory, &SHAPE).unwrap_err(), Error::OutOfMemory);
+        }
+        assert_eq!(resident(&first), before);
+    });
+    assert_eq!(child.wait(), OK);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_none_for_channels_that_are_there() {
+    let _turn = turn();
+    let mut child = Child::fork(|| {
+        let (queue, (a, b)) = (Queue::create(0).unwrap(), pipe::create(true).unwrap());
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a plain system call.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &none) }, 0);
+        // As a program that does not ignore it.
+        // SAFETY: as above.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
+        for number in 0..10 {
+            put(&queue, 1, number, 60_000);
+        }
+        (0..10).for_each(|number| assert_eq!(got(&queue), (1, number)));
+        for number in 0..10 {
+            put(&a, 1, number, 6_000);
+        }
+        (0..10).for_each(|number| assert_eq!(got(&b), (1, number)));
+        // What needs a longer file is refused.
+        assert_eq!(queue.extent(100_000).map(drop), Err(Error::OutOfMemory));
+        assert_eq!(a.extent(100_000).and_then(|hold| hold.write(0, b"x")), Err(Error::OutOfMemory));
+        put(&queue, 1, 10, SMALL);
+        assert_eq!(got(&queue), (1, 10));
+    });
+    assert_eq!(child.wait(), OK);
+}
+
 #[test]
 fn what_a_plot_has_grown_by_is_given_back() {
     let _turn = turn();
@@ -97,7 +197,7 @@ fn descriptors_are_two_a_channel() {
     let each: HashSet<_> = queues.iter().map(|queue| (queue.front().segment().id(), queue.front().offset())).collect();
     assert_eq!(each.len(), 200);
     let now = open_fds();
-    assert!(now <= before + 800 + 8, "{} descriptors for 400 channels", now - before);
+    assert!(now <= before + 800 + 12, "{} descriptors for 400 channels", now - before);
     for (number, (a, b)) in pipes.iter().enumerate() {
         put(a, 1, number, SMALL);
         assert_eq!(got(b), (1, number));

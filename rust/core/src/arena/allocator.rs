@@ -59,7 +59,7 @@ pub(super) struct Departed {
     sort: Sort,
     born: u64,
     exports: (u64, u64),
-    has_pages: bool,
+    pub has_pages: bool,
 }
 
 impl Allocation {
@@ -93,7 +93,7 @@ impl BlockPlace {
 #[derive(Debug)]
 pub(super) struct Deferred {
     pub place: BlockPlace,
-    departed: Departed,
+    pub departed: Departed,
     /// The fork tokens that reach it.
     forks: RangeInclusive<u64>,
     /// The export tokens that reach it.

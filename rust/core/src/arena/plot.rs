@@ -41,10 +41,12 @@ use crate::sys::memfd;
 pub const SHAPES: usize = 3;
 /// Where the first plot of a segment is.
 const FIRST: usize = 4096;
-/// Plots of a shape's first segment, and of its largest. Each has eight times as many as the one
-/// before.
+/// Plots of a shape's first segment. Each has four times as many as the one before, up to a segment
+/// of so many bytes. A segment costs a descriptor. Its address space is each process's that has one
+/// of its plots, also of those that are limited in that (`ulimit -v`) later.
 const FIRST_PLOTS: usize = if cfg!(miri) { 1 } else { 2 };
-const MOST_PLOTS: usize = if cfg!(miri) { 1 } else { 512 };
+const MOST_BYTES: usize = if cfg!(miri) { 1 } else { 512 << 20 };
+const GROWTH: usize = 4;
 /// Free plots of a shape that keep their pages.
 const WARM: usize = 64;
 /// Look for plots that have become free when so many have come to wait. One that has grown counts
@@ -134,7 +136,8 @@ fn cut(shape: &'static Shape) -> Result<Option<Block>> {
             // Not before it is known that another thread was not quicker.
             Some(segment) => allocator.cut_plots_from(shape, segment),
             None => {
-                let plots = allocator.plots[shape.number].next.clamp(FIRST_PLOTS, MOST_PLOTS);
+                let most = (MOST_BYTES / shape.bytes).max(FIRST_PLOTS);
+                let plots = allocator.plots[shape.number].next.clamp(FIRST_PLOTS, most);
                 drop(allocator);
                 new = Some(Arc::new(segment_of(plots, shape)?));
                 kill_point!("arena.segment_made");
@@ -227,14 +230,15 @@ impl Allocator {
 
     fn cut_plots_from(&mut self, shape: &Shape, segment: &Arc<Segment>) {
         let plots = &mut self.plots[shape.number];
-        plots.next = 8 * (segment.mapping().len() - FIRST) / shape.bytes;
+        plots.next = GROWTH * (segment.mapping().len() - FIRST) / shape.bytes;
         plots.cutting = Some((segment.clone(), FIRST));
         self.segments.insert(segment.id(), segment);
     }
 
     /// A plot that somebody may reach still has come to wait.
     pub(super) fn defer_plot(&mut self, deferred: Deferred) {
-        self.plots_waiting += if has_grown(&deferred.place) { GROWN_COUNTS } else { 1 };
+        let has_grown = deferred.departed.has_pages && has_grown(&deferred.place);
+        self.plots_waiting += if has_grown { GROWN_COUNTS } else { 1 };
         self.deferred_plots.push(deferred);
         self.sweep_plots();
     }
@@ -248,13 +252,17 @@ impl Allocator {
 
     /// A plot that nobody can reach any more.
     pub(super) fn free_plot(&mut self, place: BlockPlace, number: usize, has_pages: bool) {
+        // Its pages were refused, so that it has never been used. Nor may it be looked at: where
+        // memory is short that is a SIGBUS.
+        if !has_pages {
+            return self.plots[number].cold.push(place);
+        }
         let grown = has_grown(&place);
         let Some(place) = place.vacant() else { return };
         let plots = &mut self.plots[number];
-        match has_pages {
-            false => plots.cold.push(place),
-            true if grown || plots.warm.len() >= WARM => plots.surplus.push(place),
-            true => plots.warm.push(place),
+        match grown || plots.warm.len() >= WARM {
+            true => plots.surplus.push(place),
+            false => plots.warm.push(place),
         }
     }
 

@@ -37,7 +37,8 @@ impl Segment {
         if bytes > reserved {
             memfd::extend(&fd, bytes as u64)?;
         }
-        let mapping = Arc::new(Mapping::new(&fd, 0, bytes)?);
+        let map = if bytes > reserved { Mapping::sparse } else { Mapping::new };
+        let mapping = Arc::new(map(&fd, 0, bytes)?);
         layout::view::<Header>(&mapping, 0)?.write(kind, (bytes - Header::BYTES) as u64);
         Ok(Segment { mapping, fd: VerifiedFd::new(fd)? })
     }
@@ -52,7 +53,9 @@ impl Segment {
         if size < Header::BYTES || size < bytes {
             return Err(Error::Corrupted("the segment is too short"));
         }
-        let mapping = Arc::new(Mapping::new(&fd, 0, if bytes == 0 { size } else { bytes })?);
+        let len = if bytes == 0 { size } else { bytes };
+        let map = if memfd::resident(&fd)? < len as u64 { Mapping::sparse } else { Mapping::new };
+        let mapping = Arc::new(map(&fd, 0, len)?);
         layout::view::<Header>(&mapping, 0)?.check(kind)?;
         Ok(Segment { mapping, fd: VerifiedFd::new(fd)? })
     }

@@ -17,8 +17,8 @@
 //!   only where several made one at the same time.
 //! - who finds by the ring or by the table that there is one: looks. A file is sent before a slot
 //!   is used, and that before a message is committed. So it is there.
-//! - of a queue in which a slot has ever been used none is made anew. If the file is missing, then
-//!   the program has taken it out: `Corrupted`.
+//! - of a queue in which a slot had ever been used before the look none is made anew. If the file
+//!   is missing, then the program has taken it out: `Corrupted`.
 //!
 //! No word in shared memory says anything of it, so that there is nothing to mend: who dies before
 //! the send has made nothing, and after it all is done. A second death is the same again.
@@ -48,13 +48,17 @@
 //! arrived.
 //!
 //! In a one-way pipe the other way of the socket is free, as in a queue. So the first reader that
-//! has the file sends it back, once: it stays there, and those who share the senders' end find it
-//! when they next look. (`returned` says so before it is done. If that reader dies in between, they
-//! go on with loose extents.)
+//! has the file and gets a loose extent sends the file back, once: it stays there, and those who
+//! share the senders' end find it when they next look. It does so as well once the table has grown
+//! into the file. (`returned` says so before it is done. If that reader dies in between, they go on
+//! with loose extents.) Not sooner: the kernel counts what is on its way in sockets for each user,
+//! over all programs, and a file that nobody takes counts for as long as its channel lives.
 //!
 //! What is left of a killed process's moves (see [`extents`](super::extents)) is settled by the
 //! slots' words, which are in the front. Where the table has grown into the file (more than 24
-//! extents in use) who has no file cannot, and says so; another does.
+//! extents in use) who has no file cannot. A sender then waits, as for a lock that is held, until
+//! one receives who has it, as those that got so many have. A receiver looks at the head of its
+//! socket, and says `Corrupted` if it is not there; another that has it can.
 //!
 //! What is left when a process dies:
 //!

@@ -21,8 +21,8 @@ const KEPT_LENT: usize = 24;
 /// How often the same pages are copied by a system call before they are mapped. The page faults of
 /// a new mapping cost what it saves in some three uses.
 const COPIED: u32 = 2;
-/// Bytes of a window. It takes address space but no memory, unless a program has all that it maps
-/// locked in memory. Miri's stand-in for a mapping takes memory.
+/// Bytes of a window. It takes address space but no memory. Miri's stand-in for a mapping takes
+/// memory.
 const WINDOW: u64 = if cfg!(miri) { 1 << 20 } else { 16 << 20 };
 
 /// See the module.
@@ -64,8 +64,9 @@ impl MappingCache {
             return Ok((mapping, start));
         }
         // What is mapped has to be inside of the segment, wherever the last message ends.
+        let segment = segment.own_fd()?;
         memfd::extend_to(segment, start + WINDOW)?;
-        let mapping = Arc::new(Mapping::new(segment, start, WINDOW as usize)?);
+        let mapping = Arc::new(Mapping::sparse(segment, start, WINDOW as usize)?);
         let first = self.windows.with(|windows| {
             if windows.len() <= number {
                 windows.resize(number + 1, None);
@@ -112,6 +113,7 @@ impl MappingCache {
         if let Some(mapping) = self.known(offset, bytes) {
             return Ok(mapping);
         }
+        let segment = segment.own_fd()?;
         let end = offset.checked_add(bytes as u64);
         let inside = |end| memfd::size(segment).is_ok_and(|size| end <= size);
         if bytes == 0 || !offset.is_multiple_of(4096) || !end.is_some_and(inside) {

@@ -42,6 +42,8 @@ static SHAPE: Shape = Shape {
     words: BASES as usize,
     pages: [(0, (BASES + BASE_FIRST) as usize), ((BASES + BASE_OF_TINY) as usize, BASE_FIRST as usize)],
 };
+/// This process cannot settle what a dead one was moving: it has not got the file.
+const OUT_OF_REACH: Error = Error::Corrupted("the pipe's memory file is out of reach");
 /// How long the other end is believed to be there.
 const BELIEVED: u64 = 1_000_000;
 
@@ -194,7 +196,7 @@ impl End {
 
     /// The file, if this process has it.
     pub fn lent_file(&self) -> Option<Arc<Segment>> {
-        self.file().get().ok()
+        self.file().get().ok().filter(|file| file.own_fd().is_ok())
     }
 
     /// The memory file, as this process has it.
@@ -224,12 +226,12 @@ impl End {
         }
     }
 
-    /// Attempt it; once more if it wants the file, and that has come here. It does to settle what a
+    /// Attempt it; once more if it wants the file, and that has come here; else `OUT_OF_REACH`. It does to settle what a
     /// killed process was moving, if the table of extents has grown into the file.
     fn with_file<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         match attempt() {
             Err(NO_FILE) if self.has_file_now()? => attempt(),
-            Err(NO_FILE) => Err(Error::Corrupted("the pipe's memory file is out of reach")),
+            Err(NO_FILE) => Err(OUT_OF_REACH),
             done => done,
         }
     }
@@ -288,8 +290,13 @@ impl End {
         if self.peer_is_gone() {
             return Err(Error::PeerGone);
         }
-        let sent = self.with_file(|| self.outgoing.send(self.socket.as_fd(), outgoing, patience));
-        sent.map_err(|e| if e == SOCKET_FULL { Error::Full } else { e })
+        match self.with_file(|| self.outgoing.send(self.socket.as_fd(), outgoing, patience)) {
+            Err(SOCKET_FULL) => Err(Error::Full),
+            // A dead sender's lock: as if it were held. Who receives has the file, and takes the
+            // lock over when it next waits.
+            Err(OUT_OF_REACH) => Err(Error::WouldBlock),
+            sent => sent,
+        }
     }
 
     /// Send, waiting until the deadline for room.
@@ -341,7 +348,12 @@ impl End {
     #[inline]
     fn has_received(&self, received: &Received) {
         self.wake_senders();
-        if received.extent.is_some() && !self.flags.writable && !self.has_returned.load(Ordering::Relaxed) {
+        if let Some(extent) = &received.extent
+            && !self.flags.writable
+            && !self.has_returned.load(Ordering::Relaxed)
+            // Some sender has not got it, or may have to have it.
+            && (extent.0.loose_fd().is_some() || self.extents.need_file())
+        {
             self.return_file();
         }
     }

@@ -15,12 +15,10 @@
 //!
 //! Readiness for writing, with packets that fill the socket: see [`writable`].
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::arena::Segment;
 use crate::channel::file::{File, NO_FILE};
 use crate::channel::ring::{Found, GetGuard, MessageMeta, Payload, PutGuard, Received, Ring};
 use crate::channel::writable;
@@ -171,22 +169,20 @@ impl Transport {
     #[cold]
     fn put_large(&self, putting: &PutGuard<'_>, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_, '_>) -> Result<()> {
         let was_ready = putting.is_ready();
-        let file: Arc<Segment>;
         let loose = match &*outgoing.payload {
             Some(Payload::Extent(hold, _)) => hold.loose_fd(),
             _ => None,
         };
-        let along = match loose {
-            Some(fd) => fd,
-            None => {
-                file = self.ring.extents().file().get()?;
-                file.as_fd()
-            }
+        let file = if loose.is_none() { Some(self.ring.extents().file().get()?) } else { None };
+        let along = || match (loose, &file) {
+            (Some(fd), _) => Ok(fd),
+            (None, Some(file)) => file.own_fd(),
+            (None, None) => Err(NO_FILE),
         };
         let has_packet = loose.is_some() || !outgoing.fds.is_empty();
         if has_packet {
             let mut fds = outgoing.fds.to_vec();
-            fds.push(along);
+            fds.push(along()?);
             putting.make_room(outgoing.payload)?;
             if !socket::send_fds(socket, putting.new_fds_id(), &fds)? {
                 return Err(SOCKET_FULL);
@@ -195,7 +191,7 @@ impl Transport {
             putting.set_ready(false);
         } else if !putting.is_handed() {
             putting.make_room(outgoing.payload)?;
-            if !socket::send_file(socket, along)? {
+            if !socket::send_file(socket, along()?)? {
                 return Err(SOCKET_FULL);
             }
             kill_point!("transport.file_sent");

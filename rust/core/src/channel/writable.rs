@@ -69,7 +69,7 @@
 //! that does not tell what is unread gets none; then its socket is writable too often, which costs
 //! calls that find no room.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use crate::channel::ring::{Payload, PutGuard};
 use crate::channel::transport::{FULL, SENDER, Transport};
@@ -160,7 +160,7 @@ impl Transport {
             return false;
         }
         let Ok(file) = self.ring().extents().file().get() else { return false };
-        let is_sent = socket::send_file(socket, file.as_fd()) == Ok(true);
+        let is_sent = file.own_fd().and_then(|file| socket::send_file(socket, file)) == Ok(true);
         putting.set_handed(is_sent);
         is_sent
     }

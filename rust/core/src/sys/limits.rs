@@ -1,7 +1,9 @@
 //! Limits that the system sets this process.
 
-// SAFETY: see the one block.
 #![allow(unsafe_code)]
+
+#[cfg(not(miri))]
+use crate::sys::fork::Local;
 
 /// How long a file may become by this process's doing, in bytes. What would make one longer is not
 /// only refused: the kernel sends SIGXFSZ, which kills.
@@ -12,6 +14,38 @@ pub fn file_size() -> u64 {
     // is no telling.
     unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
     limit.rlim_cur
+}
+
+/// Run `f` while this process may have as many descriptors as the system lets it at most; None: it
+/// may already.
+///
+/// The kernel compares this limit with all descriptors that a user has on their way in sockets,
+/// also in those of other programs: so what one of them parks there may keep another from sending
+/// any. A child that another thread forks at this very moment keeps the higher limit.
+#[cfg(not(miri))]
+pub fn with_most_descriptors<R>(f: impl FnOnce() -> R) -> Option<R> {
+    /// One at a time: each puts back what it has found.
+    static RAISING: Local<()> = Local::new(());
+    RAISING.with(|()| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: writes to a local.
+        let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
+        let most = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        // SAFETY: a plain system call; more is allowed for a moment.
+        if !known || limit.rlim_cur >= most.rlim_cur || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &most) } != 0 {
+            return None;
+        }
+        let done = f();
+        // SAFETY: as it was.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+        Some(done)
+    })
+}
+
+/// It may.
+#[cfg(miri)]
+pub fn with_most_descriptors<R>(_: impl FnOnce() -> R) -> Option<R> {
+    None
 }
 
 /// None, where the stand-in for files knows none.

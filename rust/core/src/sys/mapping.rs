@@ -5,7 +5,8 @@
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
-use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mremap};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mprotect, mremap, munlock};
 #[cfg(not(miri))]
 use rustix::mm::{mmap, munmap};
 
@@ -36,6 +37,28 @@ impl Mapping {
         Self::with(fd, offset, len, ProtFlags::READ | ProtFlags::WRITE)
     }
 
+    /// The same, of a range that is mostly holes. Whoever looks at a hole fills it for good. So a
+    /// core dump leaves such a mapping out, and a program that has all that it maps locked in
+    /// memory (`mlockall`) has not this.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os`.
+    pub fn sparse(fd: impl AsFd, offset: u64, len: usize) -> Result<Mapping> {
+        if cfg!(miri) {
+            return Self::new(fd, offset, len);
+        }
+        // Not to be looked at as yet: else it would be filled before its lock can be taken away.
+        let mapping = Self::with(fd, offset, len, ProtFlags::empty())?;
+        let base = mapping.base.as_ptr().cast();
+        // SAFETY: our mapping, which nobody else knows as yet.
+        unsafe {
+            let _ = munlock(base, len);
+            mprotect(base, len, MprotectFlags::READ | MprotectFlags::WRITE)?;
+            let _ = madvise(base, len, Advice::LinuxDontDump);
+        }
+        Ok(mapping)
+    }
+
     /// The same, for an onlooker: reading only.
     ///
     /// # Errors
@@ -55,7 +78,12 @@ impl Mapping {
 
     fn with(fd: impl AsFd, offset: u64, len: usize, prot: ProtFlags) -> Result<Mapping> {
         // SAFETY: a null hint lets the kernel choose a range that nothing else uses.
-        let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset) }?;
+        let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset) };
+        let base = match base {
+            // More than this process may lock, and it has all that it maps locked.
+            Err(Errno::AGAIN) => return Err(Error::OutOfMemory),
+            base => base?,
+        };
         let base = NonNull::new(base.cast()).ok_or(Error::OutOfMemory)?;
         Ok(Mapping { base, len })
     }

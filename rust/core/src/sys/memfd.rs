@@ -69,10 +69,13 @@ fn check_end(end: u64) -> Result<()> {
 
 fn reserve_or<F: AsFd>(fd: F, offset: u64, bytes: u64, other: fn(&F, u64, u64) -> Result<()>) -> Result<()> {
     check_left(bytes)?;
-    check_end(offset.checked_add(bytes).ok_or(Error::OutOfMemory)?)?;
+    let (mut at, end) = (offset, offset.checked_add(bytes).ok_or(Error::OutOfMemory)?);
+    // What makes it no longer is not limited.
+    if check_end(end).is_err() && size(&fd)? < end {
+        return Err(Error::OutOfMemory);
+    }
     // In steps: a signal undoes the call that it interrupts, and a timer's next one may come before
     // a large call is through.
-    let (mut at, end) = (offset, offset.checked_add(bytes).ok_or(Error::OutOfMemory)?);
     let mut step = FIRST_STEP;
     while at < end {
         match fallocate(&fd, FallocateFlags::empty(), at, step.min(end - at)) {

@@ -19,6 +19,7 @@ use rustix::net::{recv, recvmsg, send, sendmsg, socketpair};
 
 use crate::deadline::{now, span};
 use crate::error::{Error, Result};
+use crate::sys::limits;
 #[cfg(miri)]
 use crate::sys::miri::{poll, recv, recvmsg, send, sendmsg, socketpair};
 
@@ -75,7 +76,8 @@ pub fn send_ready(fd: impl AsFd) -> Result<bool> {
 /// Send a memory file; false if the socket is full.
 ///
 /// # Errors
-/// `PeerGone`, or `Os`.
+/// `PeerGone`, or `Os`: ETOOMANYREFS if this user has too many descriptors on their way, which may
+/// be so for long: others' files.
 pub fn send_file(fd: impl AsFd, file: BorrowedFd<'_>) -> Result<bool> {
     send_with(fd, FILE, &[file])
 }
@@ -133,19 +135,31 @@ pub fn send_fds(fd: impl AsFd, tag: u64, fds: &[BorrowedFd<'_>]) -> Result<bool>
 }
 
 fn send_packet(fd: impl AsFd, tag: u64, fds: &[BorrowedFd<'_>]) -> Result<bool> {
-    send_with(fd, &tag.to_ne_bytes(), fds)
+    match send_with(fd, &tag.to_ne_bytes(), fds) {
+        // As a rule others are about to be received.
+        Err(Error::Os(Errno::TOOMANYREFS)) => Ok(false),
+        sent => sent,
+    }
 }
 
 fn send_with(fd: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<bool> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+    if fds.len() > PACKET_FDS {
         return Err(Error::TooLarge);
     }
-    match sendmsg(fd, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+    let attempt = || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        // There is room for them.
+        control.push(SendAncillaryMessage::ScmRights(fds));
+        sendmsg(&fd, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    };
+    let mut sent = attempt();
+    if sent == Err(Errno::TOOMANYREFS) {
+        sent = limits::with_most_descriptors(attempt).unwrap_or(sent);
+    }
+    match sent {
         Ok(_) => Ok(true),
-        // ETOOMANYREFS: this user has too many descriptors in flight.
-        Err(Errno::AGAIN | Errno::TOOMANYREFS) => Ok(false),
+        Err(Errno::AGAIN) => Ok(false),
         Err(Errno::PIPE | Errno::CONNRESET) => Err(Error::PeerGone),
         Err(e) => Err(e.into()),
     }

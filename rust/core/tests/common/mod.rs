@@ -182,12 +182,17 @@ pub fn watchdog() {
 
 /// From now on this process, and what it starts, gets ENOSYS for this system call.
 pub fn deny(call: libc::c_long) {
+    deny_with(call, libc::ENOSYS);
+}
+
+/// The same, by another error.
+pub fn deny_with(call: libc::c_long, errno: i32) {
     let op = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     let mut filter = [
         // The number of the call; is it this one; what then; what else.
         op(0x20, 0, 0, 0),
         op(0x15, call as u32, 0, 1),
-        op(0x06, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0, 0),
+        op(0x06, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
         op(0x06, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };

@@ -260,7 +260,7 @@ fn kept_life(garbage: &Garbage) {
     for round in 0..12 {
         life.call("a get", || recv(&queue, soon()));
         life.call("a get of many", || take(5));
-        life.call("a task's end", || queue.task_done());
+        life.call("a task's end", || queue.task_done_with(Patience::sleep(soon())));
         life.call("a put", || put(round));
         let _ = (queue.stats(), queue.unfinished(), queue.would_be_full(), queue.ring().len());
         match round {
@@ -277,7 +277,8 @@ fn kept_life(garbage: &Garbage) {
     let _ = queue.again().map(|queue| recv(&queue, soon()).is_ok());
     let life = Life::default();
     for immediate in [garbage.at.is_multiple_of(16), true] {
-        life.call("a shutdown", || queue.shut_down(immediate));
+        // By itself it waits for a lock for as long as somebody holds it, so far as can be seen.
+        life.call("a shutdown", || queue.shut_down_with(immediate, Patience::sleep(soon())));
         life.call("a get", || recv(&queue, soon()));
     }
 }

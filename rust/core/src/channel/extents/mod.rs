@@ -121,6 +121,12 @@ impl Extents {
         self.table.was_used()
     }
 
+    /// Does the table reach into the file? Then who has not got that cannot settle what the dead
+    /// were moving.
+    pub fn need_file(&self) -> bool {
+        self.table.has_grown()
+    }
+
     /// A mapping that has the whole chunk of which byte `at` of the segment is part; and the offset
     /// of the mapping's first byte.
     ///
@@ -217,7 +223,8 @@ impl Extents {
         let (offset, most) = slot.place(index);
         // Who owns it has the file.
         let Ok(segment) = self.segment() else { return };
-        let segment = &*segment;
+        // Nor are holes made in another's file, whose number it is by now. The pages are left.
+        let Ok(segment) = segment.own_fd() else { return };
         // In steps: the kernel locks the file meanwhile. Not more of them than there can be pages
         // for: `cap` may be garbage. To the end, whatever `cap` says: the owner may have died while
         // it wrote.
@@ -253,7 +260,7 @@ impl Extents {
 
     /// Can there be so many bytes of a message? `cap` alone does not tell.
     fn check_held(&self, len: u64) -> Result<()> {
-        if len >= COMPARED && len > memfd::resident(&*self.segment()?)? {
+        if len >= COMPARED && len > memfd::resident(self.segment()?.own_fd()?)? {
             return Err(Error::Corrupted("a message larger than all that its segment holds"));
         }
         Ok(())

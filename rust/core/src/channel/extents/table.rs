@@ -170,14 +170,19 @@ impl Table {
 
     /// Has any slot ever been taken?
     pub(super) fn was_used(&self) -> bool {
-        // Relaxed: stored by who takes a slot, and before its message is committed.
-        self.state.hint.load(Ordering::Relaxed) != 0 || self.state.more.load(Ordering::Relaxed) != 0
+        // Acquire: stored by who takes a slot, after the file was sent. Who sees that finds it.
+        self.state.hint.load(Ordering::Acquire) != 0 || self.state.more.load(Ordering::Acquire) != 0
     }
 
     /// Slots that there are.
     pub fn len(&self) -> u64 {
         // Acquire: pairs with the CAS in `grow`.
         FIRST + (self.state.more.load(Ordering::Acquire).min(MOST - FIRST) & !(PAGEFUL - 1))
+    }
+
+    /// Are some of them in the file?
+    pub fn has_grown(&self) -> bool {
+        self.len() > FIRST
     }
 
     /// Slot `index`.
@@ -223,10 +228,11 @@ impl Table {
                 let start = TABLE_AT + piece as u64 * PIECE * PAGE;
                 // What is beyond the file's end must not be touched.
                 let segment = self.segment()?;
-                if memfd::size(&*segment)? < start + PIECE * PAGE {
+                let segment = segment.own_fd()?;
+                if memfd::size(segment)? < start + PIECE * PAGE {
                     return Err(Error::Corrupted("a table longer than its segment"));
                 }
-                let mapping = Arc::new(Mapping::new(&*segment, start, (PIECE * PAGE) as usize)?);
+                let mapping = Arc::new(Mapping::new(segment, start, (PIECE * PAGE) as usize)?);
                 self.pieces.with(|pieces| {
                     if pieces.len() <= piece {
                         pieces.resize(piece + 1, None);
@@ -247,7 +253,8 @@ impl Table {
 
     /// Slot `index` has been taken: look behind it next time.
     pub fn look_after(&self, index: u64) {
-        self.state.hint.store(index + 1, Ordering::Relaxed);
+        // Release: pairs with the acquire in `was_used`.
+        self.state.hint.store(index + 1, Ordering::Release);
     }
 
     /// A page of slots more.
@@ -259,7 +266,8 @@ impl Table {
         if more >= MOST - FIRST {
             return Err(Error::OutOfMemory);
         }
-        let segment = &*self.segment()?;
+        let segment = self.segment()?;
+        let segment = segment.own_fd()?;
         let at = TABLE_AT + more / PAGEFUL * PAGE;
         // A whole piece is mapped at a time.
         memfd::extend_to(segment, TABLE_AT + (more / PAGEFUL / PIECE + 1) * PIECE * PAGE)?;
@@ -270,7 +278,7 @@ impl Table {
         if seen.min(MOST - FIRST) & !(PAGEFUL - 1) == more {
             let grown = self.state.more.compare_exchange(seen, more + PAGEFUL, Ordering::Release, Ordering::Relaxed);
             if grown.is_ok() {
-                self.state.hint.store(FIRST + more, Ordering::Relaxed);
+                self.state.hint.store(FIRST + more, Ordering::Release);
             }
         }
         Ok(())

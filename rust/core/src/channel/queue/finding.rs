@@ -50,10 +50,13 @@ impl Queue {
             self.file().set(file::create("fastmp-queue")?);
             return Ok(());
         }
+        // First: another may make it, and use it, between the two looks.
+        let were_used = self.extents.were_used();
+        kill_point!("file.looking");
         if self.find_file()? {
             return Ok(());
         }
-        if self.extents.were_used() {
+        if were_used {
             return Err(MISSING);
         }
         let new = file::create("fastmp-queue")?;
@@ -63,6 +66,8 @@ impl Queue {
             return Err(Error::Os(rustix::io::Errno::TOOMANYREFS));
         }
         kill_point!("file.parked");
+        // Whichever is first comes out of the socket, and its descriptor may be the last to be had.
+        drop(new);
         if self.find_file()? { Ok(()) } else { Err(MISSING) }
     }
 

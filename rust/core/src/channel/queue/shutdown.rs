@@ -38,7 +38,15 @@ impl Queue {
     /// # Errors
     /// `Interrupted`: call it again; `Corrupted`.
     pub fn shut_down(&self, immediate: bool) -> Result<()> {
-        let patience = Patience::sleep(Deadline::Never);
+        self.shut_down_with(immediate, Patience::sleep(Deadline::Never))
+    }
+
+    /// The same, with so much patience for the locks: whoever holds one for ever is waited for, and
+    /// garbage in a lock may say that somebody does.
+    ///
+    /// # Errors
+    /// `Interrupted` and `TimedOut`: call it again; `Corrupted`.
+    pub fn shut_down_with(&self, immediate: bool, patience: Patience) -> Result<()> {
         // What takers have died with is in front, and thrown away as well.
         self.mend_custody(true, patience);
         let cut = || {
