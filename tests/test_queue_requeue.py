@@ -63,6 +63,38 @@ def test_who_waits_gets_it(mp, crew):
     victim.join()
 
 
+ASKED = {
+    "qsize": lambda queue: queue.qsize() == 1,
+    "empty": lambda queue: not queue.empty(),
+    "full": lambda queue: queue.full(),
+    "get_nowait": lambda queue: queue.get_nowait() == "work",
+    "get_many": lambda queue: queue.get_many(2, False) == ["work"],
+    "get in no time": lambda queue: queue.get(timeout=0) == "work",
+    "poll": lambda queue: queue._reader.poll(),
+    "wait": lambda queue: wait([queue._reader], 0) != [],
+    "stats": lambda queue: queue.stats().depth == 1,
+}
+
+
+@pytest.mark.parametrize("ask", ASKED)
+@pytest.mark.method("fork")
+def test_who_does_not_wait_is_told_the_truth(mp, crew, ask):
+    """Asked once, more than 100 ms after the death, with nobody else to look; also of a zombie."""
+    for is_waited_for in (True, False):
+        queue, taken = mp.Queue(1, requeue=True), mp.Value("i", 0)
+        queue.put("work")
+        pid = os.fork()
+        if pid == 0:
+            requeue.take(queue, 1, taken, "_exit")
+        assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT).si_pid == pid
+        if is_waited_for:
+            os.waitpid(pid, 0)
+        time.sleep(0.1)
+        assert ASKED[ask](queue)
+        if not is_waited_for:
+            os.waitpid(pid, 0)
+
+
 @pytest.mark.parametrize("how", ["return", "raise", "exit"])
 def test_a_normal_end_acknowledges(mp, how):
     queue, taken = mp.Queue(requeue=True), mp.Value("i", 0)
@@ -163,7 +195,7 @@ def test_batches(mp, crew, most):
     assert taken.value == min(most, 20)
     assert queue.qsize() == 20 - taken.value
     crew.kill(victim)
-    queue._look_after(True)
+    assert queue._look_after(True)
     assert queue.qsize() == 20
     got = queue.get_many(2)
     assert got == list(range(len(got)))

@@ -693,9 +693,10 @@ class Queue:
         """Whether messages come back whose taker is killed."""
 
     def _look_after(self, always: bool = False) -> bool:
-        """Looks whether takers have died, with `always` also if somebody has just done so.
+        """Looks whether takers have died: returns True if what they had has come back.
 
-        What they had comes back. Waits for no more than a moment.
+        Unless somebody has just done so, and for no more than a moment; with `always` in any case,
+        and for as long as it takes to take locks over from the dead.
         """
 
     def _stats(self) -> list[int]:

@@ -114,6 +114,44 @@ fn who_waits_gets_it() {
     assert_eq!(rest(&queue), [7]);
 }
 
+/// Nor does anybody rely on another's look, which may never end.
+#[test]
+fn who_does_not_wait_is_told_the_truth() {
+    let _turn = common::turn();
+    for point in ["", "custody.returning", "custody.returned", "custody.before_wake"] {
+        let queue = queue(0);
+        put(&queue, 1, 0, SMALL);
+        assert!(!queue.is_look_due(), "nobody holds anything");
+        take_and_die(&queue, 1);
+        if !point.is_empty() {
+            assert_eq!(Child::doomed(point, 1, || _ = mend(&queue)).wait(), KILLED, "{point}");
+        }
+        assert_eq!(recv(&queue, Deadline::PASSED).unwrap().0.len(), SMALL, "{point}");
+        assert!(!queue.is_look_due(), "nobody else holds anything");
+        // How many there are, likewise.
+        let other = self::queue(0);
+        put(&other, 1, 0, SMALL);
+        take_and_die(&other, 1);
+        if !point.is_empty() {
+            assert_eq!(Child::doomed(point, 1, || _ = mend(&other)).wait(), KILLED, "{point}");
+        }
+        other.look_before_answer(Patience::sleep(soon()));
+        assert_eq!(other.ring().len(), 1, "{point}");
+    }
+}
+
+/// A task never sleeps: the look that it comes to is one that is brief.
+#[test]
+fn who_must_not_sleep_gets_what_comes_back() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    put(&queue, 1, 0, SMALL);
+    take_and_die(&queue, 1);
+    let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+    until("a moment is enough", || queue.get_told(&mut bytes, &mut fds, Patience::Moment).is_ok());
+    assert_eq!(read_message(&bytes).1, 0);
+}
+
 #[test]
 fn batches_come_back_whole_and_in_order() {
     let _turn = common::turn();

@@ -78,6 +78,11 @@
 //! needs the latter. Where more than that many hold something, and few wait, it is found some
 //! slices later.
 //!
+//! Whoever does not wait, and is about to be told that nothing is there, or how much, relies on no
+//! other's look, which may be under way still: it looks by itself, if others hold anything, and if
+//! its process has not done so for [`LOOK_EVERY`]. It asks about more of them ([`AT_ONCE`]): who
+//! does that again and again has the processor anyway.
+//!
 //! # What the words do not say
 //! Fork: a bay names its process, so that a child holds nothing of its parent's. Whether a process
 //! has ended normally: it says so itself, by acknowledging. What it has not acknowledged when it is
@@ -91,6 +96,8 @@ mod taking;
 use crate::facade::{AtomicU32, AtomicU64, Ordering, Owner};
 use crate::kill_point;
 use crate::overlay;
+
+pub use dead::is_long_ago;
 
 /// States of a bay, in the two bits beside an owner's name.
 const IDLE: u64 = 0;
@@ -115,6 +122,8 @@ const EXTENT: u32 = 1;
 pub const LOOK_EVERY: u64 = 25_000_000;
 /// Owners that are asked about thoroughly in one look.
 pub const THOROUGH: usize = 12;
+/// And in a look of one who does not wait: two thirds of a millisecond.
+pub const AT_ONCE: usize = 64;
 
 /// A cursor: messages before it, bytes before it.
 const GIVEN_SHIFT: u32 = 32;
@@ -299,6 +308,11 @@ impl Bay {
         self.end.load(Ordering::Relaxed).saturating_sub(self.given())
     }
 
+    /// Does somebody hold anything in it, or is it in front?
+    fn holds(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & !Owner::MASK == HELD && self.left() > 0
+    }
+
     /// Is it that thread's?
     pub fn is_of(&self, me: Owner, thread: u32) -> bool {
         self.owner() == Some(me) && self.thread.load(Ordering::Relaxed) == thread
@@ -413,8 +427,9 @@ impl<'a> Custody<'a> {
         self.front.store(count, Ordering::SeqCst);
     }
 
-    /// Does anybody hold anything, or is anything in front?
+    /// Does anybody hold anything, or is anything in front? Or was somebody in the middle of a step
+    /// that may have been a take?
     pub fn is_anything_held(&self) -> bool {
-        self.used().iter().any(|bay| bay.word.load(Ordering::Relaxed) & !Owner::MASK == HELD)
+        self.is_unsettled() || self.used().iter().any(Bay::holds)
     }
 }

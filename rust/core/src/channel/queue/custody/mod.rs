@@ -31,6 +31,8 @@
 mod mend;
 mod take;
 
+pub(super) use mend::Look;
+
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
@@ -41,11 +43,11 @@ use crate::channel::front::Front;
 use crate::channel::ring::{BASE_MOST, RUN_BYTES, RingState};
 use crate::deadline::{Graced, Patience};
 use crate::error::{Error, Result};
-use crate::facade::Ordering;
+use crate::facade::{self, AtomicU64, Ordering};
 use crate::kill_point;
 use crate::layout::{Backing, Object};
 use crate::overlay;
-use crate::sync::custody::{Bay, Custody, CustodyState, Reference};
+use crate::sync::custody::{Bay, Custody, CustodyState, Reference, is_long_ago};
 use crate::sys::fork::Local;
 use crate::sys::liveness;
 
@@ -78,6 +80,8 @@ pub struct Keeper {
     extents: Arc<Extents>,
     /// This handle's, by thread.
     mine: Local<Vec<(u32, usize)>>,
+    /// When this process last looked at all owners, and left nothing undone.
+    looked: AtomicU64,
 }
 
 /// Those of this process, for its end.
@@ -129,6 +133,7 @@ impl Keeper {
             ring: Object::new(front.clone(), front.offset() + RINGS)?,
             extents: extents.clone(),
             mine: Local::default(),
+            looked: AtomicU64::new(0),
         });
         KEEPERS.with(|keepers| {
             keepers.retain(|keeper| keeper.strong_count() > 0);
@@ -140,6 +145,17 @@ impl Keeper {
     /// The words.
     fn custody(&self) -> Custody<'_> {
         Custody::new(&self.table.state, &self.table.bays, &self.ring.front)
+    }
+
+    /// See [`Queue::is_look_due`].
+    fn is_look_due(&self) -> bool {
+        self.custody().is_held_by_others(liveness::me())
+            && is_long_ago(self.looked.load(Ordering::Relaxed), facade::now())
+    }
+
+    /// A look has ended that began `at`; 0: in vain.
+    fn has_looked(&self, at: u64) {
+        self.looked.store(at, Ordering::Relaxed);
     }
 
     /// This thread's bay, if it has one. What is in it stays.

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::{BUFFER, Keeper};
+use super::{BUFFER, Keeper, Look};
 use crate::channel::extents::OwnedExtent;
 use crate::channel::format::{Header, UNIT, record_bytes};
 use crate::channel::queue::{Found, Queue};
@@ -125,12 +125,28 @@ impl Queue {
 
     /// Take `most` at most of what comes first. Records are all that is in `records` then.
     fn take(&self, keeper: &Arc<Keeper>, most: usize, records: &mut Vec<u8>, patience: Patience) -> Result<Taken> {
-        records.clear();
-        // However much there is to take: what comes back comes first. Who must not sleep leaves
-        // that to its next attempt, which may.
-        if self.look_after(keeper, false, patience) && !patience.sleeps() {
+        // However much there is to take: what comes back comes first. To look takes time, so that
+        // who must not wait leaves it to its next attempt, which may.
+        let looks = patience != Patience::Spin;
+        if looks {
+            self.look_after(keeper, Look::Asked, patience);
+        } else if self.leaves_a_look(keeper) {
             return Err(Error::WouldBlock);
         }
+        match self.take_now(keeper, most, records, patience) {
+            Err(Error::Empty) if patience.is_over() && keeper.is_look_due() => {
+                if !looks {
+                    return Err(Error::WouldBlock);
+                }
+                self.look_after(keeper, Look::Told, patience);
+                self.take_now(keeper, most, records, patience)
+            }
+            taken => taken,
+        }
+    }
+
+    fn take_now(&self, keeper: &Arc<Keeper>, most: usize, records: &mut Vec<u8>, patience: Patience) -> Result<Taken> {
+        records.clear();
         let index = self.bay(keeper, patience)?;
         let (me, custody, ring) = (liveness::me(), keeper.custody(), self.ring());
         // It may be found before the lock is taken: a look at a table.
@@ -176,7 +192,10 @@ impl Queue {
         if let Some(index) = own()? {
             return Ok(index);
         }
-        self.look_after(keeper, true, patience);
+        if patience == Patience::Spin {
+            return Err(Error::WouldBlock);
+        }
+        self.look_after(keeper, Look::Always, patience);
         own()?.ok_or(Error::Os(rustix::io::Errno::USERS))
     }
 
