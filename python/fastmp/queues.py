@@ -227,6 +227,7 @@ class Queue(_native.Queue):
 
 # Seconds: some 50 us of work each.
 _A_WHILE = 0.5
+_LOOK = 0.07  # where what another had comes back, which somebody has to look for
 
 
 def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: bool, timeout: float | None) -> Any:
@@ -236,6 +237,7 @@ def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: 
 
     living = list(watch)
     reader = key[0]._reader
+    a_while = _LOOK if key[0]._requeue else _A_WHILE
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         # Looked at before the queue: what a dead one has put is there.
@@ -253,7 +255,7 @@ def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: 
         # One that has died since the look stays, and ends the wait at once.
         living = [process for process in living if process.exitcode != 0]
         # Another thread may close the queue, which no poll would notice.
-        wait([reader, *(process.sentinel for process in living)], _A_WHILE if left is None else min(left, _A_WHILE))
+        wait([reader, *(process.sentinel for process in living)], a_while if left is None else min(left, a_while))
 
 
 def worker_died(process: Any) -> WorkerDiedError:

@@ -14,6 +14,7 @@ use common::{Child, End, KILLED, OK, message, open_fds, read_message, readable, 
 use fastmp_core::channel::queue::custody::{BAYS, acknowledge_all};
 use fastmp_core::channel::queue::{Found, Joined, NO_DESCRIPTORS, Queue};
 use fastmp_core::deadline::Patience;
+use fastmp_core::fault::{self, Action};
 use fastmp_core::{Deadline, Error};
 
 fn queue(maxsize: u64) -> Queue {
@@ -150,6 +151,70 @@ fn who_must_not_sleep_gets_what_comes_back() {
     let (mut bytes, mut fds) = (Vec::new(), Vec::new());
     until("a moment is enough", || queue.get_told(&mut bytes, &mut fds, Patience::Moment).is_ok());
     assert_eq!(read_message(&bytes).1, 0);
+}
+
+/// A task that waits has asked when it began to: when it looks in vain, what another task of its
+/// thread has got since is in custody still.
+#[test]
+fn who_is_told_in_vain_acknowledges_nothing() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    (0..2).for_each(|number| put(&queue, 1, number, SMALL));
+    let words = words();
+    let mut taker = Child::fork(|| {
+        assert_eq!((got(&queue).1, got(&queue).1), (0, 1));
+        let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+        for patience in [Patience::Spin, Patience::Moment] {
+            assert!(queue.get_told(&mut bytes, &mut fds, patience).is_err());
+        }
+        words.set(0, 1);
+        common::until("it is killed", || false);
+    });
+    until("it has looked in vain", || words.get(0) == 1);
+    taker.kill();
+    taker.wait();
+    assert_eq!(rest(&queue), [1]);
+}
+
+/// Whoever looks at a large message where it is has it, whatever becomes of the queue meanwhile.
+#[test]
+fn who_drops_the_queue_leaves_what_is_looked_at() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    let (len, sent) = (LARGE, message(1, 0, LARGE));
+    for came_back in [false, true] {
+        put(&queue, 1, 0, len);
+        if came_back {
+            take_and_die(&queue, 1);
+            assert!(mend(&queue));
+        }
+        let handle = queue.again().unwrap();
+        let received = handle.get(&mut Vec::new(), &mut Vec::new(), soon()).unwrap();
+        let (hold, size) = *received.extent.unwrap();
+        drop(handle);
+        // Others would fill its memory.
+        (1..4).for_each(|number| put(&queue, 2, number, len));
+        let mut bytes = vec![0; size];
+        hold.read(0, &mut bytes).unwrap();
+        assert!(bytes == sent, "it has been given back");
+        (1..4).for_each(|number| assert_eq!(got(&queue), (2, number)));
+        // It is acknowledged then.
+        drop(hold);
+        assert!(!mend(&queue));
+        common::channel::comes_to_rest(&queue, "after it has been looked at");
+    }
+}
+
+#[test]
+fn the_high_water_mark_counts_what_comes_back() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    put(&queue, 1, 0, SMALL);
+    take_and_die(&queue, 1);
+    put(&queue, 1, 1, SMALL);
+    assert!(mend(&queue));
+    assert_eq!(rest(&queue), [0, 1]);
+    assert_eq!(queue.stats().totals.high_water, 2);
 }
 
 #[test]
@@ -670,4 +735,58 @@ fn who_joins_is_not_told_of_what_comes_back() {
     assert_eq!(got(&queue).1, 2);
     queue.task_done().unwrap();
     assert!(matches!(queue.join(queue.tasks_put(), true, soon()), Ok(Joined::Lost(dead)) if dead.len() == 1));
+}
+
+/// Said by another thread than that which has got it.
+#[test]
+fn a_task_done_by_another_thread_does_not_come_back() {
+    let _turn = common::turn();
+    let by_another = |queue: &Queue| {
+        std::thread::scope(|threads| threads.spawn(|| queue.task_done().unwrap()).join().unwrap());
+    };
+    for (len, batch) in [(SMALL, 1), (SMALL, 3), (LARGE, 1)] {
+        let queue = queue(0);
+        queue.keep_takers();
+        (0..batch + 1).for_each(|number| put(&queue, 1, number, len));
+        let mut taker = Child::fork(|| {
+            assert_eq!(got_many(&queue, batch).len(), batch);
+            by_another(&queue);
+        });
+        assert_eq!(taker.wait(), OK);
+        assert_eq!(queue.unfinished() as usize, batch);
+        assert_eq!(rest(&queue), (1..batch + 1).collect::<Vec<_>>(), "{len} bytes, {batch} at a time");
+        (0..batch).for_each(|_| queue.task_done().unwrap());
+        assert_eq!(queue.join(queue.tasks_put(), true, soon()), Ok(Joined::Done));
+        // What has been acknowledged, by asking for the next one, is done first.
+        (0..2).for_each(|number| put(&queue, 1, number, len));
+        let mut taker = Child::fork(|| {
+            assert_eq!((got(&queue).1, got(&queue).1), (0, 1));
+            by_another(&queue);
+        });
+        assert_eq!(taker.wait(), OK);
+        assert_eq!(queue.unfinished(), 1);
+        assert_eq!(rest(&queue), [1]);
+        queue.task_done().unwrap();
+    }
+}
+
+/// What a dead one was about to have may still come back, though nobody can see to it just now.
+#[test]
+fn who_joins_is_not_told_of_what_is_unsettled() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    queue.keep_takers();
+    put(&queue, 1, 0, SMALL);
+    assert_eq!(Child::doomed("ring.get.after_commit", 1, || _ = got(&queue)).wait(), KILLED);
+    let mut mender = Child::fork(|| {
+        fault::arm("mutex.recovered", 1, Action::Stop);
+        mend(&queue);
+    });
+    mender.until_stopped();
+    assert_eq!(queue.join(1, true, Deadline::after(0.5)), Err(Error::TimedOut));
+    mender.signal(libc::SIGCONT);
+    assert_eq!(mender.wait(), OK);
+    assert_eq!(rest(&queue), [0]);
+    queue.task_done().unwrap();
+    assert_eq!(queue.join(1, true, soon()), Ok(Joined::Done));
 }

@@ -124,6 +124,9 @@ impl Queue {
             let _ = Transport::make_ready(&putting, self.writer.as_fd());
         };
         let found = custody.take_back(index, dead, liveness::me(), !ring.is_terminated(), tell);
+        if matches!(found, Found::Returned(_)) {
+            putting.note_returned();
+        }
         drop(putting);
         drop(getting);
         match found {

@@ -135,11 +135,18 @@ impl Keeper {
             mine: Local::default(),
             looked: AtomicU64::new(0),
         });
+        keeper.list();
+        Ok(keeper)
+    }
+
+    /// Among those of this process.
+    fn list(self: &Arc<Self>) {
         KEEPERS.with(|keepers| {
             keepers.retain(|keeper| keeper.strong_count() > 0);
-            keepers.push(Arc::downgrade(&keeper));
+            if !keepers.iter().any(|keeper| keeper.as_ptr() == Arc::as_ptr(self)) {
+                keepers.push(Arc::downgrade(self));
+            }
         });
-        Ok(keeper)
     }
 
     /// The words.
@@ -176,6 +183,8 @@ impl Keeper {
         }
         let (me, thread, custody) = (liveness::me(), liveness::thread_id(), self.custody());
         let Some(index) = custody.claim(me, thread) else { return Ok(None) };
+        // Again: a forked child may have lost the list, see `Local`.
+        self.list();
         self.mine.with(|mine| {
             mine.retain(|&(of, index)| of != thread && custody.bay(index).is_some_and(|bay| bay.owner() == Some(me)));
             mine.push((thread, index));
