@@ -1,12 +1,14 @@
 """`Queue(requeue=True)`: what a killed process had got comes back, and what was dealt with does not."""
 
 import asyncio
+import contextlib
 import itertools
 import multiprocessing
 import os
 import queue as errors
 import random
 import signal
+import sys
 import threading
 import time
 from multiprocessing.connection import wait
@@ -179,6 +181,43 @@ def test_closing_acknowledges(mp, crew):
 
 
 @pytest.mark.method("fork")
+def test_closing_leaves_what_is_being_copied(mp):
+    """By another thread, while a large message is on its way out of shared memory."""
+    data = b"\x01" * (64 << 20)
+
+    def get(queue, got):
+        with contextlib.suppress(ValueError):  # it has been closed before
+            got.append(queue.get())
+
+    for delay in range(1, 13):
+        queue, got = mp.Queue(requeue=True), []
+        queue.put(data)
+        getter = threading.Thread(target=get, args=(queue, got))
+        getter.start()
+        time.sleep(delay / 1000)
+        queue.close()
+        getter.join()
+        assert all(item == data for item in got), "it is torn"
+
+
+@pytest.mark.method("fork")
+def test_another_program_in_the_same_process_does_not(mp):
+    queue, taken = mp.Queue(requeue=True), mp.Value("i", 0)
+    queue.put("work")
+    pid = os.fork()
+    if pid == 0:
+        queue.get()
+        taken.value = 1
+        os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(100)"])
+    wait_until(lambda: taken.value)
+    try:
+        assert queue.get() == "work"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.method("fork")
 def test_a_forked_child_holds_nothing_of_its_parents(mp, crew):
     queue, taken = mp.Queue(requeue=True), mp.Value("i", 0)
     queue.put_many(["the parent's", "the child's"])
@@ -238,6 +277,17 @@ def test_tasks_of_an_event_loop(mp, crew):
     assert rest(queue) == []
 
 
+def test_tasks_that_wait_acknowledge_nothing(mp, crew):
+    """What one of them has got is in its hands though others are woken in vain."""
+    queue, ready, taken = mp.Queue(requeue=True), mp.Value("i", 0), mp.Value("i", 0)
+    victim = crew.start(requeue.take_async_beside_others, queue, ready, taken)
+    wait_until(lambda: ready.value)
+    queue.put("work")
+    wait_until(lambda: taken.value)
+    crew.kill(victim)
+    assert rest(queue) == ["work"]
+
+
 def test_joinable(mp, crew):
     queue, taken = mp.JoinableQueue(requeue=True), mp.Value("i", 0)
     for number in range(4):
@@ -295,6 +345,18 @@ def test_batches_of_tasks(mp):
     assert rest(queue) == [2, 3, 4]
     for _ in range(3):
         queue.task_done()
+    queue.join()
+
+
+def test_a_task_done_by_another_thread(mp, crew):
+    queue, taken = mp.JoinableQueue(requeue=True), mp.Value("i", 0)
+    queue.put_many(["done", "left"])
+    victim = crew.start(requeue.have_another_thread_say_so, queue, taken)
+    wait_until(lambda: taken.value)
+    crew.kill(victim)
+    assert queue._unfinished() == 1
+    assert rest(queue) == ["left"]
+    queue.task_done()
     queue.join()
 
 
