@@ -692,6 +692,9 @@ class Queue:
     def _requeue(self) -> bool:
         """Whether messages come back whose taker is killed."""
 
+    def _acknowledge_own(self) -> None:
+        """A task of this thread asks for its next message: what the thread has got is acknowledged."""
+
     def _look_after(self, always: bool = False) -> bool:
         """Looks whether takers have died: returns True if what they had has come back.
 

@@ -448,6 +448,13 @@ impl Queue {
         Ok(Self::requeues(py, self.made()?))
     }
 
+    /// A task of this thread asks for its next message: what the thread has got is acknowledged.
+    fn _acknowledge_own(&self, py: Python<'_>) -> PyResult<()> {
+        let queue = self.made()?;
+        py.detach(|| queue.with(fcore::channel::queue::Queue::acknowledge_own));
+        Ok(())
+    }
+
     /// Looks whether takers have died: returns True if what they had has come back.
     ///
     /// Unless somebody has just done so, and for no more than a moment; with `always` in any case,

@@ -29,6 +29,11 @@ impl Custody<'_> {
         self.state.looked.store(0, Ordering::Relaxed);
     }
 
+    /// Has any other process a bay?
+    pub fn is_used_by_others(&self, me: Owner) -> bool {
+        self.used().iter().any(|bay| bay.owner().is_some_and(|owner| owner != me))
+    }
+
     /// Could anything come back, if others were dead?
     pub fn is_held_by_others(&self, me: Owner) -> bool {
         let others = |bay: &&Bay| bay.holds() && bay.owner().is_some_and(|owner| owner != me);

@@ -21,7 +21,8 @@
 //! |---|---|---|
 //! | `pending` | the get lock's holder | not 0: it was in the middle of a step with this bay |
 //! | a bay's `cursor` | the get lock's holder | what was in it before is somebody else's, or done |
-//! | a bay's other words | its owner, while `IDLE`, under the get lock | what is in it, from where |
+//! | `source`, `intents`, `after` | the get lock's holder | what the step is that is pending |
+//! | a bay's other words | its owner, while `IDLE`, under the get lock | what is in it |
 //! | `front` (of the ring) | the get lock's holder | messages in front: the sum over bays that are `RETURNED` |
 //!
 //! The get lock is the ring's. Where a step makes the queue longer, the put lock is held too, for
@@ -36,10 +37,10 @@
 //!   committed in two steps, the last message alone: two intents.)
 //! - **take**, from the front, of the bay with the lowest number: the same, with that bay's `cursor`
 //!   in place of the head; then `front`. A bay of which all is taken is cleaned.
-//! - **acknowledge**, by the thread, when it asks for its next message, and by its process when the
-//!   thread or the process ends normally: `word` := `IDLE`, or `CLEANING` where there is an extent
-//!   to give back. That is the commit point, and needs no lock: nobody else changes a word with a
-//!   live owner.
+//! - **acknowledge**, by the thread (by no other, which could be late, and undo its next take), when
+//!   it asks for its next message, and by its process when the thread or the process ends normally:
+//!   `word` := `IDLE`, or `CLEANING` where there is an extent to give back. That is the commit
+//!   point, and needs no lock: nobody else changes a word with a live owner.
 //! - **return**, by whoever proves the owner of a `HELD` bay dead, under both locks: make the
 //!   descriptor readable; CAS `word` from what was seen to `RETURNED`, the commit point; count
 //!   `front` anew; wake one who waits. Of any other bay of the dead: CAS to `CLEANING` in one's own
@@ -50,7 +51,10 @@
 //! - **task_done** of a queue whose messages are tasks: under the get lock, `pending` = the bay,
 //!   with the count of tasks done as it will be as its intent. Count: the commit point, for the
 //!   task and for the message's custody at once. Then `cursor` goes on. So a task that comes back
-//!   was never counted, and one that was counted never comes back.
+//!   was never counted, and one that was counted never comes back. It may be said by another thread
+//!   of the process, while the bay's own acknowledges, or leaves the bay to be claimed by others:
+//!   what is stored there then means nothing, for whoever takes into a bay stores anew what
+//!   counts, under the same lock.
 //!
 //! # Settling
 //! `pending` not 0 says that the last holder died in the middle. Nobody has moved the head, a

@@ -105,10 +105,10 @@ impl Queue {
         if !custody.is_time() {
             return false;
         }
-        if custody.is_held_by_others(liveness::me()) {
+        if custody.is_unsettled() || custody.is_used_by_others(liveness::me()) {
             return true;
         }
-        // There is nothing to be found, nor will there be for a while.
+        // There is nobody to be found, nor need anyone ask that again for a while.
         custody.is_due(false);
         false
     }

@@ -22,8 +22,13 @@
 //! - when it ends, by a destructor of its own (`Leaving`);
 //! - with its process, which says when it ends normally ([`acknowledge_all`]).
 //!
-//! Who closes the queue, that is drops this handle, acknowledges what was taken by it. A forked
-//! child knows by the names in the words that the bays that it inherited are its parent's.
+//! A task of an event loop asks when it begins to wait ([`Queue::acknowledge_own`]). While it waits
+//! it tries again and again; that acknowledges nothing unless there is something to be had, for
+//! another task of the thread may have got something since.
+//!
+//! Who closes the queue, that is drops this handle, acknowledges what was taken by it; not before a
+//! large message has been copied out that another thread looks at in its extent. A forked child
+//! knows by the names in the words that the bays that it inherited are its parent's.
 //!
 //! # What cannot come back
 //! Descriptors, for the taker's are gone with it: messages that carry some are refused.
@@ -283,6 +288,15 @@ impl Queue {
             let _ = self.keeper.set(Keeper::new(self.front(), &self.extents)?);
         }
         Ok(())
+    }
+
+    /// This thread asks for its next message, by one who will wait: what it has got is done.
+    pub fn acknowledge_own(&self) {
+        if let Some(keeper) = self.keeper.get()
+            && let Some(index) = keeper.known_bay()
+        {
+            keeper.acknowledge(index);
+        }
     }
 
     /// Are messages kept until they are acknowledged?
