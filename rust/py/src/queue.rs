@@ -560,8 +560,8 @@ impl Queue {
     #[pyo3(signature = (timeout = Some(0.0)))]
     fn _poll(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
         let (queue, deadline) = (Self::open(slf)?, blocking::deadline(timeout));
-        slf.get().look_first(slf.py())?;
-        match queue.wait(slf.py(), |queue| queue.wait(deadline))? {
+        let until = deadline.graced();
+        match queue.wait(slf.py(), |queue| queue.wait(until))? {
             Some(Ok(())) => Ok(true),
             Some(Err(Error::Empty)) => Ok(false),
             Some(Err(other)) => Err(raise(other)),

@@ -20,8 +20,9 @@ impl Custody<'_> {
     pub fn is_due(&self, always: bool) -> bool {
         let (looked, now) = (&self.state.looked, facade::now());
         let last = looked.load(Ordering::Relaxed);
-        (always || is_long_ago(last, now))
-            && (looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() || always)
+        let is_time = always || is_long_ago(last, now);
+        let is_first = is_time && looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        always || is_first
     }
 
     /// What has been found could not be done: it is time again.

@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::{Keeper, brief};
+use super::Keeper;
 use crate::channel::queue::Queue;
 use crate::channel::transport::Transport;
 use crate::channel::wait::Mender;
-use crate::deadline::Patience;
+use crate::deadline::{Graced, Patience};
 use crate::error::{Error, Result};
 use crate::facade;
 use crate::kill_point;
@@ -187,8 +187,20 @@ impl Queue {
     }
 }
 
-impl Mender for Queue {
+/// Who waits for a message, with its call's time.
+pub(in crate::channel::queue) struct Waiter<'a> {
+    queue: &'a Queue,
+    until: Graced,
+}
+
+impl<'a> Waiter<'a> {
+    pub(in crate::channel::queue) fn new(queue: &'a Queue, until: Graced) -> Waiter<'a> {
+        Waiter { queue, until }
+    }
+}
+
+impl Mender for Waiter<'_> {
     fn mend(&self) -> bool {
-        self.mend_custody(false, brief())
+        self.queue.mend_custody(false, Patience::Sleep(self.until))
     }
 }

@@ -36,7 +36,7 @@
 mod mend;
 mod take;
 
-pub(super) use mend::Look;
+pub(super) use mend::{Look, Waiter};
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
