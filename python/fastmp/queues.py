@@ -51,6 +51,7 @@ class Queue(_native.Queue):
           if deliveries[number] > 3:
               continue  # and by asking for the next one acknowledges it
 
+    - One that cannot be unpickled raises from `get`, and is acknowledged as any other.
     - `maxsize` counts what comes back, and may be exceeded by it; `max_bytes` does not count it.
     - Custody is the thread's that has got the object. It does not go with an object that is handed to
       another thread, nor to a forked child: who hands out work asks for the next object only when

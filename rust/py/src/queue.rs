@@ -451,7 +451,7 @@ impl Queue {
     /// A task of this thread asks for its next message: what the thread has got is acknowledged.
     fn _acknowledge_own(&self, py: Python<'_>) -> PyResult<()> {
         let queue = self.made()?;
-        py.detach(|| queue.with(fcore::channel::queue::Queue::acknowledge_own));
+        queue.attached(py, fcore::channel::queue::Queue::acknowledge_own);
         Ok(())
     }
 

@@ -269,7 +269,8 @@ impl Drop for Keeper {
 
 impl Queue {
     /// From now on messages are kept until they are acknowledged, and come back if their taker is
-    /// killed before. Before anybody else has the queue.
+    /// killed before. Before anybody else has the queue. A message in an extent is looked at there:
+    /// copy it out before the same thread asks for the next one.
     ///
     /// # Errors
     /// `OutOfMemory`; `Corrupted`.
