@@ -271,7 +271,7 @@ const TAKING: [&str; 9] = [
 ];
 
 /// Steps of one who mends, and then takes.
-const MENDING: [&str; 11] = [
+const MENDING: [&str; 13] = [
     "mutex.recovered",
     "custody.settling",
     "transport.ready_sent",
@@ -282,6 +282,8 @@ const MENDING: [&str; 11] = [
     "custody.front.before_commit",
     "custody.front.after_commit",
     "custody.held",
+    "extent.reclaimed",
+    "extent.freed",
     "custody.cleaned",
 ];
 
@@ -341,18 +343,22 @@ fn who_mends_dies_too() {
             (0..10).for_each(|number| put(&queue, 1, number, len));
             let start = got_many(&queue, 1)[0] + 1;
             let Some(had) = dies_taking(&queue, first, 2, batch) else { continue };
-            let words = words();
-            let mut second = Child::doomed(point, nth, || {
-                // What it takes it does not acknowledge.
-                mend(&queue);
-                words.set(0, 1);
-                got_many(&queue, 2);
-                common::exit(77);
-            });
-            match second.wait() {
-                KILLED => drop(reached.insert(point)),
-                End::Exit(77) => (),
-                other => panic!("{case}: {other:?}"),
+            // And who mends what that leaves. One looks by itself, one when it is told how much
+            // there is; what they take they do not acknowledge.
+            for told in [false, true] {
+                let mut mender = Child::doomed(point, nth, || {
+                    match told {
+                        true => queue.look_before_answer(Patience::sleep(soon())),
+                        false => mend(&queue),
+                    };
+                    got_many(&queue, 2);
+                    common::exit(77);
+                });
+                match mender.wait() {
+                    KILLED => drop(reached.insert(point)),
+                    End::Exit(77) => (),
+                    other => panic!("{case}: {other:?}"),
+                }
             }
             assert_eq!(rest(&queue), (start + had..10).collect::<Vec<_>>(), "{case}");
             assert_eq!(queue.ring().in_front(), 0, "{case}");
