@@ -375,6 +375,44 @@ def test_watch(mp, crew):
 
 
 @pytest.mark.method("fork")
+def test_who_watches_looks_as_often_as_who_waits(mp, crew, monkeypatch):
+    """For another that dies than those that are watched."""
+    pauses = []
+
+    def noted(objects, timeout):
+        pauses.append(timeout)
+        return wait(objects, timeout)
+
+    monkeypatch.setattr("multiprocessing.connection.wait", noted)
+    queue, taken = mp.Queue(requeue=True), mp.Value("i", 0)
+    queue.put("work")
+    victim = crew.start(requeue.take, queue, 1, taken)
+    watched = crew.start(time.sleep, 100)
+    wait_until(lambda: taken.value)
+    with pytest.raises(errors.Empty):
+        queue.get(timeout=0.2, watch=[watched])
+    assert pauses
+    assert max(pauses) <= 0.1
+    crew.kill(victim)
+    assert queue.get(watch=[watched]) == "work"
+
+
+@pytest.mark.method("fork")
+def test_stats(mp, crew):
+    queue = mp.Queue(1, requeue=True, max_bytes=1000)
+    queue.put("work")
+    take_and_die(mp, crew, queue, 1)
+    queue.put("more")
+    assert queue._look_after(True)
+    stats = queue.stats()
+    assert (stats.depth, stats.messages_in, stats.messages_out) == (2, 2, 1)
+    assert [queue.get(), queue.get()] == ["work", "more"]
+    after = queue.stats()
+    assert (after.depth, after.messages_in, after.messages_out, after.high_water) == (0, 2, 2, 2)
+    assert (after.bytes_in, after.bytes_out) == (stats.bytes_in, stats.bytes_in)
+
+
+@pytest.mark.method("fork")
 def test_bounds(mp, crew):
     queue = mp.Queue(2, requeue=True)
     queue.put(0)
