@@ -1,12 +1,14 @@
 """`Queue(requeue=True)`: what a killed process had got comes back, and what was dealt with does not."""
 
 import asyncio
+import contextlib
 import itertools
 import multiprocessing
 import os
 import queue as errors
 import random
 import signal
+import sys
 import threading
 import time
 from multiprocessing.connection import wait
@@ -61,6 +63,38 @@ def test_who_waits_gets_it(mp, crew):
     killer.join()
     crew.members.remove(victim)
     victim.join()
+
+
+ASKED = {
+    "qsize": lambda queue: queue.qsize() == 1,
+    "empty": lambda queue: not queue.empty(),
+    "full": lambda queue: queue.full(),
+    "get_nowait": lambda queue: queue.get_nowait() == "work",
+    "get_many": lambda queue: queue.get_many(2, False) == ["work"],
+    "get in no time": lambda queue: queue.get(timeout=0) == "work",
+    "poll": lambda queue: queue._reader.poll(),
+    "wait": lambda queue: wait([queue._reader], 0) != [],
+    "stats": lambda queue: queue.stats().depth == 1,
+}
+
+
+@pytest.mark.parametrize("ask", ASKED)
+@pytest.mark.method("fork")
+def test_who_does_not_wait_is_told_the_truth(mp, crew, ask):
+    """Asked once, more than 100 ms after the death, with nobody else to look; also of a zombie."""
+    for is_waited_for in (True, False):
+        queue, taken = mp.Queue(1, requeue=True), mp.Value("i", 0)
+        queue.put("work")
+        pid = os.fork()
+        if pid == 0:
+            requeue.take(queue, 1, taken, "_exit")
+        assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT).si_pid == pid
+        if is_waited_for:
+            os.waitpid(pid, 0)
+        time.sleep(0.1)
+        assert ASKED[ask](queue)
+        if not is_waited_for:
+            os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("how", ["return", "raise", "exit"])
@@ -147,6 +181,43 @@ def test_closing_acknowledges(mp, crew):
 
 
 @pytest.mark.method("fork")
+def test_closing_leaves_what_is_being_copied(mp):
+    """By another thread, while a large message is on its way out of shared memory."""
+    data = b"\x01" * (64 << 20)
+
+    def get(queue, got):
+        with contextlib.suppress(ValueError):  # it has been closed before
+            got.append(queue.get())
+
+    for delay in range(1, 13):
+        queue, got = mp.Queue(requeue=True), []
+        queue.put(data)
+        getter = threading.Thread(target=get, args=(queue, got))
+        getter.start()
+        time.sleep(delay / 1000)
+        queue.close()
+        getter.join()
+        assert all(item == data for item in got), "it is torn"
+
+
+@pytest.mark.method("fork")
+def test_another_program_in_the_same_process_does_not(mp):
+    queue, taken = mp.Queue(requeue=True), mp.Value("i", 0)
+    queue.put("work")
+    pid = os.fork()
+    if pid == 0:
+        queue.get()
+        taken.value = 1
+        os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(100)"])
+    wait_until(lambda: taken.value)
+    try:
+        assert queue.get() == "work"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.method("fork")
 def test_a_forked_child_holds_nothing_of_its_parents(mp, crew):
     queue, taken = mp.Queue(requeue=True), mp.Value("i", 0)
     queue.put_many(["the parent's", "the child's"])
@@ -163,7 +234,7 @@ def test_batches(mp, crew, most):
     assert taken.value == min(most, 20)
     assert queue.qsize() == 20 - taken.value
     crew.kill(victim)
-    queue._look_after(True)
+    assert queue._look_after(True)
     assert queue.qsize() == 20
     got = queue.get_many(2)
     assert got == list(range(len(got)))
@@ -204,6 +275,17 @@ def test_tasks_of_an_event_loop(mp, crew):
 
     asyncio.run(main())
     assert rest(queue) == []
+
+
+def test_tasks_that_wait_acknowledge_nothing(mp, crew):
+    """What one of them has got is in its hands though others are woken in vain."""
+    queue, ready, taken = mp.Queue(requeue=True), mp.Value("i", 0), mp.Value("i", 0)
+    victim = crew.start(requeue.take_async_beside_others, queue, ready, taken)
+    wait_until(lambda: ready.value)
+    queue.put("work")
+    wait_until(lambda: taken.value)
+    crew.kill(victim)
+    assert rest(queue) == ["work"]
 
 
 def test_joinable(mp, crew):
@@ -266,6 +348,18 @@ def test_batches_of_tasks(mp):
     queue.join()
 
 
+def test_a_task_done_by_another_thread(mp, crew):
+    queue, taken = mp.JoinableQueue(requeue=True), mp.Value("i", 0)
+    queue.put_many(["done", "left"])
+    victim = crew.start(requeue.have_another_thread_say_so, queue, taken)
+    wait_until(lambda: taken.value)
+    crew.kill(victim)
+    assert queue._unfinished() == 1
+    assert rest(queue) == ["left"]
+    queue.task_done()
+    queue.join()
+
+
 @pytest.mark.method("fork")
 def test_watch(mp, crew):
     """What a watched one had got comes before the error that tells of its death."""
@@ -278,6 +372,44 @@ def test_watch(mp, crew):
     assert queue.get(watch=[victim]) == "work"
     with pytest.raises(fastmp.WorkerDiedError):
         queue.get(watch=[victim])
+
+
+@pytest.mark.method("fork")
+def test_who_watches_looks_as_often_as_who_waits(mp, crew, monkeypatch):
+    """For another that dies than those that are watched."""
+    pauses = []
+
+    def noted(objects, timeout):
+        pauses.append(timeout)
+        return wait(objects, timeout)
+
+    monkeypatch.setattr("multiprocessing.connection.wait", noted)
+    queue, taken = mp.Queue(requeue=True), mp.Value("i", 0)
+    queue.put("work")
+    victim = crew.start(requeue.take, queue, 1, taken)
+    watched = crew.start(time.sleep, 100)
+    wait_until(lambda: taken.value)
+    with pytest.raises(errors.Empty):
+        queue.get(timeout=0.2, watch=[watched])
+    assert pauses
+    assert max(pauses) <= 0.1
+    crew.kill(victim)
+    assert queue.get(watch=[watched]) == "work"
+
+
+@pytest.mark.method("fork")
+def test_stats(mp, crew):
+    queue = mp.Queue(1, requeue=True, max_bytes=1000)
+    queue.put("work")
+    take_and_die(mp, crew, queue, 1)
+    queue.put("more")
+    assert queue._look_after(True)
+    stats = queue.stats()
+    assert (stats.depth, stats.messages_in, stats.messages_out) == (2, 2, 1)
+    assert [queue.get(), queue.get()] == ["work", "more"]
+    after = queue.stats()
+    assert (after.depth, after.messages_in, after.messages_out, after.high_water) == (0, 2, 2, 2)
+    assert (after.bytes_in, after.bytes_out) == (stats.bytes_in, stats.bytes_in)
 
 
 @pytest.mark.method("fork")

@@ -692,10 +692,14 @@ class Queue:
     def _requeue(self) -> bool:
         """Whether messages come back whose taker is killed."""
 
-    def _look_after(self, always: bool = False) -> bool:
-        """Looks whether takers have died, with `always` also if somebody has just done so.
+    def _acknowledge_own(self) -> None:
+        """A task of this thread asks for its next message: what the thread has got is acknowledged."""
 
-        What they had comes back. Waits for no more than a moment.
+    def _look_after(self, always: bool = False) -> bool:
+        """Looks whether takers have died: returns True if what they had has come back.
+
+        Unless somebody has just done so, and for no more than a moment; with `always` in any case,
+        and for as long as it takes to take locks over from the dead.
         """
 
     def _stats(self) -> list[int]:

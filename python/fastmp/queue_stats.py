@@ -13,7 +13,8 @@ class QueueStats:
 
     A message counts from the instant at which it is there to be got. Bytes are those of messages as
     they are in shared memory, large buffers included. What `shutdown(immediate=True)` throws away
-    counts as gone out.
+    counts as gone out. What comes back to a queue with requeue=True has been got, and is there again:
+    it counts in `depth`, and is not counted as put or got a second time.
 
     Attributes:
         depth: messages there now.

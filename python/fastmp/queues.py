@@ -33,16 +33,32 @@ class Queue(_native.Queue):
     With `requeue=True` what a process has got is not lost with it. An object that a thread has got is
     in its custody until it is *acknowledged*: when the same thread asks for its next one, when it
     calls `task_done` (of a JoinableQueue), when the thread ends, when the process ends normally (also
-    by an exception, or `sys.exit`), or when the process closes the queue. If the process is killed
-    before, dies of a signal or calls `os._exit`, the object is delivered again, before all others, to
-    whoever asks: **at least once**, so that what is done with one should bear being done twice. Of
-    `get_many` that goes for all that one call has returned (and `task_done` acknowledges one after
-    the other). The rest of the order stays.
+    by an exception, or `sys.exit`), or when the process closes the queue, or drops it. If the process
+    is killed before, dies of a signal, calls `os._exit` or runs another program by `exec`, the object
+    is delivered again, before all others, to whoever asks: **at least once**, so that what is done
+    with one should bear being done twice. Of `get_many` that goes for all that one call has returned
+    (and `task_done` acknowledges one after the other). The rest of the order stays.
 
     - A death is noticed by whoever waits in `get`, `get_async`, `join` or `_reader.poll`, as a rule
-      within 100 ms, or asks for an object later; no earlier is what comes back counted by `qsize`,
-      `empty` and `full`, or told of by the reader's descriptor. `maxsize` may be exceeded by it.
-    - The tasks of an event loop run in one thread: the next `get_async` of any of them acknowledges.
+      within 100 ms. Whoever asks later without waiting finds what has come back, and counts it:
+      `get_nowait`, `qsize`, `empty`, `full`, `stats`. The reader's descriptor tells of it only once
+      somebody has asked, or waits in a call of the queue's own.
+    - An object that kills whoever gets it comes back for ever. A program that cannot rule that out
+      counts, in shared memory and before the work begins, and gives up::
+
+          number, task = queue.get()
+          deliveries[number] += 1  # of an mp.RawArray("i", count)
+          if deliveries[number] > 3:
+              continue  # and by asking for the next one acknowledges it
+
+    - One that cannot be unpickled raises from `get`, and is acknowledged as any other.
+    - `maxsize` counts what comes back, and may be exceeded by it; `max_bytes` does not count it.
+    - Custody is the thread's that has got the object. It does not go with an object that is handed to
+      another thread, nor to a forked child: who hands out work asks for the next object only when
+      what it has got is done. The tasks of an event loop run in one thread: the next `get_async` of
+      any of them acknowledges, and so does one that waits already when it gets something.
+    - After `shutdown()` a `get` that finds nothing raises ShutDown, though others hold objects still.
+      Should one of these come back, whoever asks then gets it.
     - `get_many` returns what fits into 64 KiB, or one object that is larger.
     - Objects that need descriptors (connections, locks, queues) are refused: they could not come back.
     - Up to 1,024 threads can get from such a queue at a time.
@@ -163,6 +179,9 @@ class Queue(_native.Queue):
         """
         from .asynchronous import take
 
+        if self._requeue:
+            # Here: who waits in line asks for nothing until it is woken, nor if that was in vain.
+            self._acknowledge_own()
         return await take(self)
 
     def put_async(self, obj: Any) -> Coroutine[Any, Any, None]:
@@ -227,6 +246,7 @@ class Queue(_native.Queue):
 
 # Seconds: some 50 us of work each.
 _A_WHILE = 0.5
+_LOOK = 0.07  # where what another had comes back, which somebody has to look for
 
 
 def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: bool, timeout: float | None) -> Any:
@@ -236,6 +256,7 @@ def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: 
 
     living = list(watch)
     reader = key[0]._reader
+    a_while = _LOOK if key[0]._requeue else _A_WHILE
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         # Looked at before the queue: what a dead one has put is there.
@@ -253,7 +274,7 @@ def _watching(operator: Any, key: tuple[Any, ...], watch: Iterable[Any], block: 
         # One that has died since the look stays, and ends the wait at once.
         living = [process for process in living if process.exitcode != 0]
         # Another thread may close the queue, which no poll would notice.
-        wait([reader, *(process.sentinel for process in living)], _A_WHILE if left is None else min(left, _A_WHILE))
+        wait([reader, *(process.sentinel for process in living)], a_while if left is None else min(left, a_while))
 
 
 def worker_died(process: Any) -> WorkerDiedError:
@@ -271,7 +292,10 @@ class JoinableQueue(Queue):
     """A queue of tasks: whoever has got one says `task_done` once it is done.
 
     With `requeue=True` a task that comes back counts once: it stays unfinished until `task_done` has
-    been called for it, whoever does.
+    been called for it, whoever does. `task_done` is of the first task that its thread has in custody.
+    A thread that has none says it of one that its process has got: acknowledged before, else the
+    first that another thread has in custody. A process that has got none should not say it: what
+    another has in custody comes back all the same.
     """
 
     def __init__(

@@ -90,6 +90,31 @@ def take_async(queue, taken):
     asyncio.run(main())
 
 
+def take_async_beside_others(queue, ready, taken):
+    """Three tasks wait; the one that gets something goes on for long."""
+
+    async def one():
+        await queue.get_async()
+        await asyncio.sleep(0.3)  # the others have been woken, in vain
+        taken.value += 1
+        await asyncio.sleep(100)
+
+    async def main():
+        asyncio.get_running_loop().call_later(0.1, setattr, ready, "value", 1)
+        await asyncio.gather(*(one() for _ in range(3)))
+
+    asyncio.run(main())
+
+
+def have_another_thread_say_so(queue, taken):
+    queue.get()
+    other = threading.Thread(target=queue.task_done)
+    other.start()
+    other.join()
+    taken.value += 1
+    time.sleep(100)
+
+
 def take_tasks(queue, done, taken):
     """Gets `done` + 1 tasks, and does all but the last."""
     for _ in range(done):

@@ -164,6 +164,14 @@ impl Patience {
         matches!(self, Patience::Sleep(_))
     }
 
+    /// Does who has it wait for nothing else, any more?
+    pub fn is_over(self) -> bool {
+        match self {
+            Patience::Sleep(until) => until.deadline().passed(),
+            _ => true,
+        }
+    }
+
     /// When a moment that begins now is over.
     pub fn moment() -> Deadline {
         Deadline::At(now() + NANOS / 3000)

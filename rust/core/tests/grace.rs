@@ -105,6 +105,38 @@ fn of_a_queue() {
     assert!(cases >= 20, "{cases}");
 }
 
+/// One who has died holds what would come back, if the lock were to be had.
+#[test]
+fn of_a_queue_that_keeps_its_messages() {
+    let _turn = common::turn();
+    let spent = spent();
+    for point in ["ring.get.before_commit", "ring.get.after_commit"] {
+        let queue = Queue::create(0).unwrap();
+        queue.keep_messages().unwrap();
+        (0..2).for_each(|number| put(&queue, 1, number, 20));
+        let words = common::words();
+        let mut holder = Child::fork(|| {
+            queue.get(&mut Vec::new(), &mut Vec::new(), Deadline::Never).unwrap();
+            words.set(0, 1);
+            until("it is killed", || false);
+        });
+        until("it has it", || words.get(0) == 1);
+        let get = || drop(queue.get(&mut Vec::new(), &mut Vec::new(), Deadline::Never));
+        let _child = stopped(point, get).unwrap();
+        holder.kill();
+        assert_eq!(holder.wait(), common::KILLED);
+        cost_nothing(point, spent, |call| {
+            let _ = queue.get(&mut Vec::new(), &mut Vec::new(), call);
+            let _ = queue.get_many(&mut Vec::new(), &mut Vec::new(), 5, call);
+            let _ = queue.wait(call);
+            let _ = queue.look_before_answer(Patience::Sleep(call));
+            let _ = queue.try_get(&mut Vec::new(), &mut Vec::new());
+            let _ = queue.get_told(&mut Vec::new(), &mut Vec::new(), Patience::Spin);
+            let _ = queue.get_told(&mut Vec::new(), &mut Vec::new(), Patience::Moment);
+        });
+    }
+}
+
 #[test]
 fn of_a_pipe() {
     let _turn = common::turn();

@@ -14,6 +14,7 @@ use common::{Child, End, KILLED, OK, message, open_fds, read_message, readable, 
 use fastmp_core::channel::queue::custody::{BAYS, acknowledge_all};
 use fastmp_core::channel::queue::{Found, Joined, NO_DESCRIPTORS, Queue};
 use fastmp_core::deadline::Patience;
+use fastmp_core::fault::{self, Action};
 use fastmp_core::{Deadline, Error};
 
 fn queue(maxsize: u64) -> Queue {
@@ -114,6 +115,108 @@ fn who_waits_gets_it() {
     assert_eq!(rest(&queue), [7]);
 }
 
+/// Nor does anybody rely on another's look, which may never end.
+#[test]
+fn who_does_not_wait_is_told_the_truth() {
+    let _turn = common::turn();
+    for point in ["", "custody.returning", "custody.returned", "custody.before_wake"] {
+        let queue = queue(0);
+        put(&queue, 1, 0, SMALL);
+        assert!(!queue.is_look_due(), "nobody holds anything");
+        take_and_die(&queue, 1);
+        if !point.is_empty() {
+            assert_eq!(Child::doomed(point, 1, || _ = mend(&queue)).wait(), KILLED, "{point}");
+        }
+        assert_eq!(recv(&queue, Deadline::PASSED).unwrap().0.len(), SMALL, "{point}");
+        assert!(!queue.is_look_due(), "nobody else holds anything");
+        // How many there are, likewise.
+        let other = self::queue(0);
+        put(&other, 1, 0, SMALL);
+        take_and_die(&other, 1);
+        if !point.is_empty() {
+            assert_eq!(Child::doomed(point, 1, || _ = mend(&other)).wait(), KILLED, "{point}");
+        }
+        other.look_before_answer(Patience::sleep(soon()));
+        assert_eq!(other.ring().len(), 1, "{point}");
+    }
+}
+
+/// A task never sleeps: the look that it comes to is one that is brief.
+#[test]
+fn who_must_not_sleep_gets_what_comes_back() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    put(&queue, 1, 0, SMALL);
+    take_and_die(&queue, 1);
+    let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+    until("a moment is enough", || queue.get_told(&mut bytes, &mut fds, Patience::Moment).is_ok());
+    assert_eq!(read_message(&bytes).1, 0);
+}
+
+/// A task that waits has asked when it began to: when it looks in vain, what another task of its
+/// thread has got since is in custody still.
+#[test]
+fn who_is_told_in_vain_acknowledges_nothing() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    (0..2).for_each(|number| put(&queue, 1, number, SMALL));
+    let words = words();
+    let mut taker = Child::fork(|| {
+        assert_eq!((got(&queue).1, got(&queue).1), (0, 1));
+        let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+        for patience in [Patience::Spin, Patience::Moment] {
+            assert!(queue.get_told(&mut bytes, &mut fds, patience).is_err());
+        }
+        words.set(0, 1);
+        common::until("it is killed", || false);
+    });
+    until("it has looked in vain", || words.get(0) == 1);
+    taker.kill();
+    taker.wait();
+    assert_eq!(rest(&queue), [1]);
+}
+
+/// Whoever looks at a large message where it is has it, whatever becomes of the queue meanwhile.
+#[test]
+fn who_drops_the_queue_leaves_what_is_looked_at() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    let (len, sent) = (LARGE, message(1, 0, LARGE));
+    for came_back in [false, true] {
+        put(&queue, 1, 0, len);
+        if came_back {
+            take_and_die(&queue, 1);
+            assert!(mend(&queue));
+        }
+        let handle = queue.again().unwrap();
+        let received = handle.get(&mut Vec::new(), &mut Vec::new(), soon()).unwrap();
+        let (hold, size) = *received.extent.unwrap();
+        drop(handle);
+        // Others would fill its memory.
+        (1..4).for_each(|number| put(&queue, 2, number, len));
+        let mut bytes = vec![0; size];
+        hold.read(0, &mut bytes).unwrap();
+        assert!(bytes == sent, "it has been given back");
+        (1..4).for_each(|number| assert_eq!(got(&queue), (2, number)));
+        // It is acknowledged then.
+        drop(hold);
+        assert!(!mend(&queue));
+        common::channel::comes_to_rest(&queue, "after it has been looked at");
+    }
+}
+
+#[test]
+fn the_high_water_mark_counts_what_comes_back() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    put(&queue, 1, 0, SMALL);
+    take_and_die(&queue, 1);
+    put(&queue, 1, 1, SMALL);
+    assert!(mend(&queue));
+    assert_eq!(rest(&queue), [0, 1]);
+    assert_eq!(queue.stats().totals.high_water, 2);
+}
+
 #[test]
 fn batches_come_back_whole_and_in_order() {
     let _turn = common::turn();
@@ -168,7 +271,7 @@ const TAKING: [&str; 9] = [
 ];
 
 /// Steps of one who mends, and then takes.
-const MENDING: [&str; 11] = [
+const MENDING: [&str; 13] = [
     "mutex.recovered",
     "custody.settling",
     "transport.ready_sent",
@@ -179,6 +282,8 @@ const MENDING: [&str; 11] = [
     "custody.front.before_commit",
     "custody.front.after_commit",
     "custody.held",
+    "extent.reclaimed",
+    "extent.freed",
     "custody.cleaned",
 ];
 
@@ -238,18 +343,22 @@ fn who_mends_dies_too() {
             (0..10).for_each(|number| put(&queue, 1, number, len));
             let start = got_many(&queue, 1)[0] + 1;
             let Some(had) = dies_taking(&queue, first, 2, batch) else { continue };
-            let words = words();
-            let mut second = Child::doomed(point, nth, || {
-                // What it takes it does not acknowledge.
-                mend(&queue);
-                words.set(0, 1);
-                got_many(&queue, 2);
-                common::exit(77);
-            });
-            match second.wait() {
-                KILLED => drop(reached.insert(point)),
-                End::Exit(77) => (),
-                other => panic!("{case}: {other:?}"),
+            // And who mends what that leaves. One looks by itself, one when it is told how much
+            // there is; what they take they do not acknowledge.
+            for told in [false, true] {
+                let mut mender = Child::doomed(point, nth, || {
+                    match told {
+                        true => queue.look_before_answer(Patience::sleep(soon())),
+                        false => mend(&queue),
+                    };
+                    got_many(&queue, 2);
+                    common::exit(77);
+                });
+                match mender.wait() {
+                    KILLED => drop(reached.insert(point)),
+                    End::Exit(77) => (),
+                    other => panic!("{case}: {other:?}"),
+                }
             }
             assert_eq!(rest(&queue), (start + had..10).collect::<Vec<_>>(), "{case}");
             assert_eq!(queue.ring().in_front(), 0, "{case}");
@@ -581,22 +690,32 @@ fn a_task_that_comes_back_counts_once() {
     for point in
         ["custody.done_pending", "tasks.done", "tasks.all_done", "custody.done_counted", "custody.acknowledged"]
     {
-        for (len, batch) in [(SMALL, 1), (SMALL, 3), (LARGE, 1)] {
-            let case = format!("{point}, {len} bytes, {batch} at a time");
+        for (len, batch, own) in [(SMALL, 1), (SMALL, 3), (LARGE, 1)]
+            .into_iter()
+            .flat_map(|(len, batch)| [true, false].map(|own| (len, batch, own)))
+        {
+            let case =
+                format!("{point}, {len} bytes, {batch} at a time, by {}", if own { "itself" } else { "another" });
             let queue = queue(0);
             queue.keep_takers();
             (0..batch).for_each(|number| put(&queue, 1, number, len));
             let words = words();
             let mut doomed = Child::doomed(point, 1, || {
                 let some = got_many(&queue, batch).len();
+                let done = || queue.task_done().unwrap();
                 for _ in 0..some {
-                    queue.task_done().unwrap();
+                    match own {
+                        true => done(),
+                        false => std::thread::scope(|threads| threads.spawn(done).join().unwrap()),
+                    }
                     words.add(0, 1);
                 }
                 common::exit(77);
             });
             match doomed.wait() {
                 KILLED => (),
+                // Only who has got it acknowledges it.
+                End::Exit(77) if !own && point == "custody.acknowledged" => (),
                 End::Exit(77) => panic!("{case}: not reached"),
                 other => panic!("{case}: {other:?}"),
             }
@@ -632,4 +751,58 @@ fn who_joins_is_not_told_of_what_comes_back() {
     assert_eq!(got(&queue).1, 2);
     queue.task_done().unwrap();
     assert!(matches!(queue.join(queue.tasks_put(), true, soon()), Ok(Joined::Lost(dead)) if dead.len() == 1));
+}
+
+/// Said by another thread than that which has got it.
+#[test]
+fn a_task_done_by_another_thread_does_not_come_back() {
+    let _turn = common::turn();
+    let by_another = |queue: &Queue| {
+        std::thread::scope(|threads| threads.spawn(|| queue.task_done().unwrap()).join().unwrap());
+    };
+    for (len, batch) in [(SMALL, 1), (SMALL, 3), (LARGE, 1)] {
+        let queue = queue(0);
+        queue.keep_takers();
+        (0..batch + 1).for_each(|number| put(&queue, 1, number, len));
+        let mut taker = Child::fork(|| {
+            assert_eq!(got_many(&queue, batch).len(), batch);
+            by_another(&queue);
+        });
+        assert_eq!(taker.wait(), OK);
+        assert_eq!(queue.unfinished() as usize, batch);
+        assert_eq!(rest(&queue), (1..batch + 1).collect::<Vec<_>>(), "{len} bytes, {batch} at a time");
+        (0..batch).for_each(|_| queue.task_done().unwrap());
+        assert_eq!(queue.join(queue.tasks_put(), true, soon()), Ok(Joined::Done));
+        // What has been acknowledged, by asking for the next one, is done first.
+        (0..2).for_each(|number| put(&queue, 1, number, len));
+        let mut taker = Child::fork(|| {
+            assert_eq!((got(&queue).1, got(&queue).1), (0, 1));
+            by_another(&queue);
+        });
+        assert_eq!(taker.wait(), OK);
+        assert_eq!(queue.unfinished(), 1);
+        assert_eq!(rest(&queue), [1]);
+        queue.task_done().unwrap();
+    }
+}
+
+/// What a dead one was about to have may still come back, though nobody can see to it just now.
+#[test]
+fn who_joins_is_not_told_of_what_is_unsettled() {
+    let _turn = common::turn();
+    let queue = queue(0);
+    queue.keep_takers();
+    put(&queue, 1, 0, SMALL);
+    assert_eq!(Child::doomed("ring.get.after_commit", 1, || _ = got(&queue)).wait(), KILLED);
+    let mut mender = Child::fork(|| {
+        fault::arm("mutex.recovered", 1, Action::Stop);
+        mend(&queue);
+    });
+    mender.until_stopped();
+    assert_eq!(queue.join(1, true, Deadline::after(0.5)), Err(Error::TimedOut));
+    mender.signal(libc::SIGCONT);
+    assert_eq!(mender.wait(), OK);
+    assert_eq!(rest(&queue), [0]);
+    queue.task_done().unwrap();
+    assert_eq!(queue.join(1, true, soon()), Ok(Joined::Done));
 }

@@ -77,6 +77,21 @@ impl Queue {
         if queue.is_closed() { Err(Self::closed(slf)) } else { Ok(queue) }
     }
 
+    /// It is about to be asked how many messages there are: those count that dead takers had.
+    #[inline]
+    fn look_first(&self, py: Python<'_>) -> PyResult<&Closing<fcore::channel::queue::Queue>> {
+        let queue = self.made()?;
+        if queue.attached(py, |queue| queue.is_look_due()) == Some(true) {
+            Self::look_now(py, queue);
+        }
+        Ok(queue)
+    }
+
+    #[cold]
+    fn look_now(py: Python<'_>, queue: &Closing<fcore::channel::queue::Queue>) {
+        py.detach(|| queue.with(|queue| queue.look_before_answer(Patience::sleep(Graced::alone()))));
+    }
+
     /// The queue as it is, or as `close` saw it.
     fn now(&self, py: Python<'_>) -> PyResult<Last> {
         let last = || self.last.get().copied().unwrap_or_default();
@@ -438,16 +453,28 @@ impl Queue {
         Ok(Self::requeues(py, self.made()?))
     }
 
-    /// Looks whether takers have died, with `always` also if somebody has just done so.
+    /// A task of this thread asks for its next message: what the thread has got is acknowledged.
+    fn _acknowledge_own(&self, py: Python<'_>) -> PyResult<()> {
+        let queue = self.made()?;
+        queue.attached(py, fcore::channel::queue::Queue::acknowledge_own);
+        Ok(())
+    }
+
+    /// Looks whether takers have died: returns True if what they had has come back.
     ///
-    /// What they had comes back. Waits for no more than a moment.
+    /// Unless somebody has just done so, and for no more than a moment; with `always` in any case,
+    /// and for as long as it takes to take locks over from the dead.
     #[pyo3(signature = (always = false))]
     fn _look_after(&self, py: Python<'_>, always: bool) -> PyResult<bool> {
         let queue = self.made()?;
         if !Self::requeues(py, queue) {
             return Ok(false);
         }
-        Ok(py.detach(|| queue.with(|queue| queue.mend_custody(always, Patience::Moment))) == Some(true))
+        let look = |queue: &fcore::channel::queue::Queue| {
+            let patience = if always { Patience::sleep(Graced::alone()) } else { Patience::Moment };
+            queue.mend_custody(always, patience)
+        };
+        Ok(py.detach(|| queue.with(look)) == Some(true))
     }
 
     /// (depth, high-water mark, messages in, out, bytes in, out, waits to get, to put).
@@ -455,7 +482,8 @@ impl Queue {
     /// Raises:
     /// - ValueError: the queue is closed here.
     fn _stats(slf: &Bound<'_, Self>) -> PyResult<[u64; 8]> {
-        let stats = Self::open(slf)?.attached(slf.py(), |queue| queue.stats());
+        Self::open(slf)?;
+        let stats = slf.get().look_first(slf.py())?.attached(slf.py(), |queue| queue.stats());
         let now = stats.ok_or_else(|| Self::closed(slf))?;
         let all = now.totals;
         Ok([
@@ -482,7 +510,7 @@ impl Queue {
 
     /// The number of messages at this instant; once it is closed here, as they were then.
     fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
-        let len = self.made()?.attached(py, |queue| queue.ring().len());
+        let len = self.look_first(py)?.attached(py, |queue| queue.ring().len());
         len.map_or_else(|| Ok(self.now(py)?.len), Ok)
     }
 
@@ -491,7 +519,7 @@ impl Queue {
     /// Raises:
     /// - OSError: it was used, and is closed here.
     fn empty(&self, py: Python<'_>) -> PyResult<bool> {
-        match self.made()?.attached(py, |queue| queue.ring().is_empty()) {
+        match self.look_first(py)?.attached(py, |queue| queue.ring().is_empty()) {
             Some(empty) => Ok(empty),
             None if self.now(py)?.used => Err(os_error_saying(libc::EBADF, "handle is closed")),
             None => Ok(true),
@@ -502,7 +530,7 @@ impl Queue {
     ///
     /// Once it is closed here, whether they were then.
     fn full(&self, py: Python<'_>) -> PyResult<bool> {
-        self.made()?.attached(py, |queue| queue.ring().is_full()).map_or_else(|| Ok(self.now(py)?.full), Ok)
+        self.look_first(py)?.attached(py, |queue| queue.ring().is_full()).map_or_else(|| Ok(self.now(py)?.full), Ok)
     }
 
     /// Closes it for this process, and its descriptors with the last call that is under way.
@@ -537,7 +565,8 @@ impl Queue {
     #[pyo3(signature = (timeout = Some(0.0)))]
     fn _poll(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
         let (queue, deadline) = (Self::open(slf)?, blocking::deadline(timeout));
-        match queue.wait(slf.py(), |queue| queue.wait(deadline))? {
+        let until = deadline.graced();
+        match queue.wait(slf.py(), |queue| queue.wait(until))? {
             Some(Ok(())) => Ok(true),
             Some(Err(Error::Empty)) => Ok(false),
             Some(Err(other)) => Err(raise(other)),
@@ -550,7 +579,8 @@ impl Queue {
     /// Raises:
     /// - ValueError: the queue is closed here.
     fn _watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
-        let watched = Self::open(slf)?.attached(slf.py(), |queue| queue.watch().map(handles::raw));
+        Self::open(slf)?;
+        let watched = slf.get().look_first(slf.py())?.attached(slf.py(), |queue| queue.watch().map(handles::raw));
         watched.ok_or_else(|| Self::closed(slf))?.map_err(raise)
     }
 

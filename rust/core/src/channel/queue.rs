@@ -413,20 +413,21 @@ impl Queue {
     pub fn get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, until: impl Into<Graced>) -> Result<Received> {
         let until = until.into();
         let attempt = || self.get_once(scratch, fds, Patience::Sleep(until), false);
-        self.wait_to_get(until.deadline(), attempt)
+        self.wait_to_get(until, attempt)
     }
 
-    fn wait_to_get<T>(&self, deadline: Deadline, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    fn wait_to_get<T>(&self, until: Graced, attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let tend = || self.tend();
+        let mender = custody::Waiter::new(self, until);
         let place = WaitPlace {
             waiters: &self.ring().state().not_empty,
             spin: &GET_SPIN,
             none: Error::Empty,
             tend: &tend,
             waits: Some(&self.state.get_waits),
-            mender: self.keeps_messages().then_some(self as &dyn Mender),
+            mender: self.keeps_messages().then_some(&mender as &dyn Mender),
         };
-        place.wait(deadline, attempt, || self.ring().looks_ready())
+        place.wait(until.deadline(), attempt, || self.ring().looks_ready())
     }
 
     /// Wait until there is a message, which another may take before this process does, or none will
@@ -434,10 +435,16 @@ impl Queue {
     ///
     /// # Errors
     /// `Empty` at the deadline; `Interrupted`.
-    pub fn wait(&self, deadline: Deadline) -> Result<()> {
+    pub fn wait(&self, until: impl Into<Graced>) -> Result<()> {
+        let until = until.into();
         let is_quiet = || self.ring().is_empty() && !self.ring().is_shut();
-        let attempt = || if is_quiet() { Err(Error::Empty) } else { Ok(()) };
-        self.wait_to_get(deadline, attempt)
+        let attempt = || {
+            if is_quiet() && until.deadline().passed() {
+                self.look_before_answer(Patience::Sleep(until));
+            }
+            if is_quiet() { Err(Error::Empty) } else { Ok(()) }
+        };
+        self.wait_to_get(until, attempt)
     }
 
     /// Whether a message is being put just now that the descriptor of [`watch`](Self::watch) may

@@ -156,7 +156,7 @@ impl Queue {
     /// Process `pid` looks after the dead.
     fn mend(&self, pid: u32) {
         let (me, custody) = (owner(pid), self.custody());
-        for (index, dead) in custody.of_the_dead(me, true) {
+        for (index, dead) in custody.of_the_dead(me, usize::MAX) {
             self.lock(&self.get_lock, pid);
             self.lock(&self.put_lock, pid);
             self.settle();
@@ -371,4 +371,39 @@ fn a_task_is_done_once() {
             assert_eq!(got, if counted { vec![1] } else { vec![0, 1] });
         });
     }
+}
+
+/// A thread says that a task is done which another thread of its process has, who acknowledges it
+/// just then and leaves; and whoever has the bay next takes something.
+#[test]
+fn a_task_is_done_by_another_thread() {
+    model(2, || {
+        let queue = Queue::with(2);
+        let bay = queue.custody().claim(owner(1), 1).unwrap();
+        assert_eq!(queue.take(1, bay, 1, Dies::Never), Some(vec![0]));
+        let taker = on(&queue, move |queue| {
+            let _ = queue.custody().acknowledge(bay, owner(1));
+            queue.custody().leave(bay, owner(1));
+            queue.custody().cleaned(bay);
+        });
+        let other = on(&queue, |queue| {
+            queue.lock(&queue.get_lock, 1);
+            queue.settle();
+            if let (1, Some(index)) = queue.custody().held_by(owner(1)) {
+                queue.custody().begin_done(index, 1, cursor(1, 0));
+                queue.done.fetch_add(1, Ordering::AcqRel);
+                queue.custody().end_done(index, true);
+            }
+            queue.get_lock.unlock();
+        });
+        let mine = queue.custody().claim(owner(2), 2).unwrap();
+        assert_eq!(queue.take(2, mine, 1, Dies::Never), Some(vec![1]));
+        taker.join().unwrap();
+        other.join().unwrap();
+        assert!(queue.custody().holds(mine, owner(2)));
+        // It comes back if its taker dies.
+        die(2);
+        let bay = queue.custody().claim(owner(3), 3).unwrap();
+        assert_eq!(queue.take_all(3, bay), [1]);
+    });
 }

@@ -1,5 +1,6 @@
 //! An extent in this process's hands.
 
+use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -23,6 +24,8 @@ pub struct OwnedExtent {
     worth: OnceLock<bool>,
     /// It is memory of its own instead, without a slot. See [`file`](crate::channel::file).
     loose: Option<OwnedFd>,
+    /// Of one that is only looked at: who has it stay while this lives.
+    stays_by: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Extents {
@@ -51,7 +54,15 @@ impl Extents {
 impl OwnedExtent {
     fn loose(extents: &Arc<Extents>, fd: OwnedFd) -> OwnedExtent {
         let (generation, worth) = (fork::generation(), OnceLock::from(false));
-        OwnedExtent { extents: extents.clone(), index: 0, offset: 0, generation, worth, loose: Some(fd) }
+        OwnedExtent {
+            extents: extents.clone(),
+            index: 0,
+            offset: 0,
+            generation,
+            worth,
+            loose: Some(fd),
+            stays_by: None,
+        }
     }
 
     /// Its memory's descriptor, if it has memory of its own.
@@ -63,7 +74,7 @@ impl OwnedExtent {
     pub(super) fn new(extents: &Arc<Extents>, index: u64) -> OwnedExtent {
         let offset = extents.table.slot(index).map_or(0, |slot| slot.place(index).0);
         let (generation, worth) = (fork::generation(), OnceLock::new());
-        OwnedExtent { extents: extents.clone(), index, offset, generation, worth, loose: None }
+        OwnedExtent { extents: extents.clone(), index, offset, generation, worth, loose: None, stays_by: None }
     }
 
     /// What looks at slot `index` without owning it.
@@ -71,6 +82,12 @@ impl OwnedExtent {
         let mut viewed = OwnedExtent::new(extents, index);
         viewed.generation = 0;
         viewed
+    }
+
+    /// The same, for as long as `by` lives, which this sees to.
+    pub(in crate::channel) fn staying_by(mut self, by: Arc<dyn Any + Send + Sync>) -> OwnedExtent {
+        self.stays_by = Some(by);
+        self
     }
 
     /// The same, where its slot now says that it is.
@@ -217,7 +234,10 @@ impl OwnedExtent {
 
     /// Does dropping it give no pages back, its own or others'? That would take time.
     pub fn is_quick_to_free(&self) -> bool {
-        self.loose.is_none() && (!self.is_ours() || self.cap().is_ok_and(|cap| self.extents.has_room_for(cap)))
+        let is_last = self.stays_by.as_ref().is_some_and(|by| Arc::strong_count(by) == 1);
+        !is_last
+            && self.loose.is_none()
+            && (!self.is_ours() || self.cap().is_ok_and(|cap| self.extents.has_room_for(cap)))
     }
 
     /// It is of no use to anybody: give its pages back.

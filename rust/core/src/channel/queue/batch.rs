@@ -92,7 +92,7 @@ impl Queue {
     ) -> Result<Found> {
         let until = until.into();
         let attempt = || self.get_some(scratch, metas, most, Patience::Sleep(until));
-        self.wait_to_get(until.deadline(), attempt)
+        self.wait_to_get(until, attempt)
     }
 
     fn get_some(

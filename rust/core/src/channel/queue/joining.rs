@@ -42,11 +42,13 @@ impl Queue {
     /// `Overflow` if none was left; those of the lock.
     pub fn task_done_with(&self, patience: Patience) -> Result<()> {
         match self.keeper.get() {
-            Some(keeper) => self.with_found_file(|| self.task_done_kept(keeper, patience))?,
-            None => self.state.tasks.task_done(|| self.tasks_put())?,
+            Some(keeper) => self.with_found_file(|| self.task_done_kept(keeper, patience)),
+            None => {
+                self.state.tasks.task_done(|| self.tasks_put())?;
+                self.owes_less();
+                Ok(())
+            }
         }
-        self.owes_less();
-        Ok(())
     }
 
     /// Wait until no task is left, or was left since there were `since`. `judges`: or until nobody

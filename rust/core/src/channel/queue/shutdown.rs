@@ -94,9 +94,10 @@ impl Queue {
     #[cold]
     pub(super) fn after_nothing(&self, patience: Patience) -> Error {
         if self.keeps_messages() {
-            // If it is to end this is the last chance for what a dead taker held.
-            let is_last = self.ring().is_shut() && !self.ring().is_terminated();
-            if is_last && self.mend_custody(true, patience) {
+            // If it is to end this is the last chance for what a dead taker held. Who must not wait
+            // comes again for the look.
+            let is_last = self.ring().is_shut() && !self.ring().is_terminated() && self.may_come_back();
+            if is_last && (patience == Patience::Spin || self.mend_custody(true, patience)) {
                 return Error::WouldBlock;
             }
         } else if self.ring().in_front() > 0 {

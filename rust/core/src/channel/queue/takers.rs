@@ -181,6 +181,11 @@ impl Taker {
         kill_point!("takers.taking");
     }
 
+    /// What it has taken and not done.
+    pub(super) fn owed(&self) -> u64 {
+        self.owes.load(Ordering::Acquire)
+    }
+
     /// The get has failed.
     pub(super) fn has_not_taken(&self, tasks: u64) {
         let _ = self.owes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |owes| owes.checked_sub(tasks));

@@ -189,6 +189,14 @@ impl PutGuard<'_> {
         }
     }
 
+    /// Messages have come back: the high-water mark. The get lock is held too.
+    pub fn note_returned(&self) {
+        let (depth, high_water) = (self.ring.len(), &self.ring.state.high_water);
+        if depth > high_water.load(Ordering::Relaxed) {
+            high_water.store(depth, Ordering::Relaxed);
+        }
+    }
+
     #[cold]
     fn note_depth_now(&self, new: Cursor, high_water: u64) {
         let depth = new.since(self.look_at_head(new));

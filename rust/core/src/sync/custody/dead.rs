@@ -1,17 +1,28 @@
 //! Looking for dead owners, and taking back what they held.
 
-use super::{CLEANING, Custody, Found, HELD, IDLE, LOOK_EVERY, RECORDS, RECOUNT, RETURNED, THOROUGH};
+use super::{Bay, CLEANING, Custody, Found, HELD, IDLE, LOOK_EVERY, RECORDS, RECOUNT, RETURNED};
 use crate::facade::{self, Ordering, Owner};
 use crate::kill_point;
 
+/// Is a look due, if the last was at `last`? Garbage from the future ends like the past. In a model
+/// time stands still.
+pub fn is_long_ago(last: u64, now: u64) -> bool {
+    cfg!(loom) || now.abs_diff(last) >= LOOK_EVERY
+}
+
 impl Custody<'_> {
+    /// Has nobody looked at the owners for a while?
+    pub fn is_time(&self) -> bool {
+        is_long_ago(self.state.looked.load(Ordering::Relaxed), facade::now())
+    }
+
     /// Is it time that somebody looks at the owners? Said to one. `always`: whenever it was.
     pub fn is_due(&self, always: bool) -> bool {
         let (looked, now) = (&self.state.looked, facade::now());
         let last = looked.load(Ordering::Relaxed);
-        // Garbage from the future ends like the past. In a model time stands still.
-        (always || cfg!(loom) || now.abs_diff(last) >= LOOK_EVERY)
-            && (looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() || always)
+        let is_time = always || is_long_ago(last, now);
+        let is_first = is_time && looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        always || is_first
     }
 
     /// What has been found could not be done: it is time again.
@@ -19,23 +30,37 @@ impl Custody<'_> {
         self.state.looked.store(0, Ordering::Relaxed);
     }
 
-    /// The bays of dead owners. `all`: each owner is asked about thoroughly.
-    pub fn of_the_dead(&self, me: Owner, all: bool) -> Vec<(usize, Owner)> {
+    /// Has any other process a bay?
+    pub fn is_used_by_others(&self, me: Owner) -> bool {
+        self.used().iter().any(|bay| bay.owner().is_some_and(|owner| owner != me))
+    }
+
+    /// Could anything come back, if others were dead?
+    pub fn is_held_by_others(&self, me: Owner) -> bool {
+        let others = |bay: &&Bay| bay.holds() && bay.owner().is_some_and(|owner| owner != me);
+        self.is_unsettled() || self.used().iter().any(|bay| others(&bay))
+    }
+
+    /// The bays of dead owners. `most` owners are asked about thoroughly; who holds something comes
+    /// first, for what others have only wants to be cleaned.
+    pub fn of_the_dead(&self, me: Owner, most: usize) -> Vec<(usize, Owner)> {
         let bays = self.used();
         let len = bays.len();
         if len == 0 {
             return Vec::new();
         }
         let first = self.state.next.load(Ordering::Relaxed) as usize % len;
+        let of = |index: usize| Some((index, bays[index].owner().filter(|&owner| owner != me)?));
+        let mut owned: Vec<_> = (0..len).filter_map(|step| of((first + step) % len)).collect();
+        owned.sort_by_key(|(index, _)| !bays[*index].holds());
         let (mut known, mut found) = (Vec::<(Owner, bool)>::new(), Vec::new());
         let (mut asked, mut next) = (0, first);
-        for index in (0..len).map(|step| (first + step) % len) {
-            let Some(owner) = bays[index].owner().filter(|&owner| owner != me) else { continue };
+        for (index, owner) in owned {
             let dead = match known.iter().find(|(known, _)| *known == owner) {
                 Some(&(_, dead)) => dead,
                 None => {
                     let mut dead = facade::is_dead_quick(owner);
-                    if !dead && (all || asked < THOROUGH) {
+                    if !dead && asked < most {
                         asked += 1;
                         next = index + 1;
                         dead = facade::is_dead(owner);

@@ -21,7 +21,8 @@
 //! |---|---|---|
 //! | `pending` | the get lock's holder | not 0: it was in the middle of a step with this bay |
 //! | a bay's `cursor` | the get lock's holder | what was in it before is somebody else's, or done |
-//! | a bay's other words | its owner, while `IDLE`, under the get lock | what is in it, from where |
+//! | `source`, `intents`, `after` | the get lock's holder | what the step is that is pending |
+//! | a bay's other words | its owner, while `IDLE`, under the get lock | what is in it |
 //! | `front` (of the ring) | the get lock's holder | messages in front: the sum over bays that are `RETURNED` |
 //!
 //! The get lock is the ring's. Where a step makes the queue longer, the put lock is held too, for
@@ -36,10 +37,10 @@
 //!   committed in two steps, the last message alone: two intents.)
 //! - **take**, from the front, of the bay with the lowest number: the same, with that bay's `cursor`
 //!   in place of the head; then `front`. A bay of which all is taken is cleaned.
-//! - **acknowledge**, by the thread, when it asks for its next message, and by its process when the
-//!   thread or the process ends normally: `word` := `IDLE`, or `CLEANING` where there is an extent
-//!   to give back. That is the commit point, and needs no lock: nobody else changes a word with a
-//!   live owner.
+//! - **acknowledge**, by the thread (by no other, which could be late, and undo its next take), when
+//!   it asks for its next message, and by its process when the thread or the process ends normally:
+//!   `word` := `IDLE`, or `CLEANING` where there is an extent to give back. That is the commit
+//!   point, and needs no lock: nobody else changes a word with a live owner.
 //! - **return**, by whoever proves the owner of a `HELD` bay dead, under both locks: make the
 //!   descriptor readable; CAS `word` from what was seen to `RETURNED`, the commit point; count
 //!   `front` anew; wake one who waits. Of any other bay of the dead: CAS to `CLEANING` in one's own
@@ -50,7 +51,10 @@
 //! - **task_done** of a queue whose messages are tasks: under the get lock, `pending` = the bay,
 //!   with the count of tasks done as it will be as its intent. Count: the commit point, for the
 //!   task and for the message's custody at once. Then `cursor` goes on. So a task that comes back
-//!   was never counted, and one that was counted never comes back.
+//!   was never counted, and one that was counted never comes back. It may be said by another thread
+//!   of the process, while the bay's own acknowledges, or leaves the bay to be claimed by others:
+//!   what is stored there then means nothing, for whoever takes into a bay stores anew what
+//!   counts, under the same lock.
 //!
 //! # Settling
 //! `pending` not 0 says that the last holder died in the middle. Nobody has moved the head, a
@@ -78,6 +82,11 @@
 //! needs the latter. Where more than that many hold something, and few wait, it is found some
 //! slices later.
 //!
+//! Whoever does not wait, and is about to be told that nothing is there, or how much, relies on no
+//! other's look, which may be under way still: it looks by itself, if others hold anything, and if
+//! its process has not done so for [`LOOK_EVERY`]. It asks about more of them ([`AT_ONCE`]): who
+//! does that again and again has the processor anyway.
+//!
 //! # What the words do not say
 //! Fork: a bay names its process, so that a child holds nothing of its parent's. Whether a process
 //! has ended normally: it says so itself, by acknowledging. What it has not acknowledged when it is
@@ -91,6 +100,8 @@ mod taking;
 use crate::facade::{AtomicU32, AtomicU64, Ordering, Owner};
 use crate::kill_point;
 use crate::overlay;
+
+pub use dead::is_long_ago;
 
 /// States of a bay, in the two bits beside an owner's name.
 const IDLE: u64 = 0;
@@ -115,6 +126,8 @@ const EXTENT: u32 = 1;
 pub const LOOK_EVERY: u64 = 25_000_000;
 /// Owners that are asked about thoroughly in one look.
 pub const THOROUGH: usize = 12;
+/// And in a look of one who does not wait: two thirds of a millisecond.
+pub const AT_ONCE: usize = 64;
 
 /// A cursor: messages before it, bytes before it.
 const GIVEN_SHIFT: u32 = 32;
@@ -299,6 +312,11 @@ impl Bay {
         self.end.load(Ordering::Relaxed).saturating_sub(self.given())
     }
 
+    /// Does somebody hold anything in it, or is it in front?
+    fn holds(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & !Owner::MASK == HELD && self.left() > 0
+    }
+
     /// Is it that thread's?
     pub fn is_of(&self, me: Owner, thread: u32) -> bool {
         self.owner() == Some(me) && self.thread.load(Ordering::Relaxed) == thread
@@ -413,8 +431,9 @@ impl<'a> Custody<'a> {
         self.front.store(count, Ordering::SeqCst);
     }
 
-    /// Does anybody hold anything, or is anything in front?
+    /// Does anybody hold anything, or is anything in front? Or was somebody in the middle of a step
+    /// that may have been a take?
     pub fn is_anything_held(&self) -> bool {
-        self.used().iter().any(|bay| bay.word.load(Ordering::Relaxed) & !Owner::MASK == HELD)
+        self.is_unsettled() || self.used().iter().any(Bay::holds)
     }
 }

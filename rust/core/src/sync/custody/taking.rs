@@ -152,8 +152,11 @@ impl Custody<'_> {
         bay.word.compare_exchange(RETURNED, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Under the get lock, settled: the owner of bay `index`, which holds something, is about to
-    /// count the first of it as done, so that `done` are; `cursor` is what comes after it.
+    /// Under the get lock, settled: the process that has bay `index`, which holds something, is about
+    /// to count the first of it as done, so that `done` are; `cursor` is what comes after it. It may
+    /// be another thread than the owner, who may acknowledge all of it meanwhile, and even leave the
+    /// bay to others: until one of these takes something, under this lock, what stands there means
+    /// nothing.
     pub fn begin_done(&self, index: usize, done: u64, cursor: u64) {
         let bay = &self.bays[index];
         bay.source.store(DONE, Ordering::Relaxed);
@@ -171,6 +174,19 @@ impl Custody<'_> {
             bay.cursor.store(bay.after.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         self.state.pending.store(0, Ordering::Release);
+    }
+
+    /// Under the get lock, settled: how much process `me` holds, and the bay of the oldest. (Its
+    /// threads may be acknowledging it.)
+    pub fn held_by(&self, me: Owner) -> (u64, Option<usize>) {
+        let held = self.used().iter().enumerate().filter(|(_, bay)| bay.holds() && bay.owner() == Some(me));
+        let (mut count, mut oldest) = (0u64, None::<(u64, usize)>);
+        for (index, bay) in held {
+            let rest = bay.rest();
+            count = count.saturating_add(rest.count);
+            oldest = Some(oldest.map_or((rest.number, index), |oldest| oldest.min((rest.number, index))));
+        }
+        (count, oldest.map(|(_, index)| index))
     }
 
     /// Does the thread whose bay this is hold anything?

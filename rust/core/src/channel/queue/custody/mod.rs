@@ -22,14 +22,21 @@
 //! - when it ends, by a destructor of its own (`Leaving`);
 //! - with its process, which says when it ends normally ([`acknowledge_all`]).
 //!
-//! Who closes the queue, that is drops this handle, acknowledges what was taken by it. A forked
-//! child knows by the names in the words that the bays that it inherited are its parent's.
+//! A task of an event loop asks when it begins to wait ([`Queue::acknowledge_own`]). While it waits
+//! it tries again and again; that acknowledges nothing unless there is something to be had, for
+//! another task of the thread may have got something since.
+//!
+//! Who closes the queue, that is drops this handle, acknowledges what was taken by it; not before a
+//! large message has been copied out that another thread looks at in its extent. A forked child
+//! knows by the names in the words that the bays that it inherited are its parent's.
 //!
 //! # What cannot come back
 //! Descriptors, for the taker's are gone with it: messages that carry some are refused.
 
 mod mend;
 mod take;
+
+pub(super) use mend::{Look, Waiter};
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
@@ -41,11 +48,11 @@ use crate::channel::front::Front;
 use crate::channel::ring::{BASE_MOST, RUN_BYTES, RingState};
 use crate::deadline::{Graced, Patience};
 use crate::error::{Error, Result};
-use crate::facade::Ordering;
+use crate::facade::{self, AtomicU64, Ordering};
 use crate::kill_point;
 use crate::layout::{Backing, Object};
 use crate::overlay;
-use crate::sync::custody::{Bay, Custody, CustodyState, Reference};
+use crate::sync::custody::{Bay, Custody, CustodyState, Reference, is_long_ago};
 use crate::sys::fork::Local;
 use crate::sys::liveness;
 
@@ -78,6 +85,8 @@ pub struct Keeper {
     extents: Arc<Extents>,
     /// This handle's, by thread.
     mine: Local<Vec<(u32, usize)>>,
+    /// When this process last looked at all owners, and left nothing undone.
+    looked: AtomicU64,
 }
 
 /// Those of this process, for its end.
@@ -129,17 +138,36 @@ impl Keeper {
             ring: Object::new(front.clone(), front.offset() + RINGS)?,
             extents: extents.clone(),
             mine: Local::default(),
+            looked: AtomicU64::new(0),
         });
+        keeper.list();
+        Ok(keeper)
+    }
+
+    /// Among those of this process.
+    fn list(self: &Arc<Self>) {
         KEEPERS.with(|keepers| {
             keepers.retain(|keeper| keeper.strong_count() > 0);
-            keepers.push(Arc::downgrade(&keeper));
+            if !keepers.iter().any(|keeper| keeper.as_ptr() == Arc::as_ptr(self)) {
+                keepers.push(Arc::downgrade(self));
+            }
         });
-        Ok(keeper)
     }
 
     /// The words.
     fn custody(&self) -> Custody<'_> {
         Custody::new(&self.table.state, &self.table.bays, &self.ring.front)
+    }
+
+    /// See [`Queue::is_look_due`].
+    fn is_look_due(&self) -> bool {
+        self.custody().is_held_by_others(liveness::me())
+            && is_long_ago(self.looked.load(Ordering::Relaxed), facade::now())
+    }
+
+    /// A look has ended that began `at`; 0: in vain.
+    fn has_looked(&self, at: u64) {
+        self.looked.store(at, Ordering::Relaxed);
     }
 
     /// This thread's bay, if it has one. What is in it stays.
@@ -160,6 +188,8 @@ impl Keeper {
         }
         let (me, thread, custody) = (liveness::me(), liveness::thread_id(), self.custody());
         let Some(index) = custody.claim(me, thread) else { return Ok(None) };
+        // Again: a forked child may have lost the list, see `Local`.
+        self.list();
         self.mine.with(|mine| {
             mine.retain(|&(of, index)| of != thread && custody.bay(index).is_some_and(|bay| bay.owner() == Some(me)));
             mine.push((thread, index));
@@ -239,7 +269,8 @@ impl Drop for Keeper {
 
 impl Queue {
     /// From now on messages are kept until they are acknowledged, and come back if their taker is
-    /// killed before. Before anybody else has the queue.
+    /// killed before. Before anybody else has the queue. A message in an extent is looked at there:
+    /// copy it out before the same thread asks for the next one.
     ///
     /// # Errors
     /// `OutOfMemory`; `Corrupted`.
@@ -258,6 +289,15 @@ impl Queue {
             let _ = self.keeper.set(Keeper::new(self.front(), &self.extents)?);
         }
         Ok(())
+    }
+
+    /// This thread asks for its next message, by one who will wait: what it has got is done.
+    pub fn acknowledge_own(&self) {
+        if let Some(keeper) = self.keeper.get()
+            && let Some(index) = keeper.known_bay()
+        {
+            keeper.acknowledge(index);
+        }
     }
 
     /// Are messages kept until they are acknowledged?

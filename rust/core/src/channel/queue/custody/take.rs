@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::{BUFFER, Keeper};
+use super::{BUFFER, Keeper, Look};
 use crate::channel::extents::OwnedExtent;
 use crate::channel::format::{Header, UNIT, record_bytes};
 use crate::channel::queue::{Found, Queue};
@@ -62,7 +62,7 @@ impl Queue {
             // As `Transport::recv_told`.
             let mut tries = 4;
             loop {
-                match self.take(keeper, 1, scratch, patience) {
+                match self.take(keeper, 1, scratch, patience, true) {
                     Err(Error::Empty) if transport.clear_ready(socket, true, patience)? => break Err(Error::Empty),
                     Err(Error::Empty) if tries > 1 => tries -= 1,
                     Err(Error::Empty) => break Err(Error::WouldBlock),
@@ -73,7 +73,7 @@ impl Queue {
                 }
             }
         } else {
-            let taken = self.take(keeper, 1, scratch, patience);
+            let taken = self.take(keeper, 1, scratch, patience, false);
             transport.after_take(socket, matches!(taken, Err(Error::Empty)), patience)?;
             taken
         };
@@ -99,7 +99,7 @@ impl Queue {
         patience: Patience,
     ) -> Result<Found> {
         let mut records = Vec::new();
-        let taken = self.take(keeper, most, &mut records, patience);
+        let taken = self.take(keeper, most, &mut records, patience, false);
         self.transport.after_take(self.reader.as_fd(), matches!(taken, Err(Error::Empty)), patience)?;
         match taken {
             Ok(Taken::Records(count)) => {
@@ -123,14 +123,44 @@ impl Queue {
         }
     }
 
-    /// Take `most` at most of what comes first. Records are all that is in `records` then.
-    fn take(&self, keeper: &Arc<Keeper>, most: usize, records: &mut Vec<u8>, patience: Patience) -> Result<Taken> {
-        records.clear();
-        // However much there is to take: what comes back comes first. Who must not sleep leaves
-        // that to its next attempt, which may.
-        if self.look_after(keeper, false, patience) && !patience.sleeps() {
+    /// Take `most` at most of what comes first. Records are all that is in `records` then. `told`:
+    /// for one who waits by the descriptor, and asked a while ago ([`Queue::acknowledge_own`]); others
+    /// of its thread may have got something since, which is acknowledged only if there is something
+    /// for this one too.
+    fn take(
+        &self,
+        keeper: &Arc<Keeper>,
+        most: usize,
+        records: &mut Vec<u8>,
+        patience: Patience,
+        told: bool,
+    ) -> Result<Taken> {
+        // However much there is to take: what comes back comes first. To look takes time, so that
+        // who must not wait leaves it to its next attempt, which may.
+        let looks = patience != Patience::Spin;
+        if looks {
+            self.look_after(keeper, Look::Asked, patience);
+        } else if self.leaves_a_look(keeper) {
             return Err(Error::WouldBlock);
         }
+        let mut take = || {
+            let is_quiet = told && !self.ring().looks_ready() && !keeper.custody().is_unsettled();
+            if is_quiet { Err(Error::Empty) } else { self.take_now(keeper, most, records, patience) }
+        };
+        match take() {
+            Err(Error::Empty) if patience.is_over() && keeper.is_look_due() => {
+                if !looks {
+                    return Err(Error::WouldBlock);
+                }
+                self.look_after(keeper, Look::Told, patience);
+                take()
+            }
+            taken => taken,
+        }
+    }
+
+    fn take_now(&self, keeper: &Arc<Keeper>, most: usize, records: &mut Vec<u8>, patience: Patience) -> Result<Taken> {
+        records.clear();
         let index = self.bay(keeper, patience)?;
         let (me, custody, ring) = (liveness::me(), keeper.custody(), self.ring());
         // It may be found before the lock is taken: a look at a table.
@@ -176,21 +206,33 @@ impl Queue {
         if let Some(index) = own()? {
             return Ok(index);
         }
-        self.look_after(keeper, true, patience);
+        if patience == Patience::Spin {
+            return Err(Error::WouldBlock);
+        }
+        self.look_after(keeper, Look::Always, patience);
         own()?.ok_or(Error::Os(rustix::io::Errno::USERS))
     }
 
     /// One is done, of a queue that keeps its tasks: the first that this thread holds comes back no
-    /// more.
+    /// more. One that holds nothing says it of another's, see [`Queue::of_another_thread`].
     pub(in crate::channel::queue) fn task_done_kept(&self, keeper: &Arc<Keeper>, patience: Patience) -> Result<()> {
         let (me, custody, tasks) = (liveness::me(), keeper.custody(), &self.state.tasks);
         let index = keeper.known_bay();
+        // It may be found before the lock is taken: a look at a table.
+        let taker = self.taker();
         let getting = self.ring().get_guard(patience)?;
         custody.settle(self.ring().head_word(), tasks.done());
-        let holding = index.filter(|&index| custody.holds(index, me));
-        let done = match holding {
-            Some(index) => {
-                let after = keeper.after_first(index)?;
+        let own = index.filter(|&index| custody.holds(index, me));
+        let holding = own.or_else(|| self.of_another_thread(keeper, taker?.owed()));
+        let after = match holding.map(|index| (index, keeper.after_first(index))) {
+            Some((index, Ok(after))) => Some((index, after)),
+            // The other thread gives it up just now.
+            Some((index, Err(_))) if own.is_none() && !custody.holds(index, me) => None,
+            Some((_, Err(e))) => return Err(e),
+            None => None,
+        };
+        let done = match after {
+            Some((index, after)) => {
                 custody.begin_done(index, tasks.done() + 1, after);
                 let done = tasks.task_done(|| self.tasks_put());
                 custody.end_done(index, done.is_ok());
@@ -198,15 +240,36 @@ impl Queue {
             }
             None => tasks.task_done(|| self.tasks_put()),
         };
+        if done.is_ok() {
+            // Under the lock, for the next one's judgement.
+            self.owes_less();
+        }
         drop(getting);
-        if let Some(index) = holding.filter(|&index| done.is_ok() && !custody.holds(index, me)) {
+        if let Some(index) = own.filter(|&index| done.is_ok() && !custody.holds(index, me)) {
             keeper.acknowledge(index);
         }
         done
     }
+
+    /// The bay of the task of which a thread says that it is done that holds none, if it is in
+    /// custody still; this process `owes` so many. Under the get lock, settled.
+    ///
+    /// It is of what another thread of this process has got. If all that the process owes is in
+    /// custody it is one of those: the oldest, for all one knows. Else some have been acknowledged
+    /// and not done, and it is one of these.
+    fn of_another_thread(&self, keeper: &Keeper, owes: u64) -> Option<usize> {
+        let (held, oldest) = keeper.custody().held_by(liveness::me());
+        oldest.filter(|_| owes <= held)
+    }
 }
 
 impl Keeper {
+    /// A message of `len` bytes, where it is: in custody. Whoever drops the queue meanwhile
+    /// acknowledges it once nobody looks any more.
+    fn look_at(self: &Arc<Self>, message: Reference, len: u64) -> Result<OwnedExtent> {
+        Ok(self.extents.view(message.slot, message.number, len)?.staying_by(self.clone()))
+    }
+
     /// The cursor of bay `index` behind the first message that is left in it.
     fn after_first(&self, index: usize) -> Result<u64> {
         let custody = self.custody();
@@ -226,7 +289,7 @@ impl Keeper {
 
 /// Take from the ring, under the lock, settled.
 fn take_first(
-    keeper: &Keeper,
+    keeper: &Arc<Keeper>,
     getting: &GetGuard<'_>,
     index: usize,
     most: usize,
@@ -248,7 +311,7 @@ fn take_first(
         Some((meta, slot, len)) => {
             let known = Reference { slot, number: custody.new_number() };
             keeper.extents.keep(slot, len, known.number)?;
-            let hold = keeper.extents.view(slot, known.number, len)?;
+            let hold = keeper.look_at(known, len)?;
             (Content::Extent(known, len, meta.format), Taken::Extent(meta, hold, len))
         }
     };
@@ -271,7 +334,7 @@ fn take_first(
 
 /// Take from bay `from`, which is first in front, likewise.
 fn take_front(
-    keeper: &Keeper,
+    keeper: &Arc<Keeper>,
     index: usize,
     from: usize,
     most: usize,
@@ -283,7 +346,7 @@ fn take_front(
     let rest = source.rest();
     let (count, bytes, content, taken) = match rest.content {
         Content::Extent(extent, len, format) => {
-            let hold = keeper.extents.view(extent.slot, extent.number, len)?;
+            let hold = keeper.look_at(extent, len)?;
             (1, 0, rest.content, Taken::Extent(MessageMeta { format, fds: 0 }, hold, len))
         }
         Content::Records(end) => {
