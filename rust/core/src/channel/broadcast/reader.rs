@@ -12,6 +12,7 @@
 //! arguments. So a reader that has been sent does not leave when it is dropped, only when it is
 //! closed. Where the receiver is known, a child that was started with it, the slot is put into its
 //! name at once ([`Reader::give`]): if it dies before it takes the reader over nobody waits for it.
+//! Such a child may give it on in turn, without having read by it.
 //! Else it is the sender's until somebody takes it over, and *unclaimed* if that takes too long:
 //! then nobody waits for it (see [`sync::broadcast`](crate::sync::broadcast)).
 //!
@@ -244,10 +245,19 @@ impl Reader {
     /// in the child.
     pub fn give(&self, pid: u32, execs: bool) {
         let is_given = self.given.load(Ordering::Relaxed) || !self.used.load(Ordering::Relaxed);
-        if !is_given || self.left.load(Ordering::Relaxed) || !self.is_here() {
+        if !is_given || self.left.load(Ordering::Relaxed) {
             return;
         }
-        let held = self.held();
+        let mut held = self.held();
+        if !self.is_here() {
+            // What was given to this process, which has not come to read by it, goes on. By the
+            // same tag: that is what the child has.
+            let me = liveness::me();
+            if !self.broadcast.board().is_owner(held, me) {
+                return;
+            }
+            held.owner = me.word();
+        }
         if let Some(child) = liveness::child(pid, execs) {
             match self.broadcast.lock(Patience::sleep(Deadline::PASSED)) {
                 // It is not this process's any more, whoever has it.
