@@ -2,7 +2,8 @@
 //!
 //! A reader belongs to one process at a time, and goes to another in two ways:
 //!
-//! - It is sent there, and attached. From then on it is that process's.
+//! - It is sent there, and attached. From then on it is that process's. (If the lock is not to be
+//!   had in time: when it first receives by it.)
 //! - By a fork. The child's first receiving by it takes it over, and no mere look at it, if nothing
 //!   had been received by it when the child was forked: it was made for the child. If something
 //!   had, it is its parent's, and the child's copy joins as a reader of its own, where the parent's
@@ -136,6 +137,19 @@ impl Reader {
         let reader = Reader::at(broadcast, ticket, number);
         reader.arrive(until.into())?;
         Ok(reader)
+    }
+
+    /// The same, of one that has come with a message: who gets that does not wait for a lock whose
+    /// holder is stopped. After a grace the reader is here, and arrives when it first receives.
+    ///
+    /// # Errors
+    /// Those of `attach`, but for `TimedOut`.
+    pub fn attach_or_later(broadcast: Arc<Broadcast>, ticket: Ticket, number: u64) -> Result<Reader> {
+        let reader = Reader::at(broadcast, ticket, number);
+        match reader.arrive(Graced::alone()) {
+            Err(Error::TimedOut) => Ok(reader),
+            done => done.map(|_| reader),
+        }
     }
 
     /// The broadcast that it reads.
