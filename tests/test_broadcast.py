@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import mmap
 import os
 import pickle
 import queue as errors
@@ -418,6 +419,26 @@ def test_a_stopped_reader_is_named_and_goes_on(mp, crew):
     assert came[-1] == "last"
     assert came[:-1] == list(range(len(came) - 1))
     crew.join()
+
+
+def test_a_reader_comes_though_the_lock_is_held_by_one_who_is_stopped(mp, crew):
+    """The timeout of who gets it is kept."""
+    broadcast, carrier, results = mp.Broadcast(4), mp.Queue(), mp.Queue()
+    child = crew.start(broadcasts.sleep_with, broadcast.reader())
+    reader = broadcast.reader()
+    carrier.put(reader)
+    broadcast.send("before")
+    with open(broadcast._handle()[0], "r+b", closefd=False) as file, mmap.mmap(file.fileno(), 16384) as words:
+        # As if it had been stopped just then: the first word is the lock, the first slot's the child's.
+        os.kill(child.pid, signal.SIGSTOP)
+        wait_until(lambda: look_at(child.pid).state == "T", "it is stopped")
+        words[64:72] = words[8192:8200]
+    receiver = crew.start(broadcasts.receive_and_tell, carrier, results)
+    assert results.get(timeout=LIMIT) == "here"
+    crew.kill(child)
+    assert results.get(timeout=LIMIT) == ("before", 0)
+    crew.join()
+    assert receiver.exitcode == 0
 
 
 def test_several_senders_each_in_order(mp, crew):

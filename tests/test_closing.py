@@ -1,5 +1,6 @@
 """`close()` ends the waits of this process's other threads on what is closed, and nobody else's."""
 
+import os
 import signal
 import threading
 import time
@@ -45,7 +46,6 @@ QUEUES = {
     "put": lambda queue: full(queue).put(1),
     "large put": lambda queue: full(queue).put(bytes(100_000)),
     "put_many": lambda queue: queue.put_many("abc"),
-    "task": lambda queue: full(queue).join(),
 }
 
 
@@ -53,16 +53,38 @@ QUEUES = {
 @pytest.mark.parametrize("bounds", [{}, {"max_bytes": 1_000_000}])
 @pytest.mark.parametrize("watched", [False, True])
 def test_of_a_queue(mp, wait, bounds, watched):
-    queue = mp.JoinableQueue(1, **bounds) if wait == "task" else mp.Queue(1, **bounds)
+    queue = mp.Queue(1, **bounds)
     if watched:
         queue._reader.fileno()
         queue._writer.fileno()
     waiters = [Waiter(lambda: QUEUES[wait](queue))]
     if wait != "put_many" and "put" not in wait:
-        waiters.append(Waiter(lambda: QUEUES[wait](queue) if wait != "task" else queue.join()))
+        waiters.append(Waiter(lambda: QUEUES[wait](queue)))
     queue.close()
     for waiter in waiters:
         assert isinstance(waiter.ended(), ValueError), waiter.end
+
+
+def test_a_join_goes_on_as_the_stdlibs_does(mp):
+    """And lets the queue go: its descriptors are closed."""
+    queue = mp.JoinableQueue()
+    queue.put(1)
+    waiter, ends = Waiter(queue.join), [queue._reader.fileno(), queue._writer.fileno()]
+    queue.get()
+    queue.close()
+    wait_until(lambda: not any(map(is_open, ends)), "the queue has been let go of")
+    wait_until(lambda: thread_sleeps(waiter.thread.native_id), "a thread in its wait")
+    assert waiter.thread.is_alive()
+    queue.task_done()
+    assert waiter.ended() is None
+
+
+def is_open(fd):
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def test_of_a_simple_queue(mp):

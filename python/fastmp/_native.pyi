@@ -639,7 +639,8 @@ class Queue:
     def close(self) -> None:
         """Closes it for this process, and its descriptors with the last call that is under way.
 
-        Calls that wait in other threads raise ValueError. Messages stay.
+        Calls that wait in other threads raise ValueError, but for one that waits until tasks are
+        done. Messages stay.
         """
 
     def join_thread(self) -> None:
@@ -667,25 +668,18 @@ class Queue:
         """From now on it is noted who takes messages that are tasks. Nobody else has the queue yet."""
 
     def _task_done(self) -> None:
-        """One of the tasks is done.
+        """One of the tasks is done. Also once it is closed here.
 
         Raises:
-            ValueError: it is closed here, or all of them are done.
+            ValueError: all of them are done; it is closed here, and its messages come back.
         """
 
     def _unfinished(self) -> int:
-        """Tasks that are not done.
-
-        Raises:
-            ValueError: it is closed here.
-        """
+        """Tasks that are not done. Also once it is closed here."""
 
     def _join(self, judges: bool) -> list[int] | None:
         """Waits until all tasks are done, and returns None; or, if it `judges`, until all who took
-        those that are left have died, and returns their numbers.
-
-        Raises:
-            ValueError: it is closed here, and was so when tasks were left.
+        those that are left have died, and returns their numbers. Also once it is closed here.
         """
 
     @property

@@ -305,15 +305,16 @@ class JoinableQueue(Queue):
         self._keep_takers()
 
     def task_done(self) -> None:
-        """Says that a task that was got from the queue is done.
+        """Says that a task that was got from the queue is done; also after `close`.
 
         Raises:
-            ValueError: more have been done than were put, or the queue is closed.
+            ValueError: more have been done than were put; or the queue is closed here, and was made
+                with `requeue=True`.
         """
         self._task_done()
 
     def join(self, *, on_death: str | None = None) -> None:
-        """Waits until all tasks that were put are done.
+        """Waits until all tasks that were put are done; also after `close`.
 
         Tasks that were got by a process that has died since will never be. If no others are left, and
         none are queued, it warns, once, and waits on. (It cannot tell once more than 128 processes
@@ -324,7 +325,7 @@ class JoinableQueue(Queue):
 
         Raises:
             WorkerDiedError: those who got the rest have died; with on_death="raise" only.
-            ValueError: the queue has been closed with tasks left, or `on_death` is something else.
+            ValueError: `on_death` is something else.
         """
         if on_death not in (None, "raise"):
             raise ValueError(f'on_death is None or "raise", not {on_death!r}')

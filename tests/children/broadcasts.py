@@ -71,6 +71,12 @@ def receive_reader(inbox, results):
     read_all(inbox.get(), results)
 
 
+def receive_and_tell(inbox, results):
+    reader = inbox.get(timeout=LIMIT)
+    results.put("here")
+    results.put((reader.recv(LIMIT), reader.missed))
+
+
 def send_reader_and_die(broadcast, outbox):
     """The reader has joined before a message that its sender has not read."""
     reader = broadcast.reader()

@@ -271,6 +271,12 @@ def join_tasks(queue):
     queue.join()
 
 
+def close_and_do(queue):
+    queue.get()
+    queue.close()
+    queue.task_done()
+
+
 def type_of(queue, out):
     queue.get()
     out.put(type(queue).__name__)

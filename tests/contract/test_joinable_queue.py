@@ -10,7 +10,7 @@ import warnings
 import fastmp
 import pytest
 from children import queues
-from children.common import wait_asleep, wait_until
+from children.common import thread_sleeps, wait_asleep, wait_until
 
 
 @pytest.fixture
@@ -117,6 +117,47 @@ def test_closed_when_all_was_done(mp):
     queue.join_thread()
 
 
+def test_closed_with_tasks_left(mp):
+    """Nothing more is put or got here; what was got is still done, and waited for."""
+    queue = mp.JoinableQueue()
+    for number in range(2):
+        queue.put(number)
+    assert [queue.get(), queue.get()] == [0, 1]
+    waits = threading.Thread(target=queue.join, daemon=True)
+    waits.start()
+    wait_until(lambda: thread_sleeps(waits.native_id), "a thread in its wait")
+    queue.close()
+    assert not joins(queue)
+    queue.task_done()
+    assert queue._unfinished_tasks.get_value() == 1
+    assert not joins(queue)
+    queue.task_done()
+    waits.join(20)
+    assert not waits.is_alive()
+    assert joins(queue)
+    with pytest.raises(ValueError, match="called too many times"):
+        queue.task_done()
+    queue.join_thread()
+
+
+def test_who_has_closed_it_waits_for_others(mp, crew):
+    queue, done = mp.JoinableQueue(), mp.Value("i", 0)
+    crew.start(queues.do_tasks, queue, done)
+    for number in range(20):
+        queue.put(number)
+    queue.put(None)
+    queue.close()
+    queue.join()
+    assert done.value == sum(range(20))
+    crew.join()
+
+
+def test_a_worker_may_close_it_before_it_is_done(mp, crew, queue):
+    queue.put(1)
+    crew.run(queues.close_and_do, queue)
+    queue.join()
+
+
 def test_travels_as_what_it_is(mp, crew, queue):
     other = mp.Queue()
     queue.put(1)
@@ -176,6 +217,32 @@ def test_a_dead_worker_is_told_of(mp, crew, queue, raises):
     assert [warning.category for warning in caught] == [fastmp.WorkerDiedWarning]
     assert str(victim.pid) in str(caught[0].message)
     assert caught[0].filename == __file__
+
+
+@OURS
+def test_a_dead_worker_is_told_of_who_has_closed_it(mp, crew, queue):
+    taken = mp.Value("i", 0)
+    queue.put(1)
+    worker = crew.start(queues.take_and_sleep, queue, taken)
+    wait_until(lambda: taken.value, "a task is taken")
+    queue.close()
+    crew.kill(worker)
+    with pytest.raises(fastmp.WorkerDiedError, match=rf"1 tasks .*pid {worker.pid}"):
+        queue.join(on_death="raise")
+
+
+@OURS
+def test_what_was_done_after_closing_is_owed_no_more(mp, crew, queue):
+    taken = mp.Value("i", 0)
+    queue.put(1)
+    crew.run(queues.close_and_do, queue)
+    queue.put(2)
+    worker = crew.start(queues.take_and_sleep, queue, taken)
+    wait_until(lambda: taken.value, "a task is taken")
+    crew.kill(worker)
+    with pytest.raises(fastmp.WorkerDiedError) as died:
+        queue.join(on_death="raise")
+    assert died.value.pids == (worker.pid,)
 
 
 @OURS

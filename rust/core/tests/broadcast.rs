@@ -497,6 +497,31 @@ fn who_finds_a_death_may_die_of_it() {
     assert_eq!(second.wait(), OK);
 }
 
+/// Whoever else is to be waited for: as long as there are dead ones a sender that has slept goes on
+/// to look, and does not sleep again for each few.
+#[test]
+fn many_that_die_at_a_time_are_found_at_a_time() {
+    let _turn = common::turn();
+    let broadcast = create(2, Lag::Block);
+    let ready = words();
+    let dead: Vec<_> = (0..40)
+        .map(|_| {
+            Child::fork(|| {
+                std::mem::forget(join(&broadcast));
+                ready.add(0, 1);
+            })
+        })
+        .collect();
+    dead.iter().for_each(Child::zombify);
+    assert_eq!(ready.get(0), 40);
+    // To it they are another's zombies: no cheap look tells.
+    let mut sender = Child::doomed("broadcast.send.woken", 2, || {
+        (0..3).for_each(|number| send(&broadcast, 1, number, SMALL, Deadline::Never).unwrap());
+    });
+    assert_eq!(sender.wait(), OK);
+    assert_eq!(broadcast.board().readers(), []);
+}
+
 #[test]
 fn a_stopped_reader_is_named_and_goes_on() {
     let _turn = common::turn();

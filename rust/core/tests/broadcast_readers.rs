@@ -248,3 +248,45 @@ fn who_drops_the_unclaimed_dies() {
     drop((all, kept));
     is_whole(&broadcast, "unclaimed");
 }
+
+/// A forked child that has not read by what it was given starts a child with it, which dies.
+#[test]
+fn what_was_given_and_is_given_on_is_the_last_ones() {
+    let _turn = common::turn();
+    for dies in [false, true] {
+        let broadcast = create(2);
+        let reader = broadcast.reader(soon()).unwrap();
+        let (go, last) = (words(), words());
+        let mut middle = Child::fork(|| {
+            until("it is its own", || go.get(0) == 1);
+            let mut leaf = Child::fork(|| {
+                until("it may read", || go.get(0) > 1);
+                assert_eq!((recv(&reader), recv(&reader), reader.missed(soon())), (Ok(1), Ok(2), Ok(0)));
+            });
+            reader.give(leaf.pid(), false);
+            last.set(0, u64::from(leaf.pid()));
+            until("it is over", || go.get(0) > 1);
+            if dies {
+                leaf.kill();
+            }
+            assert_eq!(leaf.wait(), if dies { KILLED } else { OK });
+            assert_eq!(recv(&reader), Err(Error::NotOwner));
+            until("the others have looked", || go.get(0) == 3);
+        });
+        reader.give(middle.pid(), false);
+        go.set(0, 1);
+        until("it is given on", || last.get(0) > 0);
+        let pids = || broadcast.readers().iter().map(|info| u64::from(info.owner.pid())).collect::<Vec<_>>();
+        assert_eq!(pids(), [last.get(0)]);
+        (1..=2).for_each(|number| send(&broadcast, number).unwrap());
+        go.set(0, 2);
+        if dies {
+            // Though the middle one is alive.
+            send(&broadcast, 3).unwrap();
+        }
+        go.set(0, 3);
+        assert_eq!(middle.wait(), OK);
+        assert_eq!(pids(), []);
+        is_whole(&broadcast, "given on");
+    }
+}

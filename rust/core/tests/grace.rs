@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::channel::{fds, put};
 use common::{Child, OK, message, state, until};
-use fastmp_core::channel::broadcast::{Broadcast, Lag};
+use fastmp_core::channel::broadcast::{Broadcast, Lag, Reader};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{MessageMeta, Payload};
@@ -193,9 +193,34 @@ fn of_a_broadcast() {
         cost_nothing(point, spent, |call| {
             let fd = broadcast.handle().try_clone_to_owned().unwrap();
             let own = Arc::new(Broadcast::attach(fd, broadcast.maxsize()).unwrap());
-            assert!(fastmp_core::channel::broadcast::Reader::attach(own, ticket, number, call).is_err());
+            assert!(Reader::attach(own, ticket, number, call).is_err());
         });
     }
+}
+
+/// Who gets a message with a reader in it cannot say for how long it would wait for that.
+#[test]
+fn a_reader_arrives_though_a_process_is_stopped_with_the_lock() {
+    let _turn = common::turn();
+    let broadcast = Arc::new(Broadcast::create(4, 0, Lag::Block).unwrap());
+    let reader = broadcast.reader(Deadline::Never).unwrap();
+    let (ticket, number) = reader.ticket(Deadline::PASSED).unwrap();
+    let mut send = Some(Payload::Inline(b"message"));
+    broadcast.send(7, &mut send, Deadline::Never).unwrap();
+    let holder = stopped("broadcast.join.before_commit", || drop(broadcast.reader(Deadline::Never))).unwrap();
+    let mut receiver = Child::fork(|| {
+        let fd = broadcast.handle().try_clone_to_owned().unwrap();
+        let own = Arc::new(Broadcast::attach(fd, broadcast.maxsize()).unwrap());
+        let arrived = Reader::attach_or_later(own, ticket, number).unwrap();
+        assert_eq!(arrived.recv(&mut Vec::new(), Deadline::PASSED).unwrap_err(), Error::Empty);
+        holder.kill();
+        let mut bytes = Vec::new();
+        arrived.recv(&mut bytes, Deadline::Never).unwrap();
+        assert_eq!((&bytes[..], arrived.missed(Deadline::PASSED)), (&b"message"[..], Ok(0)));
+        let owners = broadcast.readers().iter().map(|info| info.owner.pid()).collect::<Vec<_>>();
+        assert_eq!(owners, [std::process::id()]);
+    });
+    assert_eq!(receiver.wait(), OK);
 }
 
 /// And it has it: who holds a lock for a little longer than a timeout fails nobody.

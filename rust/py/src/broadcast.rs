@@ -306,8 +306,7 @@ impl BroadcastReader {
             (None, Some((memfd, maxsize, index, tag, owner, number))) => {
                 let core = fcore::channel::broadcast::Broadcast::attach(memfd.get().own()?, maxsize).map_err(raise)?;
                 let (core, ticket) = (Arc::new(core), Ticket { index, tag, owner });
-                let arrive =
-                    || fcore::channel::broadcast::Reader::attach(core.clone(), ticket, number, Deadline::Never);
+                let arrive = || fcore::channel::broadcast::Reader::attach_or_later(core.clone(), ticket, number);
                 (maxsize, blocking::wait(py, arrive)?)
             }
             _ => return Err(PyTypeError::new_err("a reader is made of a broadcast")),

@@ -119,16 +119,18 @@ impl<T: Channel> Closing<T> {
     }
 
     pub fn is_closed(&self) -> bool {
-        self.word.load(Ordering::Relaxed) & CLOSED != 0
+        // Acquire: what `close` has left of it.
+        self.word.load(Ordering::Acquire) & CLOSED != 0
     }
 
     /// Change the word; gives the new one. None if `change` refuses.
     fn update(&self, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
-        let mut word = self.word.load(Ordering::Relaxed);
+        // Acquire: as in `is_closed`, where `change` refuses.
+        let mut word = self.word.load(Ordering::Acquire);
         loop {
             let new = change(here(word))?;
             // AcqRel: all that calls have done comes before the value is taken.
-            match self.word.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.word.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(new),
                 Err(now) => word = now,
             }

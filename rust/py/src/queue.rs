@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastmp_core as fcore;
-use fastmp_core::channel::queue::{Joined, NO_DESCRIPTORS};
+use fastmp_core::channel::queue::{Joined, NO_DESCRIPTORS, TaskCount};
 use fastmp_core::channel::ring::{MessageMeta, Payload, Received};
 use fastmp_core::channel::transport::Outgoing;
 use fastmp_core::deadline::{Graced, Patience};
@@ -38,6 +38,8 @@ pub struct Queue {
     queue: OnceLock<Closing<fcore::channel::queue::Queue>>,
     /// What `close` saw.
     last: OnceLock<Last>,
+    /// What it has left: tasks are counted on, as in the stdlib.
+    tasks: OnceLock<TaskCount>,
     /// Has a task waited for it?
     awaited: AtomicBool,
 }
@@ -49,14 +51,12 @@ struct Last {
     full: bool,
     used: bool,
     maxsize: u64,
-    unfinished: u64,
 }
 
 impl Last {
     fn of(queue: &fcore::channel::queue::Queue) -> Last {
         let ring = queue.ring();
-        let (full, used, unfinished) = (ring.is_full(), ring.was_used(), queue.unfinished());
-        Last { len: ring.len(), full, used, maxsize: ring.maxsize(), unfinished }
+        Last { len: ring.len(), full: ring.is_full(), used: ring.was_used(), maxsize: ring.maxsize() }
     }
 }
 
@@ -296,7 +296,7 @@ impl Queue {
             }
             let _ = queue.set(Closing::new(core));
         }
-        Ok(Self { queue, last: OnceLock::new(), awaited: AtomicBool::new(false) })
+        Ok(Self { queue, last: OnceLock::new(), tasks: OnceLock::new(), awaited: AtomicBool::new(false) })
     }
 
     #[pyo3(signature = (maxsize = 0, *, max_bytes = None, requeue = false, ctx = None))]
@@ -402,45 +402,45 @@ impl Queue {
         Ok(())
     }
 
-    /// One of the tasks is done.
+    /// One of the tasks is done. Also once it is closed here.
     ///
     /// Raises:
-    /// - ValueError: it is closed here, or all of them are done.
+    /// - ValueError: all of them are done; it is closed here, and its messages come back.
     fn _task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (py, queue) = (slf.py(), Self::open(slf)?);
-        let done = match queue.attached(py, |queue| queue.task_done_with(Patience::Spin)) {
-            Some(Err(Error::WouldBlock | Error::Interrupted)) => {
-                queue.wait(py, |queue| queue.task_done_with(Patience::sleep(Deadline::Never)))?
-            }
-            done => done,
-        };
-        done.ok_or_else(|| Self::closed(slf))?.map_err(|e| match e {
+        let (py, queue) = (slf.py(), slf.get().made()?);
+        let mut done = queue.attached(py, |queue| queue.task_done_with(Patience::Spin));
+        if let Some(Err(Error::WouldBlock | Error::Interrupted)) = done {
+            done = queue.wait(py, |queue| queue.task_done_with(Patience::sleep(Deadline::Never)))?;
+        }
+        let done = done.or_else(|| slf.get().tasks.get().map(TaskCount::task_done));
+        done.unwrap_or(Err(Error::Closed)).map_err(|e| match e {
             Error::Overflow => PyValueError::new_err("task_done() called too many times"),
+            Error::Closed => Self::closed(slf),
             other => raise(other),
         })
     }
 
-    /// Tasks that are not done.
-    ///
-    /// Raises:
-    /// - ValueError: it is closed here.
+    /// Tasks that are not done. Also once it is closed here.
     fn _unfinished(slf: &Bound<'_, Self>) -> PyResult<u64> {
-        let unfinished = Self::open(slf)?.attached(slf.py(), |queue| queue.unfinished());
-        unfinished.ok_or_else(|| Self::closed(slf))
+        let unfinished = slf.get().made()?.attached(slf.py(), |queue| queue.unfinished());
+        let left = || slf.get().tasks.get().map(TaskCount::unfinished);
+        unfinished.or_else(left).ok_or_else(|| Self::closed(slf))
     }
 
     /// Waits until all tasks are done, and returns None; or, if it `judges`, until all who took
-    /// those that are left have died, and returns their numbers.
-    ///
-    /// Raises:
-    /// - ValueError: it is closed here, and was so when tasks were left.
+    /// those that are left have died, and returns their numbers. Also once it is closed here.
     fn _join(slf: &Bound<'_, Self>, judges: bool) -> PyResult<Option<Vec<u32>>> {
         let (py, queue) = (slf.py(), slf.get().made()?);
-        if queue.is_closed() && slf.get().now(py)?.unfinished == 0 {
-            return Ok(None);
+        let put = queue.attached(py, |queue| queue.tasks_put());
+        let mut joined = match put {
+            Some(put) => queue.wait(py, |queue| queue.join(put, judges, Deadline::Never))?,
+            None => None,
+        };
+        // Perhaps closed as it waited.
+        if let (None, Some(tasks)) = (&joined, slf.get().tasks.get()) {
+            let put = put.unwrap_or_else(|| tasks.tasks_put());
+            joined = Some(blocking::wait(py, || tasks.join(put, judges, Deadline::Never))?);
         }
-        let since = queue.attached(py, |queue| queue.tasks_put()).unwrap_or_default();
-        let joined = queue.wait(py, |queue| queue.join(since, judges, Deadline::Never))?;
         match joined.ok_or_else(|| Self::closed(slf))?.map_err(raise)? {
             Joined::Done => Ok(None),
             Joined::Lost(pids) => Ok(Some(pids)),
@@ -535,11 +535,15 @@ impl Queue {
 
     /// Closes it for this process, and its descriptors with the last call that is under way.
     ///
-    /// Calls that wait in other threads raise ValueError. Messages stay.
+    /// Calls that wait in other threads raise ValueError, but for one that waits until tasks are
+    /// done. Messages stay.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         this.made()?.close(slf.py(), |queue| {
             let _ = this.last.set(Last::of(queue));
+            if let (true, Ok(tasks)) = (queue.keeps_takers(), queue.task_count()) {
+                let _ = this.tasks.set(tasks);
+            }
         });
         if this.awaited.load(Ordering::SeqCst) { closing::tell_tasks(slf) } else { Ok(()) }
     }

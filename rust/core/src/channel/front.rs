@@ -83,13 +83,20 @@ impl Front {
     /// Reserve pages from `at` on. Nobody else uses them yet.
     ///
     /// # Errors
-    /// `OutOfMemory`; `Os` (EBADF) if the program has closed the segment's descriptor.
+    /// `OutOfMemory`; `Os` (EBADF) if the program has closed the segment's descriptor, and the
+    /// mapping does not do it either.
     pub fn reserve(&self, at: u64, bytes: u64) -> Result<()> {
         if let Place::Plot(block) = &self.place {
             // First: who frees it has to know.
             block.header()?.grow();
         }
-        memfd::reserve_own(self.segment().own_fd()?, self.offset() as u64 + at, bytes)
+        let at = self.offset() as u64 + at;
+        match self.segment().own_fd() {
+            Ok(fd) => memfd::reserve_own(fd, at, bytes),
+            // A daemon closes whatever is open, and goes on.
+            Err(_) if self.segment().mapping().populate(at as usize, bytes as usize) => Ok(()),
+            Err(closed) => Err(closed),
+        }
     }
 
     /// A handle for another process. See [`Block::export`].

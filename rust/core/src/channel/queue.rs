@@ -9,6 +9,7 @@
 //! room: see [`transport`](super::transport) and [`writable`](super::writable).
 
 mod batch;
+mod counted;
 pub mod custody;
 mod finding;
 mod joining;
@@ -32,16 +33,18 @@ use crate::channel::transport::{Outgoing, SOCKET_FULL, Transport};
 use crate::channel::wait::{Mender, WaitPlace};
 use crate::deadline::{Deadline, Graced, Patience};
 use crate::error::{Error, Result};
-use crate::facade::{AtomicU64, Ordering};
+use crate::facade::Ordering;
 use crate::kill_point;
 use crate::layout::{Kind, Object};
 use crate::sync::spin::Spin;
 use crate::sys::{liveness, socket};
 
 pub use batch::Found;
+pub use counted::TaskCount;
 use custody::Keeper;
 pub use joining::Joined;
 pub use state::{QueueState, Stats};
+use takers::OwnEntry;
 pub use takers::TAKERS;
 
 static SHAPE: Shape = Shape {
@@ -92,9 +95,8 @@ pub struct Queue {
     extents: Arc<Extents>,
     reader: OwnedFd,
     writer: OwnedFd,
-    /// See [`takers`]: this process's entry, and whose it was.
-    taker: AtomicU64,
-    taker_of: AtomicU64,
+    /// See [`takers`].
+    own: OwnEntry,
     /// See [`custody`].
     keeper: OnceLock<Arc<Keeper>>,
 }
@@ -142,9 +144,8 @@ impl Queue {
         let transport = Transport::new(Ring::new(front.clone(), RINGS, extents.clone(), CONFIG)?);
         let own = front.offset() + QUEUE;
         let state = Object::new(front, own)?;
-        let (taker, taker_of) = (AtomicU64::new(0), AtomicU64::new(0));
-        let keeper = OnceLock::new();
-        let queue = Queue { transport, state, extents, reader, writer, taker, taker_of, keeper };
+        let (own, keeper) = (OwnEntry::default(), OnceLock::new());
+        let queue = Queue { transport, state, extents, reader, writer, own, keeper };
         queue.attach_keeper()?;
         Ok(queue)
     }

@@ -108,6 +108,15 @@ impl Mapping {
         unsafe { madvise(self.base.as_ptr().cast(), len, Advice::LinuxRemove) }.is_ok()
     }
 
+    /// Have pages in `offset..offset + len`, a range of whole ones of which nobody uses any yet, as
+    /// [`reserve_own`](super::memfd::reserve_own) does by the descriptor. False: refused, or the
+    /// kernel is older than 5.14.
+    pub fn populate(&self, offset: usize, len: usize) -> bool {
+        let Ok(at) = self.range(offset, len) else { return false };
+        // SAFETY: inside of our mapping. What others have there is left as it is.
+        unsafe { madvise(at.as_ptr().cast(), len, Advice::LinuxPopulateWrite) }.is_ok()
+    }
+
     /// Bytes mapped.
     pub fn len(&self) -> usize {
         self.len

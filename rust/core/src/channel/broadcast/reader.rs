@@ -2,7 +2,8 @@
 //!
 //! A reader belongs to one process at a time, and goes to another in two ways:
 //!
-//! - It is sent there, and attached. From then on it is that process's.
+//! - It is sent there, and attached. From then on it is that process's. (If the lock is not to be
+//!   had in time: when it first receives by it.)
 //! - By a fork. The child's first receiving by it takes it over, and no mere look at it, if nothing
 //!   had been received by it when the child was forked: it was made for the child. If something
 //!   had, it is its parent's, and the child's copy joins as a reader of its own, where the parent's
@@ -12,6 +13,7 @@
 //! arguments. So a reader that has been sent does not leave when it is dropped, only when it is
 //! closed. Where the receiver is known, a child that was started with it, the slot is put into its
 //! name at once ([`Reader::give`]): if it dies before it takes the reader over nobody waits for it.
+//! Such a child may give it on in turn, without having read by it.
 //! Else it is the sender's until somebody takes it over, and *unclaimed* if that takes too long:
 //! then nobody waits for it (see [`sync::broadcast`](crate::sync::broadcast)).
 //!
@@ -137,6 +139,19 @@ impl Reader {
         Ok(reader)
     }
 
+    /// The same, of one that has come with a message: who gets that does not wait for a lock whose
+    /// holder is stopped. After a grace the reader is here, and arrives when it first receives.
+    ///
+    /// # Errors
+    /// Those of `attach`, but for `TimedOut`.
+    pub fn attach_or_later(broadcast: Arc<Broadcast>, ticket: Ticket, number: u64) -> Result<Reader> {
+        let reader = Reader::at(broadcast, ticket, number);
+        match reader.arrive(Graced::alone()) {
+            Err(Error::TimedOut) => Ok(reader),
+            done => done.map(|_| reader),
+        }
+    }
+
     /// The broadcast that it reads.
     pub fn broadcast(&self) -> &Arc<Broadcast> {
         &self.broadcast
@@ -244,10 +259,19 @@ impl Reader {
     /// in the child.
     pub fn give(&self, pid: u32, execs: bool) {
         let is_given = self.given.load(Ordering::Relaxed) || !self.used.load(Ordering::Relaxed);
-        if !is_given || self.left.load(Ordering::Relaxed) || !self.is_here() {
+        if !is_given || self.left.load(Ordering::Relaxed) {
             return;
         }
-        let held = self.held();
+        let mut held = self.held();
+        if !self.is_here() {
+            // What was given to this process, which has not come to read by it, goes on. By the
+            // same tag: that is what the child has.
+            let me = liveness::me();
+            if !self.broadcast.board().is_owner(held, me) {
+                return;
+            }
+            held.owner = me.word();
+        }
         if let Some(child) = liveness::child(pid, execs) {
             match self.broadcast.lock(Patience::sleep(Deadline::PASSED)) {
                 // It is not this process's any more, whoever has it.

@@ -5,7 +5,6 @@ use super::Queue;
 use super::custody::brief;
 use crate::deadline::{Deadline, Patience};
 use crate::error::Result;
-use crate::facade::Ordering;
 
 /// How a [`join`](Queue::join) ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +18,12 @@ pub enum Joined {
 impl Queue {
     /// Tasks that are not done.
     pub fn unfinished(&self) -> u64 {
-        self.state.tasks.unfinished(|| self.tasks_put())
+        self.counted().unfinished()
     }
 
     /// Tasks that there have ever been: where the rest was thrown away, those that were taken.
     pub fn tasks_put(&self) -> u64 {
-        if self.ring().is_terminated() { self.state.cut.load(Ordering::Acquire) } else { self.ring().messages_in() }
+        self.counted().tasks_put()
     }
 
     /// One is done.
@@ -45,7 +44,7 @@ impl Queue {
             Some(keeper) => self.with_found_file(|| self.task_done_kept(keeper, patience)),
             None => {
                 self.state.tasks.task_done(|| self.tasks_put())?;
-                self.owes_less();
+                self.counted().owes_less();
                 Ok(())
             }
         }
@@ -61,7 +60,7 @@ impl Queue {
         let judge = || {
             // What comes back will be done by somebody.
             self.mend_custody(false, brief());
-            if judges { self.lost_tasks(&mut first) } else { Ok(None) }
+            if judges { self.counted().lost_tasks(&mut first, || self.may_come_back()) } else { Ok(None) }
         };
         let joined = self.state.tasks.join(since, || self.tasks_put(), judge, deadline)?;
         Ok(joined.map_or(Joined::Done, Joined::Lost))

@@ -28,6 +28,7 @@
 //! slice, however many they are.
 
 use super::Queue;
+use super::counted::Counted;
 use crate::channel::ring::Totals;
 use crate::error::Result;
 use crate::facade::{AtomicU64, Ordering};
@@ -50,8 +51,16 @@ overlay! {
     }
 }
 
-/// What `taker` of a queue says (else the entry's number from 1 on; 0: not known yet): there is
-/// none.
+/// This process's entry, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct OwnEntry {
+    /// Its number from 1 on; 0: not known yet.
+    number: AtomicU64,
+    /// Whose it was.
+    of: AtomicU64,
+}
+
+/// Of an [`OwnEntry`]: there is none.
 const NONE: u64 = u32::MAX as u64;
 
 impl Queue {
@@ -62,31 +71,44 @@ impl Queue {
 
     /// Is it written down who takes tasks?
     #[inline]
-    pub(super) fn keeps_takers(&self) -> bool {
-        self.ring().state().flags.load(Ordering::Relaxed) & KEPT != 0
+    pub fn keeps_takers(&self) -> bool {
+        self.counted().keeps_takers()
     }
 
     /// This process's entry, where that matters.
     #[inline]
     pub(super) fn taker(&self) -> Option<&Taker> {
+        self.counted().taker()
+    }
+}
+
+impl<'a> Counted<'a> {
+    #[inline]
+    pub(super) fn keeps_takers(self) -> bool {
+        self.ring.state().flags.load(Ordering::Relaxed) & KEPT != 0
+    }
+
+    /// This process's entry, where that matters.
+    #[inline]
+    pub(super) fn taker(self) -> Option<&'a Taker> {
         if self.keeps_takers() { self.own_entry() } else { None }
     }
 
     #[inline(never)]
-    fn own_entry(&self) -> Option<&Taker> {
+    fn own_entry(self) -> Option<&'a Taker> {
         let me = liveness::me().word();
-        let known = self.taker.load(Ordering::Relaxed);
+        let known = self.own.number.load(Ordering::Relaxed);
         let entry = self.state.takers.get(known.wrapping_sub(1) as usize);
         if let Some(entry) = entry.filter(|entry| entry.owner.load(Ordering::Relaxed) == me) {
             return Some(entry);
         }
         // A forked child is another process.
-        if known == NONE && self.taker_of.load(Ordering::Relaxed) == me {
+        if known == NONE && self.own.of.load(Ordering::Relaxed) == me {
             return None;
         }
         let found = self.find_entry(me);
-        self.taker.store(found.map_or(NONE, |index| index as u64 + 1), Ordering::Relaxed);
-        self.taker_of.store(me, Ordering::Relaxed);
+        self.own.number.store(found.map_or(NONE, |index| index as u64 + 1), Ordering::Relaxed);
+        self.own.of.store(me, Ordering::Relaxed);
         match found {
             Some(index) => self.state.takers.get(index),
             None => {
@@ -96,7 +118,7 @@ impl Queue {
         }
     }
 
-    fn find_entry(&self, me: u64) -> Option<usize> {
+    fn find_entry(self, me: u64) -> Option<usize> {
         let takers = &self.state.takers;
         if let Some(index) = takers.iter().position(|taker| taker.owner.load(Ordering::Relaxed) == me) {
             return Some(index);
@@ -116,13 +138,13 @@ impl Queue {
         })
     }
 
-    fn be_unsure(&self) {
-        self.ring().state().flags.fetch_or(UNSURE, Ordering::SeqCst);
+    fn be_unsure(self) {
+        self.ring.state().flags.fetch_or(UNSURE, Ordering::SeqCst);
     }
 
     /// What `owner`, which is dead, had taken is another's to do. (Not in one with that: whoever
     /// dies in between leaves the dead one owing what it does not, and nobody waits for it.)
-    pub(super) fn owed_by_another(&self, owner: Owner, tasks: u64) {
+    pub(super) fn owed_by_another(self, owner: Owner, tasks: u64) {
         let takers = &self.state.takers;
         let entry = takers.iter().find(|taker| taker.owner.load(Ordering::Relaxed) == owner.word());
         if let Some(Taker { owes, .. }) = entry {
@@ -131,7 +153,7 @@ impl Queue {
     }
 
     /// This process has done one.
-    pub(super) fn owes_less(&self) {
+    pub(super) fn owes_less(self) {
         let owed = self.taker().map(|taker| {
             taker.owes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |owes| owes.checked_sub(1)).is_ok()
         });
@@ -141,18 +163,18 @@ impl Queue {
     }
 
     /// Who has died with tasks undone that nobody else will do; `first` is the entry to begin with,
-    /// and is set to that of one who is alive.
+    /// and is set to that of one who is alive. `may_come_back`: could some be got again?
     ///
     /// # Errors
     /// None so far.
-    pub(super) fn lost_tasks(&self, first: &mut usize) -> Result<Option<Vec<u32>>> {
-        let flags = || self.ring().state().flags.load(Ordering::SeqCst);
+    pub(super) fn lost_tasks(self, first: &mut usize, may_come_back: impl Fn() -> bool) -> Result<Option<Vec<u32>>> {
+        let flags = || self.ring.state().flags.load(Ordering::SeqCst);
         let now = || {
-            let Totals { messages_in, messages_out, .. } = self.ring().totals();
-            (self.state.tasks.unfinished(|| self.tasks_put()), messages_in, messages_out, flags())
+            let Totals { messages_in, messages_out, .. } = self.ring.totals();
+            (self.unfinished(), messages_in, messages_out, flags())
         };
         let before = now();
-        let is_over = before.0 == 0 || !self.ring().is_empty() || self.may_come_back();
+        let is_over = before.0 == 0 || !self.ring.is_empty() || may_come_back();
         if is_over || before.3 & (KEPT | UNSURE) != KEPT {
             return Ok(None);
         }
@@ -170,7 +192,7 @@ impl Queue {
             }
             dead.push(owner.pid());
         }
-        Ok((!dead.is_empty() && now() == before && self.ring().is_empty()).then_some(dead))
+        Ok((!dead.is_empty() && now() == before && self.ring.is_empty()).then_some(dead))
     }
 }
 

@@ -56,17 +56,19 @@ impl Board<'_> {
         waiting::wait(&mut wait, deadline).map_err(|e| if e == Error::TimedOut { Error::Empty } else { e })
     }
 
-    /// Look at the slowest readers, on whose account there is no room; thoroughly at some of them
-    /// alone, in turn from `first` on.
+    /// Look at the slowest readers, on whose account there is no room; thoroughly at some of the
+    /// living alone, in turn from `first` on. Of the dead there may be many at a time, and each of
+    /// them is looked at once.
     fn look_at_slowest(&self, look: Look, first: &mut usize) -> Liveness {
         let least = self.waited_for().map(|(_, place)| place.number()).min();
         let slowest = self.waited_for().filter(|(_, place)| Some(place.number()) == least);
         let slowest: Vec<_> = slowest.collect();
-        let thorough = if look == Look::Thorough { THOROUGH.min(slowest.len()) } else { 0 };
-        let mut worst = Liveness::Unknown;
+        let mut thorough = if look == Look::Thorough { THOROUGH } else { 0 };
+        let (begin, mut worst) = (*first, Liveness::Unknown);
         for step in 0..slowest.len() {
-            let (slot, place) = slowest[first.wrapping_add(step) % slowest.len()];
-            let found = self.look_at(slot, place, |owner| match step < thorough {
+            let (slot, place) = slowest[begin.wrapping_add(step) % slowest.len()];
+            let is_thorough = thorough > 0;
+            let found = self.look_at(slot, place, |owner| match is_thorough {
                 true => facade::probe(owner),
                 false if facade::is_dead_quick(owner) => Liveness::Dead,
                 false => Liveness::Unknown,
@@ -76,8 +78,11 @@ impl Board<'_> {
                 Liveness::Dying if worst == Liveness::Unknown => worst = Liveness::Dying,
                 _ => (),
             }
+            if is_thorough && found != Liveness::Dead {
+                thorough -= 1;
+                *first = first.wrapping_add(1);
+            }
         }
-        *first = first.wrapping_add(thorough);
         worst
     }
 }

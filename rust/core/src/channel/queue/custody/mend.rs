@@ -131,7 +131,7 @@ impl Queue {
         drop(getting);
         match found {
             Found::Returned(count) => {
-                self.owed_by_another(dead, count);
+                self.counted().owed_by_another(dead, count);
                 kill_point!("custody.before_wake");
                 ring.state().not_empty.notify();
                 if ring.tells_room() {

@@ -62,7 +62,7 @@ pub const BAYS: usize = 1024;
 pub const BUFFER: u64 = (RUN_BYTES as u64 + UNIT).next_multiple_of(4096) + 4096;
 
 /// A bit of a ring's `flags`: messages are kept until they are acknowledged.
-const KEEPS: u32 = 4;
+pub(super) const KEEPS: u32 = 4;
 
 const TABLE_AT: u64 = BASES + BASE_MOST;
 /// Where a queue's front ends.

@@ -242,7 +242,7 @@ impl Queue {
         };
         if done.is_ok() {
             // Under the lock, for the next one's judgement.
-            self.owes_less();
+            self.counted().owes_less();
         }
         drop(getting);
         if let Some(index) = own.filter(|&index| done.is_ok() && !custody.holds(index, me)) {
