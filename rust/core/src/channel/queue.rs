@@ -126,6 +126,10 @@ impl Queue {
         let (reader, writer) = socket::pair()?;
         let queue = Self::over(Front::create(Kind::Queue, &SHAPE)?, reader, writer)?;
         queue.ring().set_up(maxsize);
+        // Who has closed the sockets puts and gets all the same, as long as nobody asks for them.
+        if socket::send_ready(&queue.writer)? {
+            queue.ring().says_ready_at_first();
+        }
         Ok(queue)
     }
 

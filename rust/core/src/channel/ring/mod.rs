@@ -315,6 +315,11 @@ impl Ring {
         state.base_cap.store(BASE_FIRST, Ordering::Release);
     }
 
+    /// In a new one: the receivers' descriptor has been made readable already.
+    pub fn says_ready_at_first(&self) {
+        self.state.ready.store(READY, Ordering::Relaxed);
+    }
+
     /// The extents of its channel.
     pub fn extents(&self) -> &Arc<Extents> {
         &self.extents
