@@ -260,7 +260,7 @@ fn what_was_given_and_is_given_on_is_the_last_ones() {
         let mut middle = Child::fork(|| {
             until("it is its own", || go.get(0) == 1);
             let mut leaf = Child::fork(|| {
-                until("it may read", || go.get(0) > 1);
+                until("it may read", || go.get(0) > 1 && !dies);
                 assert_eq!((recv(&reader), recv(&reader), reader.missed(soon())), (Ok(1), Ok(2), Ok(0)));
             });
             reader.give(leaf.pid(), false);
