@@ -12,6 +12,7 @@ use common::channel::{Channel, INLINED, LARGE, SMALL, comes_to_rest, fds, got, i
 use common::{Child, KILLED, OK, message, open_fds, read_message, readable, until, words};
 use fastmp_core::channel::pipe::{self, End};
 use fastmp_core::channel::queue::Queue;
+use fastmp_core::deadline::Patience;
 use fastmp_core::fault::{Action, arm};
 use fastmp_core::sys::{memfd, socket};
 use fastmp_core::{Deadline, Error};
@@ -428,6 +429,46 @@ fn a_sender_that_cannot_mend_for_want_of_the_file_waits_for_who_can() {
     second.until_parked();
     assert_eq!(got(&a), (2, 0));
     assert_eq!(second.wait(), OK);
+    drop(held);
+}
+
+#[test]
+fn a_receiver_that_cannot_mend_a_senders_lock_for_want_of_the_file_waits_too() {
+    let _turn = common::turn();
+    let ((a, b), words) = (pipe::create(true).unwrap(), words());
+    let mut other = Child::fork(|| {
+        until("the sender is dead", || words.get(0) == 1);
+        let start = std::time::Instant::now();
+        assert_eq!(recv(&a, Deadline::after(0.3)).unwrap_err(), Error::Empty);
+        assert!(start.elapsed().as_secs_f64() >= 0.3);
+        let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+        assert_eq!(a.try_recv(&mut bytes, &mut fds).unwrap_err(), Error::Empty);
+        a.watch().unwrap();
+        let told = a.recv_told(&mut bytes, &mut fds, Patience::Spin).unwrap_err();
+        assert_eq!(told, Error::WouldBlock);
+        words.set(0, 2);
+        assert_eq!(got(&a), (3, 0));
+        assert!(!a.file().is_known());
+    });
+    let mut sender = Child::fork(|| {
+        (0..30).for_each(|number| put(&b, 1, number, 70_000));
+        until("the socket is empty", || words.get(1) == 1);
+        arm("ring.put.before_commit", 1, Action::Kill);
+        put(&b, 1, 30, SMALL);
+    });
+    let held: Vec<_> = (0..30).map(|_| a.recv(&mut Vec::new(), &mut Vec::new(), soon()).unwrap()).collect();
+    // The file is taken out with all that it was sent for.
+    assert_eq!(recv(&a, Deadline::after(0.01)).unwrap_err(), Error::Empty);
+    words.set(1, 1);
+    assert_eq!(sender.wait(), KILLED);
+    words.set(0, 1);
+    until("the other waits for ever", || words.get(0) == 2);
+    other.until_parked();
+    let cpu = other.cpu();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(other.cpu() - cpu <= 0.1, "it is busy");
+    put(&b, 3, 0, SMALL);
+    assert_eq!(other.wait(), OK);
     drop(held);
 }
 

@@ -57,8 +57,9 @@
 //! What is left of a killed process's moves (see [`extents`](super::extents)) is settled by the
 //! slots' words, which are in the front. Where the table has grown into the file (more than 24
 //! extents in use) who has no file cannot. A sender then waits, as for a lock that is held, until
-//! one receives who has it, as those that got so many have. A receiver looks at the head of its
-//! socket, and says `Corrupted` if it is not there; another that has it can.
+//! one receives who has it, as those that got so many have. So does a receiver with nothing to
+//! receive. One that has, if a dead receiver was killed in the middle, says `Corrupted` unless the
+//! file is at the head of its socket; another that has it can.
 //!
 //! What is left when a process dies:
 //!

@@ -340,9 +340,15 @@ impl End {
     }
 
     fn recv_once(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
-        let received = self.with_file(|| self.incoming.recv(self.socket.as_fd(), scratch, fds, patience, || ()))?;
-        self.has_received(&received);
-        Ok(received)
+        match self.with_file(|| self.incoming.recv(self.socket.as_fd(), scratch, fds, patience, || ())) {
+            Ok(received) => {
+                self.has_received(&received);
+                Ok(received)
+            }
+            // Nor is there anything to receive.
+            Err(OUT_OF_REACH) if self.incoming.ring().is_empty() => Err(Error::Empty),
+            other => other,
+        }
     }
 
     #[inline]
@@ -385,18 +391,24 @@ impl End {
     /// # Errors
     /// `PeerGone` if no message is left and none can come; those of [`Transport::recv_told`].
     pub fn recv_told(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>, patience: Patience) -> Result<Received> {
-        match self.with_file(|| self.incoming.recv_told(self.socket.as_fd(), scratch, fds, patience, || ())) {
+        let received = self.with_file(|| self.incoming.recv_told(self.socket.as_fd(), scratch, fds, patience, || ()));
+        let nothing = match received {
             Ok(received) => {
                 self.has_received(&received);
-                Ok(received)
+                return Ok(received);
             }
-            // Whoever is gone may have sent something in between.
-            Err(Error::Empty) if socket::hung_up(&self.socket) => match self.incoming.ring().is_empty() {
-                true => Err(Error::PeerGone),
-                false => Err(Error::WouldBlock),
-            },
-            other => other,
-        }
+            Err(e @ (Error::Empty | OUT_OF_REACH)) => e,
+            other => return other,
+        };
+        // In this order: whoever is gone may have sent something in between.
+        let (is_gone, is_empty) = (socket::hung_up(&self.socket), self.incoming.ring().is_empty());
+        Err(match nothing {
+            OUT_OF_REACH if !is_empty => OUT_OF_REACH,
+            _ if is_gone && is_empty => Error::PeerGone,
+            Error::Empty if !is_gone => Error::Empty,
+            // Or as while another is sending: see `wait`.
+            _ => Error::WouldBlock,
+        })
     }
 
     /// Send at once, for one who waits for the descriptor of
@@ -482,11 +494,17 @@ impl End {
                     }
                 };
             }
-            if !self.with_file(|| self.incoming.clear_ready(self.socket.as_fd(), readable, brief()))? {
-                return Ok(());
-            }
+            let cleared = self.with_file(|| self.incoming.clear_ready(self.socket.as_fd(), readable, brief()));
             kill_point!("pipe.parking");
-            let seen = socket::wait(&self.socket, deadline.slice(facade::SLICE))?;
+            let until = deadline.slice(facade::SLICE);
+            let seen = match cleared {
+                Ok(false) => return Ok(()),
+                Ok(true) => socket::wait(&self.socket, until)?,
+                // A dead sender's lock: who has the file takes it over. Until then nothing is put,
+                // and nobody knows what it means that the socket is readable.
+                Err(OUT_OF_REACH) => socket::wait_for_hang_up(&self.socket, until)?,
+                Err(e) => return Err(e),
+            };
             if !ring.is_empty() {
                 return Ok(());
             }
@@ -509,12 +527,11 @@ impl End {
     /// # Errors
     /// `Os` if the socket takes no ready packet; `Corrupted`.
     pub fn watch(&self) -> Result<BorrowedFd<'_>> {
-        let patience = Patience::sleep(Deadline::PASSED);
         if self.flags.readable {
-            self.incoming.watch(self.socket.as_fd(), patience)?;
+            self.watch_receiving()?;
         }
         if self.flags.writable {
-            self.outgoing.watch_sending(self.socket.as_fd(), patience);
+            self.watch_sending();
         }
         Ok(self.socket.as_fd())
     }
@@ -524,8 +541,11 @@ impl End {
     /// # Errors
     /// As for [`watch`](Self::watch).
     pub fn watch_receiving(&self) -> Result<BorrowedFd<'_>> {
-        self.with_file(|| self.incoming.watch(self.socket.as_fd(), Patience::sleep(Deadline::PASSED)))?;
-        Ok(self.socket.as_fd())
+        match self.with_file(|| self.incoming.watch(self.socket.as_fd(), Patience::sleep(Deadline::PASSED))) {
+            // Another clears it, or whoever is called for nothing.
+            Ok(()) | Err(OUT_OF_REACH) => Ok(self.socket.as_fd()),
+            Err(e) => Err(e),
+        }
     }
 
     /// One that is writable while a message of 16 KiB may be sent without waiting, from now on.

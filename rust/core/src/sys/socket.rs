@@ -338,9 +338,17 @@ pub fn wait(fd: impl AsFd, until: u64) -> Result<Seen> {
     wait_for(fd, PollFlags::IN, until)
 }
 
-/// Wait for a hang-up alone.
+/// The same, for a hang-up alone.
+///
+/// # Errors
+/// `Interrupted` by a signal.
+pub fn wait_for_hang_up(fd: impl AsFd, until: u64) -> Result<Seen> {
+    wait_for(fd, PollFlags::empty(), until)
+}
+
+/// Is every copy of the other end closed?
 pub fn hung_up(fd: impl AsFd) -> bool {
-    wait_for(fd, PollFlags::empty(), 0).is_ok_and(|seen| seen.hung_up)
+    wait_for_hang_up(fd, 0).is_ok_and(|seen| seen.hung_up)
 }
 
 fn wait_for(fd: impl AsFd, events: PollFlags, until: u64) -> Result<Seen> {
