@@ -159,11 +159,6 @@ pub enum Patience {
 }
 
 impl Patience {
-    /// Does who has it sleep?
-    pub fn sleeps(self) -> bool {
-        matches!(self, Patience::Sleep(_))
-    }
-
     /// Does who has it wait for nothing else, any more?
     pub fn is_over(self) -> bool {
         match self {

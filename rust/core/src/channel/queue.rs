@@ -303,7 +303,9 @@ impl Queue {
     ///
     /// # Errors
     /// `Empty`; `ShutDown` if it is for ever; `WouldBlock` if another is getting just now, or is to
-    /// be first; those of [`get`](Self::get).
+    /// be first, or if it is to be looked first whether takers have died, which takes time:
+    /// [`get`](Self::get) does so, whatever its deadline, and [`mend_custody`](Self::mend_custody);
+    /// those of `get`.
     #[inline]
     pub fn try_get(&self, scratch: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<Received> {
         if self.ring().state().not_empty.is_reserved() {
