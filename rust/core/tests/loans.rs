@@ -15,6 +15,8 @@ use fastmp_core::channel::extents::{Loan, OwnedExtent};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::fault::{Action, arm};
+use fastmp_core::sys::memfd;
+use fastmp_core::sys::twin::TwinMapping;
 use fastmp_core::{Deadline, Error};
 
 /// In a near place, and in a far one.
@@ -404,6 +406,30 @@ fn who_cannot_be_given_its_own_must_not_look() {
         a_fork_shares_nothing(End::Signal(libc::SIGSEGV));
     });
     assert_eq!(child.wait(), OK);
+}
+
+/// The kernel takes away what is in the way before it looks whether it can move anything there.
+#[test]
+fn a_hole_in_the_place_of_memory_is_no_refusal() {
+    let _turn = common::turn();
+    let file = memfd::create("fastmp-test", 1 << 20).unwrap();
+    for refused in [true, false] {
+        let mut child = Child::fork(|| {
+            memfd::write(&file, 0, &message(1, 0, 70_000)).unwrap();
+            let memory = TwinMapping::new(&file, 0, 1 << 20).unwrap();
+            let at = memory.range(0, 1 << 20).unwrap().as_ptr();
+            // SAFETY: nobody looks at it until there is something again.
+            assert_eq!(unsafe { libc::munmap(at.cast(), 1 << 20) }, 0);
+            if refused {
+                deny(libc::SYS_mremap);
+            }
+            assert!(memory.make_private(|| ()));
+            let mut bytes = vec![0; 70_000];
+            memory.read(0, &mut bytes).unwrap();
+            assert_eq!(read_message(&bytes), (1, 0));
+        });
+        assert_eq!(child.wait(), if refused { End::Signal(libc::SIGABRT) } else { OK });
+    }
 }
 
 fn a_fork_shares_nothing(ends: End) {

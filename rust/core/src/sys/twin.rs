@@ -11,6 +11,11 @@
 //! Why so: to copy the bytes elsewhere and put the copy there would lose what other threads write
 //! in between. And no descriptor is needed, which may be closed long since.
 //!
+//! The kernel takes the shared one away first, and looks then whether it has what moving the twin
+//! takes: some hundred bytes, which it may lack. That would leave a hole under the program's feet,
+//! in which whatever is mapped next would lie. So a move that has failed is looked after: what is
+//! missing is moved there again, and if the kernel keeps refusing the process ends.
+//!
 //! A twin must have no pages of its own when it is moved: a copy that was made before would be old.
 //! Where a program has all that it maps locked in memory the kernel would make them at once. So a
 //! twin may not be looked at until then, and is not locked.
@@ -22,14 +27,18 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use rustix::io::Errno;
 use rustix::mm::{
-    Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mmap, mprotect, mremap_fixed, munlock, munmap,
+    Advice, MapFlags, MprotectFlags, MremapFlags, MsyncFlags, ProtFlags, madvise, mmap, mprotect, mremap_fixed, msync,
+    munlock, munmap,
 };
 
 use crate::error::{Error, Result};
 use crate::sys::mapping::Mapping;
 
 const PAGE: usize = 4096;
+/// So often a twin is moved to where nothing is any more.
+const MOVES: usize = 100;
 
 /// See the module. Unmapped on drop.
 #[derive(Debug)]
@@ -116,14 +125,22 @@ impl TwinMapping {
         // mapping, with the same bytes: who looks at that notices nothing.
         unsafe {
             let _ = munlock(twin, len);
-            if mprotect(twin, len, MprotectFlags::READ | MprotectFlags::WRITE).is_err()
-                || mremap_fixed(twin, len, len, MremapFlags::MAYMOVE, to).is_err()
-            {
+            if mprotect(twin, len, MprotectFlags::READ | MprotectFlags::WRITE).is_err() {
                 return false;
             }
+            for _ in 0..MOVES {
+                if mremap_fixed(twin, len, len, MremapFlags::MAYMOVE, to).is_ok() {
+                    self.copy_pages();
+                    return true;
+                }
+                // It writes nothing of memory that has no disk behind it.
+                if msync(to, len, MsyncFlags::ASYNC) != Err(Errno::NOMEM) {
+                    return false;
+                }
+                std::thread::yield_now();
+            }
         }
-        self.copy_pages();
-        true
+        std::process::abort();
     }
 
     /// Have the kernel copy each page that is still the segment's, as a write to it does. Others

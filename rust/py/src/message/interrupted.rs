@@ -17,6 +17,8 @@
 //!   code, which leaves no trace.
 //! - Where handlers raise again and again, `ATTEMPTS` are made. Then the message is lost, as with
 //!   the stdlib.
+//! - What an object's own code has changed in a large buffer by then is so the second time: it is
+//!   the same buffer.
 //! - Each handler's exception is raised, in the order in which they came. Those behind the first
 //!   are not dropped or made its context: a `SystemExit` must not vanish behind a time-out.
 #![allow(unsafe_code)]
