@@ -147,6 +147,23 @@ def put_when(queue, go):
     queue.put("for the child")
 
 
+def test_who_waits_elsewhere_afterwards_begins_anew(mp):
+    """The next wait of the thread is one of its own, and counts as one."""
+    queue, other = mp.Queue(), mp.Queue()
+
+    def call():
+        try:
+            queue.get()
+        except ValueError:
+            return other.get()
+
+    waiter = Waiter(call)
+    queue.close()
+    wait_until(lambda: other.stats().get_waits or not waiter.thread.is_alive(), "a wait that is counted")
+    other.put("got")
+    assert waiter.ended() == "got"
+
+
 def test_others_wait_on(mp, crew):
     """Other processes, and this one's threads in what is not closed."""
     queue, other, got, lock = mp.Queue(), mp.Queue(), mp.Queue(), mp.Lock()

@@ -13,12 +13,13 @@ use std::thread;
 use std::time::Duration;
 
 use common::channel::put;
-use common::{Child, OK, state, until};
+use common::{Child, KILLED, OK, state, until};
 use fastmp_core::channel::broadcast::{Broadcast, Lag};
 use fastmp_core::channel::pipe;
 use fastmp_core::channel::queue::Queue;
 use fastmp_core::channel::ring::{MessageMeta, Payload};
 use fastmp_core::channel::transport::Outgoing;
+use fastmp_core::deadline::Patience;
 use fastmp_core::fault::{Action, arm};
 use fastmp_core::sync::closings::{announce, heeding};
 use fastmp_core::{Deadline, Error, Result};
@@ -159,4 +160,28 @@ fn who_does_not_heed_goes_on() {
         });
     });
     assert_eq!(child.wait(), OK);
+}
+
+/// Who has but a moment for a lock sleeps in it, and is not called up again and again.
+#[test]
+fn a_moment_ends_by_itself() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    queue.watch().unwrap();
+    let holder = Child::fork(|| {
+        arm("ring.put.before_commit", 1, Action::Stop);
+        put(&queue, 1, 0, 20);
+    });
+    until("it stops", || state(holder.pid()) == Some('T'));
+    let mut child = Child::doomed("mutex.parking", 1, || {
+        heeding(|| {
+            announce();
+            // On a busy machine a moment may be over before it begins, though not each time.
+            for _ in 0..1000 {
+                let told = queue.get_told(&mut Vec::new(), &mut Vec::new(), Patience::Moment);
+                assert_eq!(told.map(drop), Err(Error::WouldBlock));
+            }
+        });
+    });
+    assert_eq!(child.wait(), KILLED);
 }

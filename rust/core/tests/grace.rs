@@ -198,6 +198,48 @@ fn of_a_broadcast() {
     }
 }
 
+/// Who must not sleep has none: what it would have to wait for comes before it takes a message.
+#[test]
+fn who_must_not_sleep_does_not() {
+    let _turn = common::turn();
+    let meta = META;
+    for (maxsize, keeps) in [(0, false), (2, false), (0, true)] {
+        let queue = Queue::create(maxsize).unwrap();
+        if keeps {
+            queue.keep_messages().unwrap();
+        }
+        queue.watch().unwrap();
+        queue.watch_sending();
+        put(&queue, 1, 0, 20);
+        let holder = stopped("ring.put.before_commit", || put(&queue, 1, 1, 20)).unwrap();
+        let (mut scratch, mut fds) = (Vec::new(), Vec::new());
+        for _ in 0..CALLS {
+            assert_eq!(queue.try_get(&mut scratch, &mut fds).map(drop), Err(Error::WouldBlock));
+            assert_eq!(queue.get_told(&mut scratch, &mut fds, Patience::Spin).map(drop), Err(Error::WouldBlock));
+            let many = queue.try_get_many(&mut scratch, &mut Vec::new(), 5);
+            assert_eq!(many.map(drop), Err(Error::WouldBlock));
+        }
+        // Who may sleep has it all the same.
+        assert!(queue.get(&mut scratch, &mut fds, Deadline::PASSED).is_ok());
+        drop(holder);
+        // And who need not wait is not told so: of two one is left, and nobody is putting.
+        put(&queue, 1, 1, 20);
+        assert!(queue.try_get(&mut scratch, &mut fds).is_ok());
+    }
+    let (a, b) = pipe::create(true).unwrap();
+    a.watch().unwrap();
+    put(&b, 1, 0, 20);
+    let holder = stopped("ring.put.before_commit", || put(&b, 1, 1, 20)).unwrap();
+    let (mut scratch, mut fds) = (Vec::new(), Vec::new());
+    for _ in 0..CALLS {
+        assert_eq!(a.try_recv(&mut scratch, &mut fds).map(drop), Err(Error::WouldBlock));
+    }
+    assert!(a.recv(&mut scratch, &mut fds, Deadline::PASSED).is_ok());
+    let payload = &mut Some(Payload::Inline(b"message"));
+    drop(holder);
+    b.send(&mut Outgoing { meta, payload, fds: &[] }, Deadline::PASSED).unwrap();
+}
+
 /// Who gets a message with a reader in it cannot say for how long it would wait for that.
 #[test]
 fn a_reader_arrives_though_a_process_is_stopped_with_the_lock() {

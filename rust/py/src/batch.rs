@@ -235,7 +235,7 @@ fn get_many<'py>(
     let (py, queue) = (slf.py(), Queue::open(slf)?);
     message::with_inbox(|bytes| {
         let mut inbox = Inbox { metas: Vec::with_capacity(most.min(FEW)), ..Inbox::default() };
-        let metas = &mut inbox.metas;
+        let (metas, mut call) = (&mut inbox.metas, None);
         let first = match queue.attached(py, |queue| queue.try_get_many(bytes, metas, most)) {
             // As for `get`.
             Some(Err(Error::Empty)) if !block => match Queue::is_announced(py, queue)? {
@@ -246,18 +246,18 @@ fn get_many<'py>(
                 _ => Some(Err(Error::Empty)),
             },
             Some(Err(Error::Empty | Error::WouldBlock | Error::Interrupted)) => {
-                let until = blocking::deadline(if block { timeout } else { Some(0.0) }).graced();
+                let until = *call.insert(blocking::deadline(if block { timeout } else { Some(0.0) }).graced());
                 queue.wait(py, |queue| queue.get_many(bytes, metas, most, until))?
             }
             done => done,
         };
         inbox.add(first.ok_or_else(|| Queue::closed(slf))?.map_err(raise)?);
-        // The rest of what is there, with one grace. No error comes before what has been got. Where what is got comes
-        // back if it must, that is what was taken in one step.
-        let (mut rest, goes_on) = (None, !Queue::requeues(py, queue));
+        // The rest of what is there, with the call's grace. No error comes before what has been got. Where what is got
+        // comes back if it must, that is what was taken in one step.
+        let goes_on = !Queue::requeues(py, queue);
         while goes_on && inbox.count < most && queue.attached(py, |queue| queue.ring().looks_ready()) == Some(true) {
             let (left, metas) = (most - inbox.count, &mut inbox.metas);
-            let until = *rest.get_or_insert_with(Graced::alone);
+            let until = call.get_or_insert_with(Graced::alone).brief();
             let more = || queue.with(|queue| queue.get_many(bytes, metas, left, until));
             match py.detach(more) {
                 Some(Ok(found)) => inbox.add(found),

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fastmp_core::channel::{broadcast, pipe, queue};
 use fastmp_core::deadline::Patience;
 use fastmp_core::sync::closings;
-use fastmp_core::sync::waiting::in_between;
+use fastmp_core::sync::waiting::{self, in_between};
 use fastmp_core::sys::fork;
 use fastmp_core::{Error, Result};
 use pyo3::prelude::*;
@@ -179,6 +179,10 @@ impl<T: Channel> Closing<T> {
         loop {
             match py.detach(|| closings::heeding(|| self.with(&mut attempt))) {
                 Some(Err(Error::Interrupted)) => in_between(|| py.check_signals())?,
+                None => {
+                    waiting::is_over();
+                    return Ok(None);
+                }
                 done => return Ok(done),
             }
         }

@@ -224,6 +224,7 @@ impl Transport {
         patience: Patience,
         taking: impl FnOnce(),
     ) -> Result<Received> {
+        self.check_to_tell(1, patience)?;
         let received = self.take(socket, scratch, fds, patience, taking);
         // SeqCst: as in `after_take`.
         if self.ring.state().watched.load(Ordering::SeqCst) != 0 {
@@ -251,6 +252,7 @@ impl Transport {
         patience: Patience,
         mut taking: impl FnMut(),
     ) -> Result<Received> {
+        self.check_to_tell(1, patience)?;
         // What was not there a moment ago may be gone again, but hardly again and again.
         for _ in 0..4 {
             match self.take(socket, scratch, fds, patience, &mut taking) {
@@ -264,6 +266,23 @@ impl Transport {
             }
         }
         Err(Error::WouldBlock)
+    }
+
+    /// Whoever must not sleep does not take `most` messages at most if the socket is to be changed
+    /// after that, which needs the put lock, and another has that: it may be stopped. (If it takes
+    /// the lock and is stopped just after this look, the message is there, and who has got it waits
+    /// for a grace.)
+    ///
+    /// # Errors
+    /// `WouldBlock`: to be tried again with more patience.
+    #[inline]
+    pub(super) fn check_to_tell(&self, most: u64, patience: Patience) -> Result<()> {
+        let watched = self.ring.state().watched.load(Ordering::Relaxed);
+        if watched == 0 || patience != Patience::Spin {
+            return Ok(());
+        }
+        let is_to_tell = watched & FULL != 0 || self.ring.len() <= most;
+        if is_to_tell && self.ring.looks_ready() && self.ring.is_putting() { Err(Error::WouldBlock) } else { Ok(()) }
     }
 
     /// The socket says what is true of the ring now.
@@ -358,6 +377,7 @@ impl Transport {
         patience: Patience,
         taking: impl FnOnce(u64),
     ) -> Result<usize> {
+        self.check_to_tell(most as u64, patience)?;
         let getting = self.ring.get_guard(patience)?;
         let got = getting.get_run(scratch, metas, most, taking);
         drop(getting);

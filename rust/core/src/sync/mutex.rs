@@ -198,7 +198,8 @@ impl Mutex {
             _ if self.try_lock(me) => Ok(Acquired::Clean),
             Patience::Spin if self.brief_spin(me) => Ok(Acquired::Clean),
             Patience::Spin => self.try_lock_or_recover(me).ok_or(Error::WouldBlock),
-            Patience::Moment => match self.lock(me, Patience::moment()) {
+            // Over so soon that nothing else is to end it: who is called again has another moment.
+            Patience::Moment => match closings::unheeded(|| self.lock(me, Patience::moment())) {
                 Err(Error::TimedOut) => self.try_lock_or_recover(me).ok_or(Error::WouldBlock),
                 taken => taken,
             },

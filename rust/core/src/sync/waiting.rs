@@ -221,6 +221,13 @@ pub fn in_between<T, E>(handlers: impl FnOnce() -> std::result::Result<T, E>) ->
     Ok(done)
 }
 
+/// The wait that came up does not go on: what it was for has been closed.
+pub fn is_over() {
+    CAME_UP.with(|came_up| came_up.set([None; LEVELS]));
+    SLEPT.with(Cell::take);
+    let _ = facade::resumed();
+}
+
 /// Does the wait that begins go on with one that has slept?
 pub fn goes_on() -> bool {
     SLEPT.with(Cell::take)

@@ -378,6 +378,11 @@ impl Ring {
         self.state.tail.load(Ordering::Relaxed) != self.state.head.load(Ordering::Relaxed) || self.in_front() != 0
     }
 
+    /// Has somebody the put lock?
+    pub fn is_putting(&self) -> bool {
+        self.state.put_lock.owner().is_some()
+    }
+
     /// Messages that have come back, and are taken before those in the ring.
     #[inline]
     pub fn in_front(&self) -> u64 {

@@ -58,6 +58,7 @@ impl Queue {
         told: bool,
     ) -> Result<Received> {
         let (transport, socket) = (&self.transport, self.reader.as_fd());
+        transport.check_to_tell(1, patience)?;
         let taken = if told {
             // As `Transport::recv_told`.
             let mut tries = 4;
@@ -99,6 +100,7 @@ impl Queue {
         patience: Patience,
     ) -> Result<Found> {
         let mut records = Vec::new();
+        self.transport.check_to_tell(most as u64, patience)?;
         let taken = self.take(keeper, most, &mut records, patience, false);
         self.transport.after_take(self.reader.as_fd(), matches!(taken, Err(Error::Empty)), patience)?;
         match taken {
