@@ -226,8 +226,9 @@ impl End {
         }
     }
 
-    /// Attempt it; once more if it wants the file, and that has come here; else `OUT_OF_REACH`. It does to settle what a
-    /// killed process was moving, if the table of extents has grown into the file.
+    /// Attempt it; once more if it wants the file, and that has come here; else `OUT_OF_REACH`. It
+    /// does to settle what a killed process was moving, if the table of extents has grown into the
+    /// file.
     fn with_file<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         match attempt() {
             Err(NO_FILE) if self.has_file_now()? => attempt(),
