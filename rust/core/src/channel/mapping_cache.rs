@@ -63,6 +63,7 @@ impl MappingCache {
         if let Some(mapping) = self.windows.with(|windows| windows.get(number).cloned().flatten()) {
             return Ok((mapping, start));
         }
+        let segment = segment.own_fd()?;
         // What is mapped has to be inside of the segment, wherever the last message ends.
         memfd::extend_to(segment, start + WINDOW)?;
         let mapping = Arc::new(Mapping::new(segment, start, WINDOW as usize)?);
@@ -112,6 +113,7 @@ impl MappingCache {
         if let Some(mapping) = self.known(offset, bytes) {
             return Ok(mapping);
         }
+        let segment = segment.own_fd()?;
         let end = offset.checked_add(bytes as u64);
         let inside = |end| memfd::size(segment).is_ok_and(|size| end <= size);
         if bytes == 0 || !offset.is_multiple_of(4096) || !end.is_some_and(inside) {

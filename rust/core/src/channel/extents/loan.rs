@@ -148,7 +148,7 @@ impl OwnedExtent {
             return Err(Error::OutOfMemory);
         }
         let (extents, offset) = (self.extents(), self.offset());
-        let (segment, slot) = (&*extents.segment()?, extents.table.slot_alone(self.index())?);
+        let (segment, slot) = (extents.segment()?, extents.table.slot_alone(self.index())?);
         let (need, cap) = ((len as u64).checked_next_multiple_of(PAGE).unwrap_or(0), slot.cap());
         if need == 0 || need > cap || !self.is_ours() {
             return Err(Error::OutOfMemory);
@@ -158,6 +158,7 @@ impl OwnedExtent {
         if let Some(memory) = extents.maps.take_lent(offset, need) {
             return Ok((memory, slot));
         }
+        let segment = segment.own_fd()?;
         // The file may end with a near place's bytes. Who claims a far one has made it long enough.
         if self.is_near() {
             memfd::extend_to(segment, offset + bytes)?;

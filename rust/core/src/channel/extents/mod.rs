@@ -42,6 +42,10 @@
 //! What many read (see `broadcast`) goes into a ring in the same way, and comes out of it by who
 //! holds the put lock: see `shared`.
 //!
+//! A program may close descriptors that are not its own, and open others of the same numbers. So the
+//! file's is looked at before each system call by it: what is in another file is nobody's business
+//! here. Mappings stay good.
+//!
 //! Whoever dies in between leaves a slot that it owns, for the sweep. That goes for the sweeper
 //! too.
 
@@ -217,7 +221,8 @@ impl Extents {
         let (offset, most) = slot.place(index);
         // Who owns it has the file.
         let Ok(segment) = self.segment() else { return };
-        let segment = &*segment;
+        // The program may have closed its descriptor: others see to the pages, in a sweep.
+        let Ok(segment) = segment.own_fd() else { return };
         // In steps: the kernel locks the file meanwhile. Not more of them than there can be pages
         // for: `cap` may be garbage. To the end, whatever `cap` says: the owner may have died while
         // it wrote.
@@ -253,7 +258,7 @@ impl Extents {
 
     /// Can there be so many bytes of a message? `cap` alone does not tell.
     fn check_held(&self, len: u64) -> Result<()> {
-        if len >= COMPARED && len > memfd::resident(&*self.segment()?)? {
+        if len >= COMPARED && len > memfd::resident(self.segment()?.own_fd()?)? {
             return Err(Error::Corrupted("a message larger than all that its segment holds"));
         }
         Ok(())

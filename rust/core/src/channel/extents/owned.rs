@@ -132,7 +132,7 @@ impl OwnedExtent {
         }
         if cap < bytes {
             let bytes = bytes.next_multiple_of(PAGE);
-            memfd::reserve_own(&*self.extents.segment()?, self.offset + cap, bytes - cap)?;
+            memfd::reserve_own(self.extents.segment()?.own_fd()?, self.offset + cap, bytes - cap)?;
             slot.cap.store(bytes, Ordering::Release);
         }
         Ok(())
@@ -173,7 +173,8 @@ impl OwnedExtent {
         {
             return mapping.write(start + at as usize, bytes);
         }
-        let segment = &*self.extents.segment()?;
+        let segment = self.extents.segment()?;
+        let segment = segment.own_fd()?;
         let filled = memfd::write(segment, self.offset + at, bytes).and_then(|()| {
             kill_point!("extent.filled");
             if at <= cap && end > cap {
@@ -209,7 +210,7 @@ impl OwnedExtent {
         }
         match self.mapped(&slot, cap) {
             Some((mapping, start)) => mapping.read(start + at as usize, to),
-            None => memfd::read(&*self.extents.segment()?, self.offset + at, to),
+            None => memfd::read(self.extents.segment()?.own_fd()?, self.offset + at, to),
         }
     }
 

@@ -223,10 +223,11 @@ impl Table {
                 let start = TABLE_AT + piece as u64 * PIECE * PAGE;
                 // What is beyond the file's end must not be touched.
                 let segment = self.segment()?;
-                if memfd::size(&*segment)? < start + PIECE * PAGE {
+                let segment = segment.own_fd()?;
+                if memfd::size(segment)? < start + PIECE * PAGE {
                     return Err(Error::Corrupted("a table longer than its segment"));
                 }
-                let mapping = Arc::new(Mapping::new(&*segment, start, (PIECE * PAGE) as usize)?);
+                let mapping = Arc::new(Mapping::new(segment, start, (PIECE * PAGE) as usize)?);
                 self.pieces.with(|pieces| {
                     if pieces.len() <= piece {
                         pieces.resize(piece + 1, None);
@@ -259,7 +260,8 @@ impl Table {
         if more >= MOST - FIRST {
             return Err(Error::OutOfMemory);
         }
-        let segment = &*self.segment()?;
+        let segment = self.segment()?;
+        let segment = segment.own_fd()?;
         let at = TABLE_AT + more / PAGEFUL * PAGE;
         // A whole piece is mapped at a time.
         memfd::extend_to(segment, TABLE_AT + (more / PAGEFUL / PIECE + 1) * PIECE * PAGE)?;
