@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use fastmp_core::fault::{Action, arm};
 use fastmp_core::sys::memfd;
 use fastmp_core::sys::twin::TwinMapping;
 use fastmp_core::{Deadline, Error};
+use rustix::io::Errno;
 
 /// In a near place, and in a far one.
 const SIZES: [usize; 2] = [70_000, LARGE + 10];
@@ -558,6 +560,41 @@ fn a_loan_keeps_others_out_of_its_channels_plot() {
             assert!(others.iter().any(|other| place(other) == its));
         }
     }
+}
+
+/// Programs close descriptors wholesale, and open others, of the same numbers.
+#[test]
+fn what_returns_touches_no_file_of_the_programs() {
+    let _turn = common::turn();
+    let queue = Queue::create(0).unwrap();
+    for len in [1 << 20, 4 << 20] {
+        (0..20).for_each(|number| put(&queue, 1, number, len - 100));
+        let mut child = Child::fork(|| {
+            let loans: Vec<_> = (0..20).map(|_| lent(&queue)).collect();
+            let theirs = memfd::create("fastmp-test", 0).unwrap();
+            // Where near places are, and far ones.
+            let places = (0..100).flat_map(|slot| [(128 << 20) + (slot << 20), (slot + 1) << 40]);
+            places.for_each(|at| memfd::write(&theirs, at, &[7; 4096]).unwrap());
+            let before = memfd::resident(&theirs).unwrap();
+            let number = queue.file().get().unwrap().as_fd().as_raw_fd();
+            // SAFETY: the number is the queue's, which is to find out.
+            assert_eq!(unsafe { libc::dup2(theirs.as_raw_fd(), number) }, number);
+            drop(loans);
+            // What is mapped can be used still; where more is asked for it is refused.
+            let mut filled = Vec::new();
+            let refused = (0..100).find_map(|_| {
+                let extent = queue.extent(len as u64).unwrap();
+                let done = extent.write(0, &vec![1; len]);
+                filled.push(extent);
+                done.err()
+            });
+            assert_eq!(refused, Some(Error::Os(Errno::BADF)));
+            drop((filled, queue.again()));
+            assert_eq!(memfd::resident(&theirs).unwrap(), before);
+        });
+        assert_eq!(child.wait(), OK);
+    }
+    comes_to_rest(&queue, "closed by the program");
 }
 
 /// A queue in two processes: here, and in a child, which has loans and no queue any more.

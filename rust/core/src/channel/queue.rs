@@ -104,7 +104,7 @@ pub struct Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         // Where messages come back nothing is lent.
-        if cfg!(miri) || !self.extents.were_used() || self.keeps_messages() {
+        if cfg!(miri) || !self.extents.is_whole() || self.keeps_messages() {
             return;
         }
         let Ok(reader) = self.reader.try_clone() else { return };

@@ -23,10 +23,16 @@ use crate::kill_point;
 use crate::sys::liveness::{self, Owner};
 
 impl Extents {
+    /// Is there a file, and has the program left its descriptor alone? Else it may have closed those
+    /// of the socket too, and what they lead to tells nothing.
+    pub(in crate::channel) fn is_whole(&self) -> bool {
+        self.were_used() && self.segment().is_ok_and(|file| file.own_fd().is_ok())
+    }
+
     /// Give back what is no process's, but for what is in a ring that `spares` names: somebody may
     /// take from that still.
     pub(in crate::channel) fn leave(self: &Arc<Self>, spares: impl Fn(u32) -> bool) {
-        if !self.were_used() || !self.file().is_known() {
+        if !self.is_whole() {
             return;
         }
         let me = liveness::me();
