@@ -63,7 +63,6 @@ impl MappingCache {
         if let Some(mapping) = self.windows.with(|windows| windows.get(number).cloned().flatten()) {
             return Ok((mapping, start));
         }
-        let segment = segment.own_fd()?;
         // What is mapped has to be inside of the segment, wherever the last message ends.
         let segment = segment.own_fd()?;
         memfd::extend_to(segment, start + WINDOW)?;
