@@ -46,6 +46,8 @@ type Given = (Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, Py<Descriptor>, us
 /// What `_export()` gives: the same, lent.
 type Exported = (RawFd, Token, RawFd, RawFd, usize, u32);
 
+// Most are pipes, and quick.
+#[allow(clippy::large_enum_variant)]
 enum Way {
     Pipe(Closing<End>),
     /// An object of the stdlib's class.
