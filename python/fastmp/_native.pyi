@@ -47,6 +47,7 @@ __all__ = [
     "Token",
     "_BUSY",
     "_NOTHING",
+    "_acknowledge",
     "_arm",
     "_channel_fd",
     "_get",
