@@ -3,6 +3,9 @@
 #![allow(unsafe_code)]
 
 #[cfg(not(miri))]
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+#[cfg(not(miri))]
 use crate::sys::fork::Local;
 
 /// How long a file may become by this process's doing, in bytes. What would make one longer is not
@@ -30,14 +33,18 @@ pub fn with_most_descriptors<R>(f: impl FnOnce() -> R) -> Option<R> {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: writes to a local.
         let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
-        let most = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-        // SAFETY: a plain system call; more is allowed for a moment.
-        if !known || limit.rlim_cur >= most.rlim_cur || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &most) } != 0 {
+        let finite = |limit| (limit != libc::RLIM_INFINITY).then_some(limit);
+        // By a system call: wheels ask the C library for as few functions as can be.
+        let allow = |soft| {
+            let limits = Rlimit { current: finite(soft), maximum: finite(limit.rlim_max) };
+            setrlimit(Resource::Nofile, limits).is_ok()
+        };
+        // More is allowed for a moment.
+        if !known || limit.rlim_cur >= limit.rlim_max || !allow(limit.rlim_max) {
             return None;
         }
         let done = f();
-        // SAFETY: as it was.
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+        allow(limit.rlim_cur);
         Some(done)
     })
 }
