@@ -374,6 +374,8 @@ def has_ended(pid):
 @pytest.mark.method("spawn")
 def test_a_child_that_is_no_program_yet_when_it_is_given_a_reader(mp, crew, monkeypatch):
     """Without vfork start() returns before."""
+    if not hasattr(subprocess, "_USE_VFORK"):
+        pytest.skip("this Python cannot be told not to use vfork")
     monkeypatch.setattr(subprocess, "_USE_VFORK", False)
     broadcast, results = mp.Broadcast(1), mp.Queue()
     crew.start(broadcasts.read_all, broadcast.reader(), results)
