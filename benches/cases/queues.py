@@ -119,7 +119,7 @@ def array_1mib(mp, budget):
 
 @case("queue-array-32MiB", "Queue, 32 MiB array, 1->1", goal=20, peers=ARRAY_PEERS | {"faster_fifo": 12})
 def array_32mib(mp, budget):
-    return _time_arrays(mp, budget, 32 << 20, 8)
+    return _time_arrays(mp, budget, 32 << 20, 64)
 
 
 def _register_producers(size, label, producers, goal):
