@@ -99,6 +99,7 @@ def data_in(item):
 class Kind:
     """One kind of traffic, over a queue."""
 
+    most = 1  # messages in one put
     lost_with_a_consumer = 1  # messages: of a batch, as many as there are in one
     once = True  # each message comes to one consumer, and not to each that is there
     comes_back = False  # what a killed consumer had in its hands
@@ -149,6 +150,28 @@ class Bounded(Kind):
     bound = 8
 
 
+class Batched(Kind):
+    """A batch in a dying consumer's hands counts as one message."""
+
+    most = lost_with_a_consumer = 9
+
+    def put(self, make, dice):
+        while self.queue.qsize() > AHEAD:
+            time.sleep(0.001)
+        batch = [make() for _ in range(dice.randrange(1, self.most + 1))]
+        self.queue.put_many(batch)
+        return len(batch)
+
+    def get(self, dice):
+        try:
+            batch = self.queue.get_many(dice.randrange(1, self.most + 1), timeout=0.05)
+        except Empty:
+            return []
+        for _ in range(batch.count(None) - 1):
+            self.end()  # that was another's
+        return batch
+
+
 class Pipe(Kind):
     """Both ends are shared."""
 
@@ -172,7 +195,7 @@ class Pipe(Kind):
         return not self.reader.poll(0.5)
 
 
-class Requeued(Kind):
+class Requeued(Batched):
     """At least once."""
 
     lost_with_a_consumer = 0
@@ -181,16 +204,11 @@ class Requeued(Kind):
     def __init__(self, mp):
         self.queue = mp.Queue(requeue=True)
 
+    def put(self, make, dice):
+        return (Batched if dice.random() < 0.5 else Kind).put(self, make, dice)
+
     def get(self, dice):
-        if dice.random() < 0.5:
-            return super().get(dice)
-        try:
-            batch = self.queue.get_many(dice.randrange(1, 10), timeout=0.05)
-        except Empty:
-            return []
-        for _ in range(batch.count(None) - 1):
-            super().end()  # that was another's
-        return batch
+        return (Batched if dice.random() < 0.5 else Kind).get(self, dice)
 
     def end(self):
         # All that comes back is there first.
@@ -198,7 +216,45 @@ class Requeued(Kind):
         super().end()
 
 
-KINDS = [Unbounded, Bounded, Pipe, Requeued]
+class Broadcasted(Kind):
+    """Each consumer gets all that is sent while it is there, without a gap."""
+
+    once = False
+
+    def __init__(self, mp):
+        self.broadcast, self.reader = mp.Broadcast(8), None
+
+    def join(self):
+        self.reader = self.broadcast.reader()
+
+    def put(self, make, dice):
+        while not self.broadcast.readers():
+            time.sleep(0.001)
+        self.broadcast.send(make())
+        return 1
+
+    def get(self, dice):
+        try:
+            return [self.reader.recv(dice.choice([None, 0.05, 0.05]))]
+        except Empty:
+            return []
+
+    def end(self):
+        self.broadcast.send(None)
+
+    def is_empty(self):
+        return self.broadcast.readers() == []
+
+    def rest(self):
+        with self.broadcast.reader() as reader:
+            try:
+                reader.recv(0.5)
+            except Empty:
+                return True
+        return False
+
+
+KINDS = [Unbounded, Bounded, Batched, Pipe, Requeued, Broadcasted]
 
 
 class World:
@@ -240,7 +296,9 @@ def consume(world, at, slot, seed):
             data = data_in(item)
             producer, number, size = HEADER.unpack_from(data)
             world.expect(at, data == message(producer, number, size), f"message {number} of {producer} is torn")
-            in_order = world.kind.comes_back or last.get(producer, -1) < number
+            before = last.get(producer, -1 if world.kind.once else number - 1)
+            in_order = before < number if world.kind.once else before + 1 == number
+            in_order = in_order or world.kind.comes_back
             world.expect(at, in_order, f"{number} of {producer} after {last.get(producer)}")
             world.expect(at, kept.add(item, data), "what was lent has changed")
             last[producer] = number
@@ -353,14 +411,14 @@ class Controller:
             lost += counts[:returned].count(0)
             # The put that a death has cut short may have been done. (A batch is one put.)
             beyond = len(counts[returned:].rstrip(b"\0"))
-            if beyond > max(1, world.kind.lost_with_a_consumer):
+            if beyond > world.kind.most:
                 self.trouble.append(
                     f"{name}: {beyond} messages of {slot} beyond {returned}, which its puts have returned"
                 )
             if max(counts) > 1 and world.kind.once and not world.kind.comes_back:
                 self.trouble.append(f"{name}: messages of {slot} came twice")
             self.messages += returned
-        self.missing += lost
+        self.missing += lost if world.kind.once else 0
         if world.kind.once and lost > self.killed[world] * world.kind.lost_with_a_consumer:
             self.trouble.append(f"{name}: {lost} messages are lost, with {self.killed[world]} consumers")
         if not world.kind.is_empty():
