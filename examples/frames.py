@@ -60,7 +60,8 @@ def film(module, method, count):
     consumers = [mp.Process(target=consume, args=(me, frames, results), daemon=True) for me in range(CONSUMERS)]
     for consumer in consumers:
         consumer.start()
-    # multiprocessing pickles a moment after `put` has returned: pictures must not change afterwards.
+    # multiprocessing pickles a moment after `put` has returned: pictures must not change
+    # afterwards.
     scenes = [scene(number) for number in range(SCENES)]
     sums = [int(picture[500, ::64].sum()) for picture in scenes]
     began = time.perf_counter()

@@ -119,9 +119,9 @@ def run(mp, seconds, shapes=SHAPES):
 
 def risen(seen):
     """What is more in the last quarter of the looks, at its least, than ever in the first half; with some room."""
-    # A place of the file is 1 TiB, and takes as much of it as has been written. Which of the table's
-    # slots the largest messages come to use is chance; the table grows by 64. A mapping is kept for
-    # each of some dozens that are used again and again.
+    # A place of the file is 1 TiB, and takes as much of it as has been written. Which of the
+    # table's slots the largest messages come to use is chance; the table grows by 64. A mapping is
+    # kept for each of some dozens that are used again and again.
     room = {"file": 2 * 64 << 40, "pages": 4 * MIB, "resident": 16 * MIB, "mappings": 70, "descriptors": 1}
     early, late = seen[1 : len(seen) // 2 + 1], seen[-max(len(seen) // 4, 1) :]
     least = {what: min(one[what] for one in late) for what in room}

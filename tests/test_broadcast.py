@@ -1,4 +1,7 @@
-"""Broadcasts: every reader gets every message, and a dead or slow one blocks nobody."""
+"""Broadcasts: every reader gets every message, and a dead or slow one blocks nobody.
+
+Long, for it holds all tests of one object.
+"""
 
 import contextlib
 import errno
@@ -431,7 +434,8 @@ def test_a_reader_comes_though_the_lock_is_held_by_one_who_is_stopped(mp, crew):
     carrier.put(reader)
     broadcast.send("before")
     with open(broadcast._handle()[0], "r+b", closefd=False) as file, mmap.mmap(file.fileno(), 16384) as words:
-        # As if it had been stopped just then: the first word is the lock, the first slot's the child's.
+        # As if it had been stopped just then: the first word is the lock, the first slot's the
+        # child's.
         os.kill(child.pid, signal.SIGSTOP)
         wait_until(lambda: look_at(child.pid).state == "T", "it is stopped")
         words[64:72] = words[8192:8200]

@@ -1,5 +1,5 @@
 //! The memory file of a channel: made when it is needed, and had by everybody who needs it, whoever
-//! dies meanwhile.
+//! dies meanwhile. Long, for it holds what is asked of queues and of pipes alike.
 #![cfg(not(loom))]
 // Forks, and lays test words over shared memory; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]

@@ -1,4 +1,5 @@
 //! Loans: bytes that a receiver looks at where they are, while others go on, fork, close and die.
+//! Long, for it holds all tests of one object.
 #![cfg(not(loom))]
 // Looks at raw memory, forks; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]

@@ -1,5 +1,5 @@
 //! Queues whose messages come back when their taker is killed; and who dies at each step of it, and
-//! who dies while it mends that.
+//! who dies while it mends that. Long, for it holds all steps of one protocol.
 #![cfg(not(loom))]
 // Forks, and lays test words over shared memory; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]

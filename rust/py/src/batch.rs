@@ -252,8 +252,8 @@ fn get_many<'py>(
             done => done,
         };
         inbox.add(first.ok_or_else(|| Queue::closed(slf))?.map_err(raise)?);
-        // The rest of what is there, with the call's grace. No error comes before what has been got. Where what is got
-        // comes back if it must, that is what was taken in one step.
+        // The rest of what is there, with the call's grace. No error comes before what has been
+        // got. Where what is got comes back if it must, that is what was taken in one step.
         let goes_on = !Queue::requeues(py, queue);
         while goes_on && inbox.count < most && queue.attached(py, |queue| queue.ring().looks_ready()) == Some(true) {
             let (left, metas) = (most - inbox.count, &mut inbox.metas);

@@ -1,4 +1,4 @@
-//! `Queue`.
+//! `Queue`. Long, for it is one class with all that the stdlib's has, and its operators.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;

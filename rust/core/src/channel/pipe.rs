@@ -1,4 +1,5 @@
-//! A pipe: two ends, a ring for each direction, and a socket between them.
+//! A pipe: two ends, a ring for each direction, and a socket between them. Long, for an end sends,
+//! receives and tells of both by one socket.
 //!
 //! Messages go through the rings. The socket carries readiness and descriptors (see
 //! [`transport`](super::transport)), and tells of hang-up: an end notices when every copy of the

@@ -1,11 +1,11 @@
 //! A ring with a socket beside it, which carries what only the kernel can: readiness for `poll`,
-//! and descriptors.
+//! and descriptors. Long, for all who change what the socket says have to agree.
 //!
 //! Readiness: a one-byte packet, the *ready packet*, says that the ring has messages (see `ready`
-//! in [`ring`](super::ring)). Who makes a queue sends it, or a pipe's first sender, and it stays, and
-//! nobody cares, until somebody asks for the descriptor or sleeps on it: then it is cleared, under
-//! the put lock and with the ring seen empty, and the next sender finds it gone and sends one,
-//! before its commit.
+//! in [`ring`](super::ring)). Who makes a queue sends it, or a pipe's first sender, and it stays,
+//! and nobody cares, until somebody asks for the descriptor or sleeps on it: then it is cleared,
+//! under the put lock and with the ring seen empty, and the next sender finds it gone and sends
+//! one, before its commit.
 //!
 //! Descriptors: a packet tagged with a number of its own, the message's `fds_id`, goes before the
 //! commit, and a ready packet follows it, so that taking the packet leaves the socket readable. The

@@ -37,10 +37,10 @@
 //!   packets from the head while more than the head is there. If one packet is left, no filler can
 //!   keep the socket from being writable: clear `FULL`. That packet remains for it tells that
 //!   messages are there.
-//! - a packet with the channel's file (see [`file`](super::file)) is not taken while a message in an
-//!   extent is unread, unless the last packet has it too (`HANDED`). A sender that has the file sees
-//!   to that: `HANDED` is cleared before the fillers, and the packet behind them has the file. With
-//!   one that has not, readiness is late until all is read.
+//! - a packet with the channel's file (see [`file`](super::file)) is not taken while a message in
+//!   an extent is unread, unless the last packet has it too (`HANDED`). A sender that has the file
+//!   sees to that: `HANDED` is cleared before the fillers, and the packet behind them has the file.
+//!   With one that has not, readiness is late until all is read.
 //! - fillers behind a packet of descriptors whose message is unread stay, and `FULL` with them,
 //!   until it is received: a socket is taken from in order only. So long readiness may be late.
 //! - receiver that finds the ring empty: takes all, as ever ([`Transport::clear_ready`]).

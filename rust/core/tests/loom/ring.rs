@@ -156,7 +156,8 @@ impl Ring {
         new.is_some()
     }
 
-    /// Under the get lock: what comes next, the cursor to commit, and whether that leaves the chunk.
+    /// Under the get lock: what comes next, the cursor to commit, and whether that leaves the
+    /// chunk.
     fn look(&self) -> Option<(u64, Cursor, bool)> {
         let head = Cursor(self.head.load(Ordering::Relaxed));
         if self.tail_seen.load(Ordering::Relaxed) == head.0 {

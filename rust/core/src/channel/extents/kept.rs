@@ -14,10 +14,11 @@
 //!
 //! # How much
 //! Three times the size of the extent that was freed last, at least 32 MiB and at most 256 MiB:
-//! enough for one that is filled while another is read and a third is between the two. What was used least recently goes first. All
-//! channels that this process uses keep 256 MiB together. What was not used for a second goes, but
-//! for 8 MiB a channel. There is no thread to see to it: those do who wait on the channel, each
-//! time they look up, and those who use large messages on any channel of the same process.
+//! enough for one that is filled while another is read and a third is between the two. What was
+//! used least recently goes first. All channels that this process uses keep 256 MiB together. What
+//! was not used for a second goes, but for 8 MiB a channel. There is no thread to see to it: those
+//! do who wait on the channel, each time they look up, and those who use large messages on any
+//! channel of the same process.
 
 use std::sync::{Arc, Weak};
 
@@ -105,8 +106,8 @@ impl Extents {
     pub(super) fn take_kept(self: &Arc<Self>, need: u64) -> Option<OwnedExtent> {
         let (far, tick) = (need > CHUNK, tick());
         for _ in 0..KEPT {
-            // The smallest that is large enough, but not far too large: its receiver may keep all of
-            // it for long. Else the largest of those that are not.
+            // The smallest that is large enough, but not far too large: its receiver may keep all
+            // of it for long. Else the largest of those that are not.
             let rank = |cell: Cell| match cell.cap() {
                 cap if cap >= need => (cap / 2 <= need).then_some((1, u64::MAX - cap, u64::MAX - cell.age(tick))),
                 cap => (!far || cap >= need / 2).then_some((0, cap, 0)),

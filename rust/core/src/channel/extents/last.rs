@@ -23,8 +23,8 @@ use crate::kill_point;
 use crate::sys::liveness::{self, Owner};
 
 impl Extents {
-    /// Is there a file, and has the program left its descriptor alone? Else it may have closed those
-    /// of the socket too, and what they lead to tells nothing.
+    /// Is there a file, and has the program left its descriptor alone? Else it may have closed
+    /// those of the socket too, and what they lead to tells nothing.
     pub(in crate::channel) fn is_whole(&self) -> bool {
         self.were_used() && self.segment().is_ok_and(|file| file.own_fd().is_ok())
     }

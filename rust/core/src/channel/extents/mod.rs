@@ -42,9 +42,9 @@
 //! What many read (see `broadcast`) goes into a ring in the same way, and comes out of it by who
 //! holds the put lock: see `shared`.
 //!
-//! A program may close descriptors that are not its own, and open others of the same numbers. So the
-//! file's is looked at before each system call by it: what is in another file is nobody's business
-//! here. Mappings stay good.
+//! A program may close descriptors that are not its own, and open others of the same numbers. So
+//! the file's is looked at before each system call by it: what is in another file is nobody's
+//! business here. Mappings stay good.
 //!
 //! Whoever dies in between leaves a slot that it owns, for the sweep. That goes for the sweeper
 //! too.

@@ -1,14 +1,17 @@
 //! A reader on its writer's heels.
 //!
-//! A stream's reader that is as quick as its writer reads each record just when it has been written,
-//! out of the cache lines that the next one goes into: on two cores both then take two or three
-//! times as long as for a record that has lain there for a while. So a reader that keeps finding
-//! messages, and few at a time, lets its writer get ahead, once, by what it writes in some
+//! A stream's reader that is as quick as its writer reads each record just when it has been
+//! written, out of the cache lines that the next one goes into: on two cores both then take two or
+//! three times as long as for a record that has lain there for a while. So a reader that keeps
+//! finding messages, and few at a time, lets its writer get ahead, once, by what it writes in some
 //! microseconds.
 //!
-//! Only in a pipe, whose writer cannot get far ahead by itself. Not where it does not help: a writer
-//! that waits for answers writes no more meanwhile. Then it is tried half as often each time. Who
-//! finds nothing is no stream's reader, and begins to count anew.
+//! Only in a pipe, whose writer cannot get far ahead by itself. Not where it does not help: a
+//! writer that waits for answers writes no more meanwhile. Then it is tried half as often each
+//! time. Who finds nothing is no stream's reader, and begins to count anew.
+//!
+//! The get lock, and the interpreter, are held meanwhile: for no longer than it takes to copy the
+//! largest message that is copied under the lock.
 //!
 //! What is counted is this process's own, and but a guess: all orders are relaxed.
 

@@ -139,7 +139,8 @@ overlay! {
         shut: AtomicU32,
         /// The caller's business.
         pub flags: AtomicU32,
-        /// Messages that have come back, in front of the head. See [`custody`](crate::sync::custody).
+        /// Messages that have come back, in front of the head. See
+        /// [`custody`](crate::sync::custody).
         pub front: AtomicU64,
         _reserved: AtomicU64,
 

@@ -58,7 +58,8 @@
 //!   of each slice, and a joiner that finds no slot at all of them: proved dead, it is dropped. Its
 //!   pin is void with that.
 //! - of a joiner before its commit: the slot is free still. `high` may be too high: harmless.
-//! - of one who takes a slot over, before its commit: the slot names it, and is freed as the dead's.
+//! - of one who takes a slot over, before its commit: the slot names it, and is freed as the
+//!   dead's.
 //! - of one who leaves, or drops another: after its commit waiters find room at the end of their
 //!   slice.
 //! - of whoever does one of these repairs: each is one CAS.

@@ -110,7 +110,8 @@ impl Custody<'_> {
         }
     }
 
-    /// Under the get lock, settled: nothing comes back any more. Gives the bays that are to be cleaned.
+    /// Under the get lock, settled: nothing comes back any more. Gives the bays that are to be
+    /// cleaned.
     pub fn throw_away(&self, me: Owner) -> Vec<usize> {
         let mine = me.word() | CLEANING;
         let bays = self.used().iter().enumerate();

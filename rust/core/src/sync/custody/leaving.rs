@@ -5,8 +5,8 @@ use crate::facade::{Ordering, Owner};
 use crate::kill_point;
 
 impl Custody<'_> {
-    /// By its owner, in no lock: what is in custody in bay `index` is done. Gives the extent that is
-    /// to be given back, before [`idle`](Self::idle).
+    /// By its owner, in no lock: what is in custody in bay `index` is done. Gives the extent that
+    /// is to be given back, before [`idle`](Self::idle).
     pub fn acknowledge(&self, index: usize, me: Owner) -> Option<Reference> {
         let bay = &self.bays[index];
         let [idle, held, cleaning] = [IDLE, HELD, CLEANING].map(|state| me.word() | state);

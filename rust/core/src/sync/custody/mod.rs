@@ -35,12 +35,12 @@
 //!   the bay's; say what the head will be (`intents`); `pending` = the bay. Store the new head: the
 //!   commit point, as of every get. Then `word` := `HELD`, `pending` := 0. (An even run is
 //!   committed in two steps, the last message alone: two intents.)
-//! - **take**, from the front, of the bay with the lowest number: the same, with that bay's `cursor`
-//!   in place of the head; then `front`. A bay of which all is taken is cleaned.
-//! - **acknowledge**, by the thread (by no other, which could be late, and undo its next take), when
-//!   it asks for its next message, and by its process when the thread or the process ends normally:
-//!   `word` := `IDLE`, or `CLEANING` where there is an extent to give back. That is the commit
-//!   point, and needs no lock: nobody else changes a word with a live owner.
+//! - **take**, from the front, of the bay with the lowest number: the same, with that bay's
+//!   `cursor` in place of the head; then `front`. A bay of which all is taken is cleaned.
+//! - **acknowledge**, by the thread (by no other, which could be late, and undo its next take),
+//!   when it asks for its next message, and by its process when the thread or the process ends
+//!   normally: `word` := `IDLE`, or `CLEANING` where there is an extent to give back. That is the
+//!   commit point, and needs no lock: nobody else changes a word with a live owner.
 //! - **return**, by whoever proves the owner of a `HELD` bay dead, under both locks: make the
 //!   descriptor readable; CAS `word` from what was seen to `RETURNED`, the commit point; count
 //!   `front` anew; wake one who waits. Of any other bay of the dead: CAS to `CLEANING` in one's own

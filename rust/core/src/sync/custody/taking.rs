@@ -152,11 +152,11 @@ impl Custody<'_> {
         bay.word.compare_exchange(RETURNED, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Under the get lock, settled: the process that has bay `index`, which holds something, is about
-    /// to count the first of it as done, so that `done` are; `cursor` is what comes after it. It may
-    /// be another thread than the owner, who may acknowledge all of it meanwhile, and even leave the
-    /// bay to others: until one of these takes something, under this lock, what stands there means
-    /// nothing.
+    /// Under the get lock, settled: the process that has bay `index`, which holds something, is
+    /// about to count the first of it as done, so that `done` are; `cursor` is what comes after it.
+    /// It may be another thread than the owner, who may acknowledge all of it meanwhile, and even
+    /// leave the bay to others: until one of these takes something, under this lock, what stands
+    /// there means nothing.
     pub fn begin_done(&self, index: usize, done: u64, cursor: u64) {
         let bay = &self.bays[index];
         bay.source.store(DONE, Ordering::Relaxed);

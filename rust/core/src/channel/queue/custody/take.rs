@@ -126,9 +126,9 @@ impl Queue {
     }
 
     /// Take `most` at most of what comes first. Records are all that is in `records` then. `told`:
-    /// for one who waits by the descriptor, and asked a while ago ([`Queue::acknowledge_own`]); others
-    /// of its thread may have got something since, which is acknowledged only if there is something
-    /// for this one too.
+    /// for one who waits by the descriptor, and asked a while ago ([`Queue::acknowledge_own`]);
+    /// others of its thread may have got something since, which is acknowledged only if there is
+    /// something for this one too.
     fn take(
         &self,
         keeper: &Arc<Keeper>,
