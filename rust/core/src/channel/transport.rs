@@ -153,6 +153,17 @@ impl Transport {
             kill_point!("transport.fds_sent");
             putting.set_ready(false);
         }
+        Self::put_told_of(putting, socket, outgoing, was_ready)
+    }
+
+    /// Put it, the socket readable before. `was_ready`: as it was before descriptors were sent.
+    #[inline(always)]
+    fn put_told_of(
+        putting: &PutGuard<'_>,
+        socket: BorrowedFd<'_>,
+        outgoing: &mut Outgoing<'_, '_>,
+        was_ready: bool,
+    ) -> Result<()> {
         if !putting.is_ready() {
             // No room: descriptors that nobody has taken fill it. One that was just sent is stale
             // then.
@@ -199,15 +210,7 @@ impl Transport {
             putting.set_handed(true);
             kill_point!("transport.file_handed");
         }
-        if !putting.is_ready() {
-            if !socket::send_ready(socket)? {
-                putting.set_ready(was_ready);
-                return Err(SOCKET_FULL);
-            }
-            kill_point!("transport.ready_sent");
-            putting.set_ready(true);
-        }
-        putting.put(outgoing.meta, outgoing.payload)
+        Self::put_told_of(putting, socket, outgoing, was_ready)
     }
 
     /// Get one message, and the descriptors that came along. `taking` is called just before it is
