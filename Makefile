@@ -16,7 +16,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find r
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-rust test-loom test-tsan test-miri test-miri-queues test-python test-pythons test-benches soak fuzz endurance \
-	bench bench-peers fairness \
+	bench bench-peers fairness programs hook \
 	wheel wheels profile check-wheels finish-wheels test-wheel smoke-wheel release-notes test-aarch64 smoke-aarch64 test-portable install lint lint-workflows format clean have-rust
 
 help:
@@ -24,8 +24,9 @@ help:
 		"To try it" \
 		"  make demo           a word count on fastmp and on multiprocessing, with and without a kill; then ratios (2 min)" \
 		"  make bench          fastmp against multiprocessing, one table (10 min; ARGS='--quick --only queue')" \
-		"  make bench-peers    fastmp's queue against other packages' (5 min; ARGS=--quick)" \
+		"  make bench-peers    fastmp's queue and pool against other packages' (12 min; ARGS='--quick --only pool')" \
 		"  make fairness       how processes share one lock, fastmp's and multiprocessing's (4 min)" \
+		"  make programs       other packages' tests, unchanged, on fastmp and on multiprocessing, one table (an hour; LARGE=1 with torch; ARGS='--only pebble mpire')" \
 		"To change it" \
 		"  make test           all tests: Rust, loom models, Python against the installed wheel (15 min)" \
 		"  make test-rust      make test-loom      make test-python (ARGS='-k test_killed_holder -x')      each of them alone" \
@@ -36,12 +37,13 @@ help:
 		"  make test-benches   each bench once, quickly, as a test" \
 		"  make test-pythons   the wheel's tests on every CPython that is here or can be made (20 min; ONLY=3.12,3.14)" \
 		"  make test-portable  the package for systems without fastmp's core: the tests that the stdlib passes too (5 min)" \
-		"  make soak           every primitive, then every channel, in processes that die at random (20 min; SECONDS=60 each)" \
+		"  make soak           every primitive, every channel, a pool, families of processes, which die at random (30 min; SECONDS=60 each, KILLS=100)" \
 		"  make fuzz           channels of garbage, the core's and the bindings' (20 min; SECONDS=60 for each of three parts)" \
 		"  make endurance      days of traffic through one queue: offsets, memory and cost stay flat (5 min; SECONDS=60)" \
 		"To release it" \
 		"  make wheel          this machine's release wheel, in target/wheels" \
 		"  make wheels         all that is published, in dist, and a table of it (10 min; ONLY=cp311-abi3)" \
+		"  make hook           the wheel of fastmp-install, which fastmp[install] asks for, in dist" \
 		"  make check-wheels   what is in dist in full, the sdist built too" \
 		"  make smoke-wheel    make test-wheel     that of dist which pip chooses (PYTHON=python3.14)" \
 		"  make smoke-aarch64  make test-aarch64   dist's wheel for aarch64, run by qemu (1 min; an hour)" \
@@ -107,6 +109,9 @@ test-benches: $(VENV)/.installed $(VENV)/.group-bench
 soak: $(VENV)/.installed
 	cd $(VENV) && $(PY) $(CURDIR)/tests/soak.py --seconds $(or $(SECONDS),600) $(ARGS)
 	cd $(VENV) && $(PY) $(CURDIR)/tests/soak_channels.py --seconds $(or $(SECONDS),600) $(ARGS)
+	cd $(VENV) && for method in fork spawn forkserver; do \
+		$(PY) $(CURDIR)/tests/soak_processes.py --method $$method --kills $(or $(KILLS),500) $(ARGS) || exit; done
+	cd $(VENV) && $(PY) $(CURDIR)/tests/soak_pool.py --kills $(or $(KILLS),1000)
 
 endurance: $(VENV)/.installed
 	cd $(VENV) && $(PY) $(CURDIR)/tests/endurance.py --seconds $(or $(SECONDS),300) $(ARGS)
@@ -121,10 +126,26 @@ bench: $(VENV)/.installed $(VENV)/.group-bench
 	@cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py $(ARGS)
 
 bench-peers: $(VENV)/.installed $(VENV)/.group-bench $(VENV)/.group-peers
-	@cd $(VENV) && for peer in faster_fifo zeroq pyzmq cloudtoid; do $(PY) $(CURDIR)/benches/compare.py --peer $$peer $(ARGS) || exit; done
+	@cd $(VENV) && for peer in faster_fifo zeroq pyzmq cloudtoid loky mpire pebble joblib; do $(PY) $(CURDIR)/benches/compare.py --peer $$peer $(ARGS) || exit; done
 
 fairness: $(VENV)/.installed $(VENV)/.group-bench
 	@cd $(VENV) && $(PY) $(CURDIR)/benches/fairness.py $(ARGS)
+
+# In a venv of their own: each of these packages brings others.
+$(VENV)/programs/.installed: $(WHEELS)/.built pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)/programs
+	$(VENV)/programs/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)/programs/bin/python -m pip install --quiet --group programs
+	$(VENV)/programs/bin/python -m pip install --quiet --no-deps $(WHEELS)/*.whl
+	@touch $@
+
+# With LARGE=1 those too that need torch: gigabytes, as PyPI's wheel for Linux is the one with CUDA.
+$(VENV)/programs/.large: $(VENV)/programs/.installed
+	$(VENV)/programs/bin/python -m pip install --quiet --group programs-large
+	@touch $@
+
+programs: $(VENV)/programs/.installed $(if $(LARGE),$(VENV)/programs/.large)
+	@cd $(VENV)/programs && nice -n 19 bin/python $(CURDIR)/programs/run.py $(if $(LARGE),--large) $(ARGS)
 
 wheel: $(WHEELS)/.built
 
@@ -132,6 +153,9 @@ DIST ?= $(CURDIR)/dist
 wheels: have-rust $(VENV)/.group-wheels
 	rm -f '$(DIST)'/fastmp-*.whl '$(DIST)'/fastmp-*.tar.gz
 	$(PY) .ci/wheels.py build '$(DIST)' $(if $(ONLY),--only '$(ONLY)',--complete)
+
+hook: $(VENV)/.created
+	$(PY) -m pip wheel --quiet --no-deps --wheel-dir '$(DIST)' $(CURDIR)/hook
 
 check-wheels: have-dist have-rust $(VENV)/.group-wheels
 	$(PY) .ci/wheels.py check '$(DIST)' $(if $(COMPLETE),--complete)

@@ -11,8 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-GROUPS = "queue,lock,rlock,semaphore,condition,event,barrier,value,array,sharedctypes,connection"
-METHODS = ["fork", "spawn"]
+# What starts no process of its own is not run again under the fork server.
+OBJECTS = "queue,lock,rlock,semaphore,condition,event,barrier,value,array,sharedctypes,connection"
+PROCESSES = "process,misc,wait,pool,main_handling,shared_memory,manager,logging"
+METHODS = {"fork": f"{OBJECTS},{PROCESSES}", "spawn": f"{OBJECTS},{PROCESSES}", "forkserver": PROCESSES}
 
 
 def read_allowed(path):
@@ -20,10 +22,10 @@ def read_allowed(path):
     return {words[0] for words in lines if words}
 
 
-def run(instrument, method, scratch):
+def run(instrument, method, groups, scratch):
     """Return the names of all tests and of those that did not pass, but for those of the stdlib's private details."""
     report = Path(scratch) / f"{method}.json"
-    command = [sys.executable, instrument, "--module", "fastmp", "--start-method", method, "--only", GROUPS]
+    command = [sys.executable, instrument, "--module", "fastmp", "--start-method", method, "--only", groups]
     # Its exit status says that some test failed; which ones may, the allow-list knows better.
     subprocess.run([*command, "--json", str(report)], cwd=scratch, check=False)
     results = json.loads(report.read_text())["results"]
@@ -36,8 +38,8 @@ def main(instrument, allow_list):
     allowed = read_allowed(Path(allow_list))
     seen, bad = set(), set()
     with tempfile.TemporaryDirectory() as scratch:
-        for method in METHODS:
-            names, failures = run(Path(instrument).resolve(), method, scratch)
+        for method, groups in METHODS.items():
+            names, failures = run(Path(instrument).resolve(), method, groups, scratch)
             seen |= names
             bad |= failures
     for name in sorted(bad & allowed):

@@ -110,7 +110,11 @@ def make_profile():
 def rust_environment(folder, flags):
     """For cargo: own folder, own flags, and names of functions that are the same for every target."""
     environment = {**os.environ, "CARGO_TARGET_DIR": str(folder), "RUSTC_WRAPPER": str(REPO / ".ci" / "rustc-named")}
-    flags = [environment.get("RUSTFLAGS", ""), "-Csymbol-mangling-version=v0", flags]
+    # Inlined whatever its size is what makes up 98 % of the counts (by default 99), and for size
+    # is what is not among 99 % of them (99.9999). The rest is inlined at fewer places (225).
+    smaller = ("inline-threshold=100", "profile-summary-cutoff-hot=980000", "profile-summary-cutoff-cold=990000")
+    smaller = " ".join(f"-Cllvm-args=-{option}" for option in smaller)
+    flags = [environment.get("RUSTFLAGS", ""), "-Csymbol-mangling-version=v0", smaller, flags]
     environment["RUSTFLAGS"] = " ".join(flags).strip()
     environment.pop("PYO3_PYTHON", None)  # that would be an interpreter for this machine's
     return environment
@@ -139,9 +143,9 @@ def build_system(system, abis, profile, dist):
 
 
 def finish(wheel):
-    """Names musl's library in a wheel as all systems have it, and tags those without the GIL; returns the new path.
+    """Names musl's library in a wheel as all systems have it, tags those without the GIL, and makes it smaller.
 
-    Linkers write `libc.so`, which musl's loader takes too, but auditwheel does not.
+    Returns the new path. Linkers write `libc.so`, which musl's loader takes too, but auditwheel does not.
     """
     if ".abi3t-" in wheel.name:
         run("wheel", "tags", "--remove", "--abi-tag", "abi3t", str(wheel))
@@ -154,7 +158,19 @@ def finish(wheel):
             [extension] = folder.rglob("*.so")
             run("patchelf", "--replace-needed", "libc.so", library, str(extension))
             run("wheel", "pack", "--dest-dir", str(wheel.parent), str(folder))
+    compress(wheel)
     return wheel
+
+
+def compress(wheel):
+    """As far as a wheel's format goes: by a twentieth more than zlib does."""
+    import zopfli  # only who builds wheels has it
+
+    smaller = wheel.with_suffix(".smaller")
+    with zipfile.ZipFile(wheel) as old, zopfli.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry, old.read(entry))
+    smaller.replace(wheel)
 
 
 def build(dist, only):

@@ -102,6 +102,12 @@ def main():
     whole = [count_words(module) for module in MODULES]
     print(f"\n== The same, with one worker killed (SIGKILL) half-way: up to {TRIES} times, or until it goes wrong ==")
     killed = [try_kills(module) for module in MODULES]
+    print("\n== A pool, with one worker killed (SIGKILL) half-way ==")
+    for module in MODULES:
+        command = [sys.executable, str(ROOT / "examples" / "pool.py"), "--impl", module, "--kill"]
+        print("\n$", "python", *command[1:], flush=True)
+        # What hangs ends with its workers, by itself.
+        subprocess.run(command, check=False, timeout=MOST)
     print("\n== Speed, fastmp against multiprocessing ==")
     show_ratios()
     print(f"\n{'':32}{'fastmp':>16}  multiprocessing")

@@ -2,9 +2,8 @@
 children.
 
 A test that asks for `mp` runs for fastmp and for the stdlib, each with fork and with spawn; for
-fastmp from Python 3.14 on with forkserver too; and one that is marked `fastmp_only(reason)` for
-fastmp alone. Where the fastmp that is installed is the portable one, it is the stdlib, and is
-tested as such.
+fastmp with forkserver too; and one that is marked `fastmp_only(reason)` for fastmp alone. Where the
+fastmp that is installed is the portable one, it is the stdlib, and is tested as such.
 What child processes run lives in the package `children`, which spawned children import by name: it
 imports neither pytest nor the tests, whatever import mode pytest is in.
 """
@@ -28,8 +27,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from children.common import children_of, look_at
 
-# What is the default from Python 3.14 on is tested there. It is the stdlib's own server still.
-METHODS = ("fork", "spawn") if sys.version_info < (3, 14) else ("fork", "spawn", "forkserver")
+METHODS = ("fork", "spawn", "forkserver")
 collect_ignore = ["portable"] if fastmp.accelerated else []
 # What these show is the core's, whichever interpreter it is in: with FASTMP_TEST_SHARE=1/2 some half
 # of their tests is run, with 2/2 the others.
@@ -52,6 +50,9 @@ def pytest_configure(config):
     main = sys.modules["__main__"]
     main.__spec__ = None
     vars(main).pop("__file__", None)
+    # A shell starts what it puts in the background with SIGINT ignored, and so are all its descendants.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Orphaned grandchildren become ours, so that they can be found and ended.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -130,14 +131,17 @@ def watchdog(request):
     faulthandler.cancel_dump_traceback_later()
 
 
-def forkserver():
-    """The number of the stdlib's server, if it runs: one does for all tests."""
-    module = sys.modules.get("multiprocessing.forkserver")
-    number = module and module._forkserver._forkserver_pid
-    if number and (seen := look_at(number)) is not None and seen.state == "Z":  # killed by a test
-        module._forkserver._stop()
-        return None
-    return number
+def forkservers():
+    """The numbers of the servers that run, the stdlib's and ours: they do for all tests."""
+    numbers = []
+    for package in ("multiprocessing", "fastmp"):
+        module = sys.modules.get(f"{package}.forkserver")
+        number = module and module._forkserver._forkserver_pid
+        if number and (seen := look_at(number)) is not None and seen.state == "Z":  # killed by a test
+            module._forkserver._stop()
+        elif number:
+            numbers.append(number)
+    return numbers
 
 
 def tracker():
@@ -146,8 +150,8 @@ def tracker():
     return module and module._resource_tracker._pid
 
 
-def is_stray(process, server):
-    return process.pid not in (server, tracker()) and not process.is_resource_tracker()
+def is_stray(process, servers):
+    return process.pid not in (*servers, tracker()) and not process.is_resource_tracker()
 
 
 _tests = itertools.count(1)
@@ -159,9 +163,9 @@ def no_strays():
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
-    server = forkserver()
-    parents = [os.getpid(), *([server] if server else [])]
-    while strays := [p for parent in parents for p in children_of(parent) if is_stray(p, server)]:
+    servers = forkservers()
+    parents = [os.getpid(), *servers]
+    while strays := [p for parent in parents for p in children_of(parent) if is_stray(p, servers)]:
         for stray in strays:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(stray.pid, signal.SIGKILL)

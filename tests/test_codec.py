@@ -5,9 +5,12 @@ FASTMP_TEST_EXAMPLES of each kind.
 """
 
 import contextlib
+import gc
 import os
 import pickle
 import random
+import subprocess
+import sys
 
 import fastmp
 import pytest
@@ -306,3 +309,155 @@ def test_a_tuple_inside_itself_is_one(through, inside, wrap):
             value = value[0]
         back = value[0]["me"] if isinstance(value[0], dict) else value[0][0]
         assert back is value
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, lambda items: dict(enumerate(items)), dict.fromkeys, set])
+def test_integers_round_those_that_exist_once(through, wrap):
+    integers = [sign * 2**power + off for power in range(66) for sign in (1, -1) for off in range(-6, 7)]
+    item = wrap([*range(-300, 600), *integers])
+    got = through(item)
+    assert got == item
+    assert objects.fingerprint(got) == objects.fingerprint(by_pickle(item))
+
+
+def test_numbers_are_whole_in_lists_of_anything(through):
+    mixed = [1, 2.5, "text", None, -1, 300, [7, 8.5], 70000, True, 2**40, 1e300, (), {"a": 5}, 2**70, -129]
+    for length in range(len(mixed)):
+        assert objects.fingerprint(through(mixed[:length])) == objects.fingerprint(by_pickle(mixed[:length]))
+    item = [number / 3 for number in range(50)] * 2
+    assert [id(number) for number in through(item)] != [id(item[0])] * len(item)
+    assert len({id(number) for number in through(item)}) == len({id(number) for number in by_pickle(item)})
+
+
+def new_key(number=0):
+    return "".join(["one", " text ", str(number)])
+
+
+def test_keys_of_one_text_are_as_many_as_they_were(through):
+    """Whatever has been received before."""
+    for _ in range(3):
+        rows = [{new_key(): 1}, {new_key(): 2, "x": [{new_key(): {new_key(): 3}}]}, new_key()]
+        expected, got = by_pickle(rows), through(rows)
+        assert objects.fingerprint(got) == objects.fingerprint(expected)
+        assert identities(got) == identities(expected)
+
+
+def test_more_keys_than_are_kept(through):
+    for start in (0, 500, 0, 3):
+        item = {new_key(number): {new_key(number + 1): number} for number in range(start, start + 1000)}
+        assert through(item) == item
+        item = {chr(number): number for number in range(1, 3000)} | {"k" * number: number for number in range(40)}
+        assert through(item) == item
+
+
+@contextlib.contextmanager
+def collecting(call):
+    """Run `call` in the middle of whatever makes containers, as the garbage collector may run anything."""
+    running = False
+
+    def run(phase, _):
+        nonlocal running
+        if phase == "start" and not running:
+            running = True
+            call()
+            running = False
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(run)
+    gc.set_threshold(1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(run)
+
+
+def test_messages_amid_a_message(through):
+    inner = fastmp.Queue()
+
+    def receive():
+        inner.put({new_key(): [1, new_key(1)]})
+        assert inner.get() == {new_key(): [1, new_key(1)]}
+
+    item = [{new_key(): [number, {new_key(): [2.5, new_key(1)]}]} for number in range(20)]
+    expected = by_pickle(item)
+    receive()
+    with collecting(receive):
+        got = through(item)
+    assert got == item
+    assert identities(got) == identities(expected)
+
+
+def test_a_list_that_is_emptied_while_it_is_filled(through):
+    size = 1237
+
+    def empty():
+        for found in gc.get_objects():
+            if type(found) is list and len(found) == size and found is not item:
+                found.clear()
+
+    item = [1, 2.5, "text", []] * (size // 4) + [[]]
+    assert len(item) == size
+    with collecting(empty), contextlib.suppress(IndexError):
+        got = through(item)
+        assert got == item
+    assert through(item) == item
+
+
+FIRST = """
+import gc
+import fastmp
+
+queue, inner = fastmp.Queue(), fastmp.Queue()
+
+def run(phase, _, running=[]):
+    if phase == "start" and not running:
+        running.append(True)
+        inner.put({"a": [number.real for number in range(5)]})
+        inner.get()
+        running.clear()
+
+item = [{"b": [1]}] * 20
+gc.collect()
+gc.callbacks.append(run)
+gc.set_threshold(1)
+queue.put(item)
+assert queue.get() == item
+"""
+
+
+def test_the_first_message_amid_the_first_message():
+    """What is made once for all messages is made while others' code runs, which may send too."""
+    subprocess.run([sys.executable, "-c", FIRST], check=True, timeout=60)
+
+
+EMPTIED = """
+import gc, os
+import fastmp
+
+queue = fastmp.Queue()
+queue.put({"no list": 1})
+queue.get()
+item = [1.5] * 10
+
+def run(phase, _):
+    item.clear()
+
+def put(threshold):
+    gc.collect()
+    gc.callbacks.append(run)
+    gc.set_threshold(threshold)
+    queue.put(item)
+    os._exit(0)
+
+for threshold in range(1, 12):
+    child = os.fork()
+    if child == 0:
+        put(threshold)
+    assert os.waitpid(child, 0)[1] == 0, threshold
+"""
+
+
+def test_the_first_list_is_emptied_when_it_is_written():
+    """Where lists have their items is looked for before any is written: that runs others' code."""
+    subprocess.run([sys.executable, "-c", EMPTIED], check=True, timeout=60)

@@ -51,6 +51,14 @@ def test_wordcount_with_a_worker_killed(tmp_path, method):
 
 
 @pytest.mark.skipif(not fastmp.accelerated, reason="for fastmp's core alone")
+def test_pool(tmp_path):
+    assert " files\n" in run(tmp_path, "pool.py")
+    output = run(tmp_path, "pool.py", "--kill")
+    # Between two files it costs nothing.
+    assert "was killed by SIGKILL while it ran count_lines" in output or "lost" not in output
+
+
+@pytest.mark.skipif(not fastmp.accelerated, reason="for fastmp's core alone")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_broadcast_with_a_worker_killed_and_a_slow_one(tmp_path, method):
     output = run(tmp_path, "broadcast.py", "--method", method)

@@ -35,6 +35,7 @@ PROMISED = [
     "Pool",
     "Process",
     "ProcessError",
+    "ProcessPoolExecutor",
     "Queue",
     "RLock",
     "RawArray",
@@ -56,24 +57,32 @@ PROMISED = [
     "get_context",
     "get_logger",
     "get_start_method",
+    "install",
     "log_to_stderr",
     "parent_process",
     "reducer",
     "set_executable",
     "set_forkserver_preload",
     "set_start_method",
+    "uninstall",
+    "with_timeout",
 ]
 OURS = {
     "BatchError",
     "Broadcast",
     "CorruptedError",
     "OwnerDiedWarning",
+    "ProcessPoolExecutor",
     "ShutDown",
     "WorkerDiedError",
     "WorkerDiedWarning",
     "accelerated",
+    "install",
+    "uninstall",
+    "with_timeout",
 }
-ON_DEMAND = {"ShutDown"}  # found when it is asked for: the stdlib's module is not imported for nothing
+# Found when they are asked for: their modules are not imported for nothing.
+ON_DEMAND = {"ProcessPoolExecutor", "ShutDown", "install", "uninstall", "with_timeout"}
 
 # Modules of ours, and what each of them promises.
 MODULES = {
@@ -109,7 +118,20 @@ MODULES = {
         "WorkerDiedError",
         "WorkerDiedWarning",
     ],
-    "pool": ["Pool", "ThreadPool"],
+    "forkserver": ["ForkServer", "ensure_running", "get_inherited_fds", "set_forkserver_preload"],
+    "futures": ["BrokenProcessPool", "ProcessPoolExecutor", "with_timeout"],
+    "pool": [
+        "ApplyResult",
+        "AsyncResult",
+        "IMapIterator",
+        "IMapUnorderedIterator",
+        "MapResult",
+        "MaybeEncodingError",
+        "Pool",
+        "RemoteTraceback",
+        "ThreadPool",
+        "shared",
+    ],
     "process": ["BaseProcess", "active_children", "current_process", "parent_process"],
     "queue_stats": ["QueueStats"],
     "queues": ["Empty", "Full", "JoinableQueue", "Queue", "QueueStats", "ShutDown", "SimpleQueue"],
@@ -125,13 +147,18 @@ MODULES = {
         "SemLock",
         "Semaphore",
     ],
+    "unchanged": ["install", "is_installed", "travelling", "uninstall"],
 }
-INTERNAL = {"asynchronous", "handles", "lifelines", "popen_fork", "popen_forkserver", "popen_spawn", "start_method"}
+INTERNAL = {
+    *("asynchronous", "bootstrap", "deferred", "forkserver_main", "handles", "interpreters", "lifelines", "on_import"),
+    *("picklers", "pickling", "pickling_errors", "popen", "popen_fork", "popen_forkserver", "popen_spawn"),
+    *("popen_spawn_as_told", "shared_tracker", "start_method", "threading_hook"),
+}
+INTERNAL |= {"__main__", "command", "doctor", "doctor_limits", "doctor_probes", "running"}
 
 # The stdlib's modules themselves, which our package has under its own name.
 SAME = {
     "dummy",
-    "forkserver",
     "heap",
     "managers",
     "reduction",

@@ -29,7 +29,9 @@ CORE = """
 """
 
 BINDINGS = """
-    lib -> specialize asynchronous batch connection broadcast
+    lib -> specialize asynchronous batch connection broadcast starting bootstrap
+    starting -> blocking
+    bootstrap -> requeue once
     batch -> queue
     queue -> requeue
     asynchronous -> queue connection
@@ -42,19 +44,37 @@ BINDINGS = """
     message -> descriptor blocking
     capi -> blocking
     descriptor blocking -> errors
+    errors -> once
 """
 
 PACKAGE = """
-    __init__ -> context exceptions dummy heap reduction
+    __main__ -> command
+    command -> running doctor unchanged start_method
+    doctor -> doctor_probes doctor_limits
+    __init__ -> unchanged
+    __init__ -> context exceptions dummy heap reduction forkserver_main
     __init__ -> resource_sharer resource_tracker shared_memory spawn util
     context -> pool futures managers broadcast
-    pool futures managers -> process
+    pool futures -> pools
+    pools managers -> process
     broadcast -> handles exceptions
-    process -> popen_fork popen_spawn popen_forkserver
+    process -> popen_fork popen_spawn popen_spawn_as_told popen_forkserver
+    forkserver_main -> context popen_forkserver bootstrap
     popen_forkserver -> popen_spawn forkserver
-    popen_spawn -> popen_fork spawn_main
-    popen_fork forkserver -> queues lifelines start_method
-    spawn_main -> queues lifelines start_method
+    popen_spawn -> popen_fork spawn_main pickling
+    popen_spawn_as_told -> popen_fork
+    pickling -> picklers pickling_errors
+    pickling_errors -> handles start_method
+    forkserver -> popen queues shared_tracker
+    popen_fork -> popen bootstrap queues lifelines start_method shared_tracker
+    popen -> lifelines
+    bootstrap -> threading_hook
+    threading_hook -> _native
+    lifelines -> _native
+    spawn_main -> queues lifelines start_method shared_tracker deferred
+    deferred shared_tracker -> on_import
+    popen_spawn forkserver shared_tracker -> interpreters
+    shared_tracker -> _native
     queues -> synchronize sharedctypes connection queue_stats
     sharedctypes -> synchronize
     synchronize connection -> handles exceptions
@@ -81,14 +101,19 @@ ROOMS = {
         waiting -> spin closings
     """,
     "sys": """
-        liveness -> owner
+        lifelines -> starting
+        starting -> socket fork
+        liveness -> signs
+        signs -> owner
         owner -> fork procfs pidfd
         hold_token -> lease verified_fd socket
         epoll -> socket
         lease -> mapping memfd
         twin -> mapping
+        mapping -> streaming
         verified_fd -> memfd
         memfd socket -> limits
+        memfd socket procfs starting -> standard
         limits -> fork
         mapping memfd socket -> miri
         miri -> futex
@@ -338,6 +363,7 @@ UNSAFE = {
         *("closing", "descriptor", "message/channel_fds", "message/codec/*"),
         *(
             "message/framing",
+            "bootstrap/borrowed",
             "message/interrupted",
             "message/lent",
             "message/pickler",

@@ -3,6 +3,7 @@ the middle of.
 """
 
 import contextlib
+import functools
 import os
 import queue as errors
 import signal
@@ -12,6 +13,7 @@ import time
 import pytest
 from children import forking
 from children.common import thread_sleeps, wait_asleep, wait_until
+from children.everything import Everything, be_child
 
 pytestmark = [pytest.mark.fastmp_only("the stdlib's objects may be inherited held"), pytest.mark.method("fork")]
 
@@ -70,6 +72,34 @@ def test_os_fork_will_do(mp, noise):
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert mine.get() == i
+
+
+@pytest.mark.timeout(240)
+def test_threads_in_the_middle_of_every_kind_of_object(mp, module):
+    """FASTMP_TEST_FORKS forks, by turns by `os.fork` and by a process; it was run with 500."""
+    everything, stop = Everything(mp), []
+    fresh = functools.partial(Everything, mp)
+    threads = forking.run_all(*[functools.partial(everything.use_for_ever, stop, seed) for seed in range(8)])
+    for number in range(int(os.environ.get("FASTMP_TEST_FORKS", "200"))):
+        if number % 2:
+            child = mp.Process(target=be_child, args=(everything, fresh))
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+            continue
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                be_child(everything, fresh)
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    stop.append(True)
+    for thread in threads:
+        thread.join()
+    everything.close()
 
 
 def test_child_takes_part_in_a_busy_queue(mp, crew):
@@ -175,6 +205,23 @@ def test_objects_outlive_the_process_that_made_them(mp):
     os.waitpid(child, 0)
     wait_until(lambda: result.value, "the grandchild")
     assert result.value == 5
+
+
+def test_a_daemon_that_has_closed_every_descriptor_fills_a_queue(mp):
+    """The ring grows, which needs more of the memory that the closed descriptors led to."""
+    queue = mp.Queue()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.closerange(3, 4096)
+            for i in range(3000):
+                queue.put((i, "x" * 200))
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [queue.get()[0] for _ in range(3000)] == list(range(3000))
 
 
 def blocked(call):

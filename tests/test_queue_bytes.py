@@ -13,12 +13,13 @@ from children.common import wait_asleep, wait_until
 
 pytestmark = [pytest.mark.fastmp_only("the stdlib bounds messages alone"), pytest.mark.method("fork")]
 
-OVERHEAD = 5  # bytes of a large bytes object's message beside its own
+OVERHEAD = 5  # bytes of a bytes object's message beside its own
+ALONE = 64 << 10  # a larger one is its message
 
 
 def of(size):
     """An object whose message has so many bytes."""
-    return b"x" * (size - OVERHEAD)
+    return b"x" * (size if size > ALONE + OVERHEAD else size - OVERHEAD)
 
 
 @pytest.fixture

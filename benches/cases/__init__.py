@@ -7,6 +7,6 @@ from .sharing import SHARING
 
 __all__ = ["CASES", "SHARING", "Case"]
 
-_MODULES = "locks signals values creation pipes queues tasks broadcasts shapes processes idle"
+_MODULES = "locks signals values creation pipes queues tasks pools broadcasts shapes processes idle"
 for _module in _MODULES.split():
     import_module(f"{__name__}.{_module}")  # registers its cases

@@ -68,7 +68,7 @@ def small_among_eight(mp, budget):
     return time_messages(mp, budget, SMALL, producers=4, consumers=4)
 
 
-@case("queue-batch-100", "Queue, small tuple in batches of 100, 1->1", goal=25)
+@case("queue-batch-100", "Queue, small tuple in batches of 100, 1->1", goal=25, peers={"faster_fifo": 12})
 def batches(mp, budget):
     """By one at a time where there are no batches."""
 

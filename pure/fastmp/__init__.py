@@ -38,13 +38,14 @@ SUBWARNING = 25
 globals().update((name, getattr(_default_context, name)) for name in multiprocessing.__all__)
 Broadcast = _default_context.Broadcast
 _ours = ["BatchError", "Broadcast", "CorruptedError", "OwnerDiedWarning", "ShutDown", "WorkerDiedError"]
-_ours += ["WorkerDiedWarning"]
+_ours += ["WorkerDiedWarning", "ProcessPoolExecutor", "install", "uninstall", "with_timeout"]
 __all__ = sorted([*multiprocessing.__all__, *_ours, "accelerated"])
 
 _submodules = {
     "connection",
     "dummy",
     "forkserver",
+    "futures",
     "heap",
     "managers",
     "pool",
@@ -57,6 +58,7 @@ _submodules = {
     "sharedctypes",
     "spawn",
     "synchronize",
+    "unchanged",
     "util",
 }
 
@@ -64,6 +66,10 @@ _submodules = {
 def __getattr__(name: str) -> Any:
     if name == "ShutDown":
         return exceptions.ShutDown
+    if name in ("ProcessPoolExecutor", "with_timeout"):
+        return getattr(importlib.import_module(f"{__name__}.futures"), name)
+    if name in ("install", "uninstall"):
+        return getattr(importlib.import_module(f"{__name__}.unchanged"), name)
     if name in _submodules:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -107,11 +107,24 @@ class BaseContext(multiprocessing.context.BaseContext):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        *,
+        on_worker_death: str = "raise",
+        retries: int = 3,
+        shared: Any = None,
     ) -> multiprocessing.pool.Pool:
         """Returns a pool of `processes` processes, by default one for each CPU."""
         from .pool import Pool
 
-        return Pool(processes, initializer, initargs, maxtasksperchild, self.get_context())
+        return Pool(
+            processes,
+            initializer,
+            initargs,
+            maxtasksperchild,
+            self.get_context(),
+            on_worker_death=on_worker_death,
+            retries=retries,
+            shared=shared,
+        )
 
     def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
         """Returns a ctypes object in shared memory, guarded by a lock unless lock=False."""
@@ -125,12 +138,15 @@ class BaseContext(multiprocessing.context.BaseContext):
 
         return sharedctypes.Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
 
-    def get_context(self, method: str | None = None) -> BaseContext:
+    def get_context(self, method: str | None = None, *, pickler: Any = None) -> BaseContext:
         """Returns the context of a start method; of this one if none is named.
 
         Raises:
             ValueError: there is no such start method.
+            NotImplementedError: there is a `pickler`.
         """
+        if pickler is not None:
+            unavailable("get_context(pickler=...)")
         return self if method is None else _named(method)
 
 
@@ -164,12 +180,15 @@ class DefaultContext(BaseContext):
 
     Process = Process
 
-    def get_context(self, method: str | None = None) -> BaseContext:
+    def get_context(self, method: str | None = None, *, pickler: Any = None) -> BaseContext:
         """Returns the context of a start method, or of the chosen one, which is then settled.
 
         Raises:
             ValueError: there is no such start method.
+            NotImplementedError: there is a `pickler`.
         """
+        if pickler is not None:
+            unavailable("get_context(pickler=...)")
         return _named(multiprocessing.get_start_method() if method is None else method)
 
     def set_start_method(self, method: str | None, force: bool = False) -> None:

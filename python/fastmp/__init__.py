@@ -1,6 +1,5 @@
 """A faster, kill-safe, drop-in replacement for the stdlib's multiprocessing, for Linux."""
 
-import importlib
 import sys
 
 if sys.platform != "linux":
@@ -79,6 +78,7 @@ __all__ = [
     "Pool",
     "Process",
     "ProcessError",
+    "ProcessPoolExecutor",
     "Queue",
     "RLock",
     "RawArray",
@@ -100,12 +100,15 @@ __all__ = [
     "get_context",
     "get_logger",
     "get_start_method",
+    "install",
     "log_to_stderr",
     "parent_process",
     "reducer",
     "set_executable",
     "set_forkserver_preload",
     "set_start_method",
+    "uninstall",
+    "with_timeout",
 ]
 
 
@@ -121,6 +124,7 @@ _submodules = {
     "broadcast",
     "dummy",
     "forkserver",
+    "futures",
     "heap",
     "managers",
     "pool",
@@ -131,13 +135,25 @@ _submodules = {
     "sharedctypes",
     "spawn",
     "spawn_main",
+    "unchanged",
     "util",
+}
+# Names that are looked for in one of these.
+_on_demand = {
+    "ProcessPoolExecutor": "futures",
+    "install": "unchanged",
+    "uninstall": "unchanged",
+    "with_timeout": "futures",
 }
 
 
 def __getattr__(name: str) -> object:
     if name == "ShutDown":
         return exceptions.ShutDown
-    if name in _submodules:
-        return importlib.import_module(f"{__name__}.{name}")
+    module_name = _on_demand.get(name, name)
+    if module_name in _submodules:
+        full_name = f"{__name__}.{module_name}"
+        __import__(full_name)  # importlib costs more than most of our own modules
+        module = sys.modules[full_name]
+        return module if module_name == name else getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ What is annotated `bool` may be anything: what counts is whether it is true.
 It is long because a stub stands beside one module, and says what each name means.
 """
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Literal, Protocol, Self, SupportsIndex, TypeVar, final, type_check_only
 
 from typing_extensions import Buffer
@@ -49,19 +49,38 @@ __all__ = [
     "_NOTHING",
     "_acknowledge",
     "_arm",
+    "_beside_standard",
     "_channel_fd",
+    "_Child",
+    "_close_lifeline",
+    "_die_with",
+    "_ended",
     "_get",
     "_get_many",
     "_in_channel",
+    "_inode",
+    "_keep_lifeline",
+    "_make_lifeline",
+    "_make_lifelines",
+    "_make_line",
+    "_open_child",
     "_own_descriptors",
+    "_pipe",
     "_prepare",
     "_put_many",
     "_put_now",
+    "_reap",
+    "_receive_packet",
     "_received_fd",
     "_recv",
     "_recv_broadcast",
     "_recv_bytes",
     "_recv_bytes_into",
+    "_reset_threading",
+    "_send_packet",
+    "_send_self",
+    "_share_lifeline",
+    "_socket_pair",
     "_take_now",
 ]
 
@@ -690,6 +709,12 @@ class Queue:
     def _acknowledge_own(self) -> None:
         """A task of this thread asks for its next message: what the thread has got is acknowledged."""
 
+    def _has_come_back(self) -> bool:
+        """Whether another process had got, before it was killed, what this thread has got last.
+
+        False once it has been acknowledged.
+        """
+
     def _look_after(self, always: bool = False) -> bool:
         """Looks whether takers have died: returns True if what they had has come back.
 
@@ -979,6 +1004,140 @@ def _put_many(queue: Queue, objects: Iterable[Any], block: bool = True, timeout:
 def _acknowledge(thread: bool = False) -> None:
     """What this process has taken from queues with requeue=True is dealt with, for it ends; or what
     this thread has."""
+
+def _beside_standard(fd: int) -> int:
+    """Returns a number above those of the standard streams for the file behind `fd`: that itself as a
+    rule; else `fd` is closed, even if there is no other number.
+
+    Raises:
+        OSError: no descriptors are to be had.
+    """
+
+@final
+class _Child:
+    """What a process has ready for the next child that it forks, and that child for itself."""
+
+    def __new__(cls, has: dict[str, Any]) -> Self: ...
+    def _is_used(self) -> bool:
+        """Is it in use by this process itself?"""
+
+    def _run(
+        self,
+        obj: Any,
+        parent_sentinel: int,
+        stdin: bool = True,
+        unused: int | None = None,
+        ending: Callable[[int], object] | None = None,
+    ) -> None:
+        """Runs a process object as this process, and ends it.
+
+        `unused` is closed first. `stdin`: it has its parent's standard input still. `ending` is
+        called with the exit code last of all.
+        """
+
+def _close_lifeline(fd: int) -> None:
+    """Closes a lifeline, if it is one still."""
+
+def _die_with(told: int) -> None:
+    """Has the kernel kill this process when the process ends whose lifeline `told` is about; where
+    it refuses, this process lives on.
+
+    In the very moment in which the last lifeline closes, whatever this process is doing. It is the
+    end of the *process* that counts: a thread that started this one may end. `told` does not
+    survive an exec: the program that this process becomes is not killed, unless a child that it has
+    forked before, by `os.fork`, has the pipe still.
+    """
+
+def _ended(pidfd: int, wait: bool) -> int | None:
+    """Returns how a child has ended, as its exit code, and leaves it to be reaped; None while it runs.
+
+    Raises:
+        ChildProcessError: it has been reaped, or is no child of this process.
+    """
+
+def _inode(fd: int) -> int:
+    """Returns the inode of the file behind a descriptor.
+
+    Raises:
+        OSError: it is not open.
+    """
+
+def _keep_lifeline(fd: int) -> None:
+    """Makes a descriptor a lifeline of this process: no child forked from now on has it.
+
+    Raises:
+        OSError: it is not open.
+    """
+
+def _make_lifeline() -> tuple[int, int]:
+    """Returns a pipe: the end that becomes readable when this process ends, and its lifeline.
+
+    Raises:
+        OSError: no descriptors are to be had.
+    """
+
+def _make_lifelines() -> tuple[int, int, int, int]:
+    """Returns two pipes for the next child that this thread forks: the end that becomes readable
+    when that child ends, and the end that it alone keeps; then as `_make_lifeline`.
+
+    Raises:
+        OSError: no descriptors are to be had.
+    """
+
+def _make_line() -> tuple[int, int]:
+    """Returns a connected pair of packet sockets, the first a lifeline of this process.
+
+    Raises:
+        OSError: no descriptors are to be had.
+    """
+
+def _open_child(pid: int) -> int | None:
+    """Returns a pidfd of a child; None if there is none to be had, or the child has been reaped."""
+
+def _pipe() -> tuple[int, int]:
+    """Returns the ends of a pipe, reader first, as `_beside_standard` has them.
+
+    Raises:
+        OSError: no descriptors are to be had.
+    """
+
+def _reap(pidfd: int) -> None:
+    """Reaps a child that has ended, if nobody has."""
+
+def _receive_packet(line: int, wait: bool) -> tuple[bytes, list[int], bool]:
+    """Returns a packet's bytes, its descriptors, and whether some of those were lost; no bytes at a
+    hang-up.
+
+    Raises:
+        BlockingIOError: there is none, and it is not to `wait`.
+        OSError: as the kernel says.
+    """
+
+def _reset_threading(threading: dict[str, Any]) -> bool:
+    """Does what `threading`'s hook does in a child whose only thread was its parent's only one, in
+    that module's dictionary; False: it is not such a child, or not such a module, and nothing has
+    been done."""
+
+def _send_packet(line: int, packet: bytes, fds: Sequence[int]) -> None:
+    """Sends a packet with descriptors.
+
+    Raises:
+        OSError: as the kernel says.
+        ValueError: there are more than 253 descriptors.
+    """
+
+def _send_self(line: int, packet: bytes) -> None:
+    """Sends a packet with a pidfd of this process, if there are any; an error is forgotten."""
+
+def _share_lifeline(fd: int) -> None:
+    """Lets children that are forked from now on have a lifeline as well."""
+
+def _socket_pair() -> tuple[int, int]:
+    """Returns the ends of a Unix socket of packets, as `_beside_standard` has them.
+
+    Raises:
+        OSError: no descriptors are to be had.
+    """
 
 def _own_descriptors(cls: _Class) -> _Class:
     """Gives a subclass of a lock or `Guarded` descriptors that name it as their class.

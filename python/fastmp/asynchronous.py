@@ -34,7 +34,7 @@ import os
 import select
 import weakref
 
-from ._native import _BUSY, _NOTHING, _arm, _prepare, _put_now, _take_now
+from ._native import _BUSY, _NOTHING, _arm, _beside_standard, _prepare, _put_now, _take_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,13 +51,21 @@ _pollers: weakref.WeakValueDictionary[tuple[int, bool], _Poller] = weakref.WeakV
 _tokens = itertools.count()
 
 
+def _epoll() -> select.epoll:
+    epoll = select.epoll()
+    if epoll.fileno() > 2:
+        return epoll
+    with epoll:  # of a standard stream that has been closed
+        return select.epoll.fromfd(_beside_standard(os.dup(epoll.fileno())))
+
+
 class _Poller:
     """What tells one loop that channels are readable, or writable."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writing: bool) -> None:
         self.loop = weakref.ref(loop)
         self.writing = writing
-        self.epoll = select.epoll()
+        self.epoll = _epoll()
         self.lines: dict[int, _Line] = {}  # by the channel's identity
         self.told: dict[int, _Line] = {}  # by the token
         try:

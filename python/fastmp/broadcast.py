@@ -177,4 +177,6 @@ class Reader(_native.BroadcastReader):
         self.close()
 
     def __reduce__(self) -> handles.Reduced:
+        if handles.is_for_nobody():
+            return object, ()  # to pickle it is to give it away
         return handles.reduce_segment(self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import multiprocessing.context
 import sys
 from multiprocessing.context import (
@@ -16,17 +15,16 @@ from multiprocessing.context import (
     set_spawning_popen,
 )
 
-from . import connection, queues, start_method, synchronize
+from . import connection, process, queues, start_method, synchronize
 from .process import BaseProcess, ForkProcess, ForkServerProcess, Process, SpawnProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import multiprocessing.pool
     import types
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Literal
 
-    from . import broadcast
+    from . import broadcast, pool
 
 __all__ = [
     "AuthenticationError",
@@ -51,6 +49,8 @@ __all__ = [
 @functools.cache
 def _submodule(name: str) -> types.ModuleType:
     # Imported when first needed, for its cost; cached, as an import statement takes a microsecond.
+    import importlib
+
     return importlib.import_module(f".{name}", __package__)
 
 
@@ -142,9 +142,26 @@ class BaseContext(multiprocessing.context.BaseContext):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-    ) -> multiprocessing.pool.Pool:
-        """Returns a pool of `processes` processes, by default one for each CPU."""
-        return _submodule("pool").Pool(processes, initializer, initargs, maxtasksperchild, self.get_context())
+        *,
+        on_worker_death: Literal["raise", "retry", "break"] = "raise",
+        retries: int = 3,
+        shared: Any = None,
+    ) -> pool.Pool:
+        """Returns a pool of `processes` processes, by default one for each CPU.
+
+        `on_worker_death`: what becomes of the task of a worker that dies; with "retry" it is run
+        again, up to `retries` times. `shared`: what `fastmp.pool.shared()` is in the workers.
+        """
+        return _submodule("pool").Pool(
+            processes,
+            initializer,
+            initargs,
+            maxtasksperchild,
+            self.get_context(),
+            on_worker_death=on_worker_death,
+            retries=retries,
+            shared=shared,
+        )
 
     def Pipe(self, duplex: bool = True) -> tuple[connection.Connection, connection.Connection]:
         """Returns two connected ends.
@@ -184,13 +201,48 @@ class BaseContext(multiprocessing.context.BaseContext):
     def allow_connection_pickling(self) -> None:
         """Does nothing: connections can always be sent to other processes."""
 
-    def get_context(self, method: str | None = None) -> BaseContext:
+    def set_forkserver_preload(self, module_names: list[str], *, on_error: str = "ignore") -> None:
+        """Names the modules that the fork server imports before it starts children: a hint.
+
+        A module that cannot be imported is passed over, warned of or an error in the server, as
+        `on_error` says: "ignore", "warn" or "fail".
+
+        Raises:
+            TypeError: these are not names.
+            ValueError: there is no such `on_error`.
+        """
+        if on_error not in ("ignore", "warn", "fail"):
+            raise ValueError(f"on_error must be 'ignore', 'warn', or 'fail', not {on_error!r}")
+        from multiprocessing import forkserver as stdlibs
+
+        # For the stdlib's server too: whose of the two a library uses is not the program's concern.
+        for module in _submodule("forkserver"), stdlibs:
+            preload = module.set_forkserver_preload
+            # Before 3.15 the stdlib's has no such choice.
+            if "on_error" in (getattr(preload, "__kwdefaults__", None) or ()):
+                preload(module_names, on_error=on_error)
+            else:
+                preload(module_names)
+
+    def get_context(self, method: str | None = None, *, pickler: Any = None) -> BaseContext:
         """Returns the context of a start method; of this one if none is named.
+
+        With a `pickler` (cloudpickle, dill, or whatever has `dumps`, and `loads` unless that is
+        pickle's; or a class `Pickler`) processes are sent by it to the interpreters that run them:
+        what they are started with may be lambdas, closures and what a notebook defines.
 
         Raises:
             ValueError: there is no such start method.
+            TypeError: that is no pickler.
         """
+        if pickler is not None:
+            return _with_pickler(self.get_context(method).get_start_method(), pickler)
         return self if method is None else start_method.named_context(method)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        if (pickler := vars(self).get("_pickler")) is not None:
+            return _found_context, (self.get_start_method(), _submodule("picklers").reference(pickler))
+        return super().__reduce__()
 
 
 class ForkContext(BaseContext):
@@ -219,12 +271,17 @@ class DefaultContext(BaseContext):
 
     Process = Process
 
-    def get_context(self, method: str | None = None) -> BaseContext:
+    def get_context(self, method: str | None = None, *, pickler: Any = None) -> BaseContext:
         """Returns the context of a start method, or of the chosen one, which is then settled.
+
+        `pickler` as for the other contexts.
 
         Raises:
             ValueError: there is no such start method.
+            TypeError: that is no pickler.
         """
+        if pickler is not None:
+            return super().get_context(method, pickler=pickler)
         if method is not None:
             return start_method.named_context(method)
         # Asked for each object that is made: two calls into the stdlib would take as long as that.
@@ -265,6 +322,27 @@ _default_context = DefaultContext()
 # What keeps the program's choice (see `start_method`), and ours for each of its contexts.
 _stdlibs: Any = multiprocessing.context._default_context
 _twins = {multiprocessing.get_context(name): context for name, context in start_method.contexts.items()}
+
+_pickling: dict[tuple[str, int], BaseContext] = {}  # a context keeps its pickler, so the id is its own
+
+
+def _with_pickler(method: str, pickler: Any) -> BaseContext:
+    """Returns the context of a start method whose processes are sent by `pickler`."""
+    _submodule("picklers").check(pickler)
+    key = method, id(pickler)
+    if key not in _pickling:
+        context = type(start_method.named_context(method))()
+        context._pickler = pickler  # type: ignore[attr-defined]
+        context.Process = process.with_pickler(method, pickler)
+        _pickling.setdefault(key, context)
+    return _pickling[key]
+
+
+def _found_context(method: str, reference: str | None) -> BaseContext:
+    """A context that came from another process; the plain one where its pickler is not found."""
+    if reference is None:
+        return start_method.named_context(method)
+    return _with_pickler(method, _submodule("picklers").find(reference))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,442 @@
-"""The stdlib's own module under our name: `fastmp.forkserver is multiprocessing.forkserver`."""
+"""The fork server: a small process that has imported what children need, and forks them.
 
+Roles. The *server* runs `forkserver_main`. A *client* is a process that starts children by it: who
+started the server, and any descendant. A *child* is forked by the server, and may become a client.
+
+Descriptors. All are nameless: to hold one is the authority (the stdlib's server listens at an
+address, and has to ask for a key). None survives an exec but that of the server.
+
+- A *line*: a SOCK_SEQPACKET socketpair between the server and one client. No two processes share the
+  client's end: a forked child closes its copy (`lifelines`). So its hang-up is the client's end.
+- The *door*: another, over which any descendant may hand in the end of a line of its own. The server
+  takes it from processes of its own user only: who has given up rights must not start processes that
+  have them. It keeps nobody alive.
+- For each child: its *data*, complete in a memory file; the *parent's sentinel*, a pipe's end whose
+  other end only the client has; its *status*, a pipe that the client reads. And what it inherits.
+
+Packets on a line, each with descriptors:
+
+    client -> server   START number, count     data, parent's sentinel, status, three of the tracker, of
+                                               which the packet says what they lead to, then the child's own
+                       MORE  number            the rest, where `count` is above 253
+    server -> client   STARTED number, pid     a pidfd of the child, if there are any
+                       REFUSED number, errno
+    child -> client    STARTED number, pid     the same; who comes second is not listened to
+
+In the status pipe: the server writes (REAPED, pid, exit code) when it has reaped the child; the
+child itself writes (ENDING, pid, exit code) just before it ends, unless it is killed or calls
+`os._exit`. A client that finds no REAPED because the server is dead takes ENDING, else 255.
+
+A *spare* is a child that has been forked ahead. It has got ready, and waits for the packets of a
+START, which the server hands on to it with the line's end. Without one the server forks then.
+
+A start: 1. the client sends START. 2. The server forks, or hands on to the spare. 3. It sends
+STARTED, **the commit point**, and keeps only the status. 4. The child closes what is not its own, and
+sends STARTED, which is the commit point if the server's has not been sent. 5. It closes the line, and
+runs. So nothing of the program runs twice, or without the client's knowledge, whoever is killed:
+
+- The client, before 1: there is nothing. After: the child runs, since `start()` may have returned; a
+  daemonic one is killed by the kernel (`lifelines.die_with`), others are told by the sentinel. The
+  server sees the line hang up. If Ctrl-C ends the start, the client empties the data: then the child
+  finds nothing to run, unless it is further on than that.
+- The server, before 2: the line hangs up, and nobody has sent STARTED: the client starts another
+  server, and sends the same again. Between 2 and 3: the child has the line still, and goes on by
+  itself, or dies as well before 4: then the line hangs up, and the client does the same again.
+- The spare, before 2: the server forks. The child, from 2 on: the server says so by REAPED. The client
+  may find that before STARTED, if the server cannot send it any more: it was started, and has ended.
+  It looks at the status first, then at the line, so that no STARTED is overlooked.
+- A stopped process stalls who waits for it, as everywhere; Ctrl-C ends the wait.
+
+The server ends when its last line hangs up. Whoever finds it dead starts another: that one is the
+finder's and its descendants' to come.
+
+Threads of a client start one after the other. A signal handler that starts a process while its
+thread is in the middle of a start may read the other's answer, and keeps it for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import socket
+import struct
 import sys
-from multiprocessing import forkserver
+import threading
+from multiprocessing import spawn, util
+
+from . import _native, interpreters, lifelines, popen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multiprocessing.forkserver import *  # noqa: F403
+    from collections.abc import Sequence
+    from typing import Any
 
-sys.modules[__name__] = forkserver
+__all__ = ["ForkServer", "ensure_running", "get_inherited_fds", "set_forkserver_preload"]
+
+HEAD = struct.Struct("=BqI")  # of every packet on a line: kind, number; count, pid or errno
+START, MORE, STARTED, REFUSED = range(1, 5)
+STATUS = struct.Struct("=Bqq")  # in a status pipe: kind, pid, exit code
+REAPED, ENDING = range(1, 3)
+MOST_FDS = 253  # in one packet: the kernel's SCM_MAX_FD
+CLOSE_ON_EXEC = 0x40000000  # MSG_CMSG_CLOEXEC
+
+_ATTEMPTS = 10  # servers that may be killed in the course of one start
+# This very package, wherever it was found: no other name is looked up in its directory.
+_PROGRAM = """\
+import sys, importlib.util as util
+if "fastmp" not in sys.modules:
+    spec = util.spec_from_file_location("fastmp", {init!r})
+    package = sys.modules["fastmp"] = util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+from fastmp.forkserver_main import main
+main({line}, {door}, {entry}, {preparation})
+"""
+# The same of a package that is not made of files.
+_PROGRAM_ELSEWHERE = """\
+import sys
+sys.path.insert(0, {parent!r})
+from fastmp.forkserver_main import main
+main({line}, {door}, {entry}, {preparation})
+"""
+# PyInstaller and others know such a command by its start.
+_OF_FROZEN_PROGRAM = "from multiprocessing.forkserver import main\n"
+_DIRECTORY = os.path.dirname(os.path.abspath(__file__))
+_WHERE = {"init": f"{_DIRECTORY}/__init__.py", "parent": os.path.dirname(_DIRECTORY)}
+
+# Modules that a server has as well if the program that starts it has them.
+_IN_USE = (
+    "fastmp.sharedctypes",
+    "fastmp.broadcast",
+    "fastmp.futures",
+    "fastmp.pool",
+    "multiprocessing.connection",
+    "multiprocessing.pool",
+    "multiprocessing.managers",
+    "multiprocessing.shared_memory",
+    "concurrent.futures.process",
+)
+
+
+def send(line: socket.socket, kind: int, number: int, word: int, fds: Sequence[int] = (), rest: bytes = b"") -> None:
+    """Sends one packet."""
+    _native._send_packet(line.fileno(), HEAD.pack(kind, number, word) + rest, fds)
+
+
+def tell(line: socket.socket, kind: int, number: int, word: int, fds: Sequence[int] = ()) -> None:
+    """Sends one packet, if there is still anybody to read it."""
+    try:
+        send(line, kind, number, word, fds)
+    except OSError:
+        return
+
+
+def tell_started(line: int, number: int, pid: int) -> None:
+    """Of a child: says so itself, and sends a pidfd, if there are any."""
+    _native._send_self(line, HEAD.pack(STARTED, number, pid))
+
+
+class _Lost(Exception):
+    """The server has ended before it did what it was asked."""
+
+
+class ForkServer:
+    """The server as one process sees it."""
+
+    def __init__(self) -> None:
+        self._preload_modules: Sequence[str] = ["__main__"]
+        self._on_error = "ignore"
+        self._inherited_fds: list[int] | None = None
+        self._forkserver_pid: int | None = None  # only where it was started
+        self._door: int | None = None
+        self._door_inode = 0
+        self._line: socket.socket | None = None
+        self._lock = threading.RLock()  # a signal handler may come in between
+        self._answers: dict[int, tuple[int, int, list[int]]] = {}  # read by a start inside another
+        self._waiting: set[int] = set()
+        self._number = 0
+
+    def set_forkserver_preload(self, modules_names: Sequence[str], *, on_error: str = "ignore") -> None:
+        """Sets the names of the modules that the server imports when it starts.
+
+        `on_error` says what is done about one that cannot be: "ignore", "warn" or "fail".
+
+        Raises:
+            TypeError: these are not strings.
+            ValueError: there is no such `on_error`.
+        """
+        if not all(type(name) is str for name in modules_names):
+            raise TypeError("module_names must be a list of strings")
+        if on_error not in ("ignore", "warn", "fail"):
+            raise ValueError(f"on_error must be 'ignore', 'warn', or 'fail', not {on_error!r}")
+        self._preload_modules = modules_names
+        self._on_error = on_error
+
+    def get_inherited_fds(self) -> list[int] | None:
+        """Returns what this process was started with; None if it is no child of a server."""
+        return self._inherited_fds
+
+    def ensure_running(self) -> None:
+        """Sees to it that there is a server; does not wait until it is ready."""
+        with self._lock:
+            if self._line is not None and _hung_up(self._line):
+                self._lose()
+            self._connect()
+
+    def start(self, fds: Sequence[int], files: bytes, status: int) -> tuple[int, int | None, bytes]:
+        """Starts a child that gets `fds`; `files` says of those of the resource tracker what they are.
+
+        Returns its pid, a pidfd of it, if there are any, and what its status pipe has said already,
+        of which `status` is the end that is read.
+
+        Raises:
+            OSError: the server could not start it: for want of memory or descriptors.
+            EOFError: the server cannot be started, or was killed again and again.
+        """
+        with self._lock:
+            self._number += 1
+            number = self._number
+            self._waiting.add(number)
+            try:
+                for _ in range(_ATTEMPTS):
+                    try:
+                        line = self._connect()
+                        self._ask(line, number, fds, files)
+                        return self._hear(line, number, status)
+                    except _Lost:
+                        self._lose()
+                raise EOFError("the fork server was killed again and again")
+            finally:
+                self._waiting.discard(number)
+
+    def _ask(self, line: socket.socket, number: int, fds: Sequence[int], files: bytes) -> None:
+        try:
+            send(line, START, number, len(fds), fds[:MOST_FDS], files)
+            for at in range(MOST_FDS, len(fds), MOST_FDS):
+                send(line, MORE, number, 0, fds[at : at + MOST_FDS])
+        except (BrokenPipeError, ConnectionResetError):
+            raise _Lost from None
+        except BaseException:
+            if len(fds) > MOST_FDS and self._line is line:
+                self._line = None  # the server must not wait for the rest, with all these in hand
+                _hang_up(line)
+            raise
+
+    def _hear(self, line: socket.socket, number: int, status: int) -> tuple[int, int | None, bytes]:
+        poll = select.poll()
+        poll.register(line, select.POLLIN)
+        poll.register(status, select.POLLIN)
+        while True:
+            ended = status in (fd for fd, _ in poll.poll())  # before the line is read: see above
+            # A start in a signal handler may have read this one's answer, or lost the line.
+            while number not in self._answers and self._line is line and self._read(line):
+                pass
+            if number in self._answers:
+                kind, word, fds = self._answers.pop(number)
+                if kind == REFUSED:
+                    raise OSError(word, os.strerror(word))
+                return word, fds[0] if fds else None, b""
+            if self._line is not line:
+                raise _Lost
+            if ended:
+                said = os.read(status, STATUS.size)
+                return STATUS.unpack(said)[1], None, said
+
+    def _read(self, line: socket.socket) -> bool:
+        """Reads an answer, if there is one."""
+        while True:
+            try:
+                packet, fds, _ = _native._receive_packet(line.fileno(), False)
+                break
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                pass  # it has not read all that was sent; what it has sent is there still
+        if not packet:
+            raise _Lost
+        kind, number, word = HEAD.unpack_from(packet)
+        if number in self._waiting:
+            self._answers[number] = kind, word, fds
+        else:  # of a start that Ctrl-C has ended
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _connect(self) -> socket.socket:
+        """Returns this process's line; makes one, to a new server if there is none."""
+        if self._line is not None:
+            return self._line
+        if self._door is not None:
+            mine, servers = _line()
+            with servers:
+                if self._knock(servers):
+                    self._line = mine
+                    return mine
+            _hang_up(mine)
+            self._close_door()
+        self._launch()
+        assert self._line is not None
+        return self._line
+
+    def _knock(self, end: socket.socket) -> bool:
+        """Hands in the server's end of a line at the door; is there still anybody?"""
+        assert self._door is not None
+        try:
+            # A daemon closes every descriptor: the number may be another file's by now.
+            if os.fstat(self._door).st_ino != self._door_inode:
+                self._door = None
+                return False
+            with socket.socket(fileno=os.dup(self._door)) as door:
+                socket.send_fds(door, [b"."], [end.fileno()], socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def _launch(self) -> None:
+        mine, servers = _line()
+        with servers:
+            entry, door = packet_sockets()
+            # In a file: a command line has no room for a program's that is long itself.
+            file = _native._beside_standard(os.memfd_create("fastmp:preparation"))
+            with entry, door, open(file, "w+b") as preparation:
+                fds = {"line": servers.fileno(), "door": door.fileno(), "entry": entry.fileno()}
+                fds["preparation"] = preparation.fileno()
+                try:
+                    pickle.dump(self._preparation(), preparation)
+                    preparation.flush()
+                    preparation.seek(0)  # the server shares the position
+                    program = _PROGRAM if os.path.isfile(_WHERE["init"]) else _PROGRAM_ELSEWHERE
+                    program = program.format(**_WHERE, **fds)
+                    flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+                    executable = os.fsencode(spawn.get_executable())
+                    if _may_be_frozen(executable):
+                        program = _OF_FROZEN_PROGRAM + program
+                    command = [executable, *flags, "-c", program]
+                    pid = interpreters.start(executable, command, fds.values())
+                except BaseException:
+                    _hang_up(mine)
+                    raise
+                self._line, self._forkserver_pid = mine, pid
+                self._keep_door(door.detach())
+
+    def _preparation(self) -> dict[str, Any]:
+        unchanged: Any = sys.modules.get("fastmp.unchanged")
+        preparation: dict[str, Any] = {
+            "install": "" if unchanged is None else unchanged.travelling(),
+            "in_use": [name for name in _IN_USE if name in sys.modules],
+            "preload": list(self._preload_modules),
+        }
+        if self._preload_modules:
+            wanted = ("sys_path", "sys_argv", "init_main_from_name", "init_main_from_path")
+            data = spawn.get_preparation_data("ignore")
+            preparation.update({name: data[name] for name in wanted if name in data}, on_error=self._on_error)
+        return preparation
+
+    def _lose(self) -> None:
+        """The server does not answer any more: it has ended, or will have nothing to do with us.
+
+        Raises:
+            EOFError: it has ended by itself, as nobody expected it to: so would the next.
+        """
+        line, self._line = self._line, None
+        if line is not None:
+            _hang_up(line)
+        self._close_door()
+        pid, self._forkserver_pid = self._forkserver_pid, None
+        if pid is not None and (code := _reap(pid)) is not None and code >= 0:
+            raise EOFError(f"the fork server has ended with exit code {code}")
+
+    def _keep_door(self, door: int) -> None:
+        self._door, self._door_inode = door, _native._inode(door)
+
+    def _close_door(self) -> None:
+        door, self._door = self._door, None
+        if door is not None:
+            with contextlib.suppress(OSError):
+                if os.fstat(door).st_ino == self._door_inode:
+                    os.close(door)
+
+    def _stop(self) -> None:
+        """Lets the server end, and waits for it if it was started here. Used by tests."""
+        with self._lock:
+            pid = self._forkserver_pid
+            with contextlib.suppress(EOFError):
+                self._forkserver_pid = None
+                self._lose()
+            if pid is not None:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+
+    def _stop_unlocked(self) -> None:
+        self._stop()
+
+    def _after_fork_in_child(self) -> None:
+        """The line is the parent's, and so is the server's number. The door leads to it still."""
+        self._lock._at_fork_reinit()  # type: ignore[attr-defined]
+        line, self._line = self._line, None
+        if line is not None:
+            line.detach()  # `lifelines` has closed it
+            self._forkserver_pid = None
+            self._answers.clear()
+            self._waiting.clear()
+
+    def _become_child(self, inherited: list[int]) -> None:
+        """Of a child of the server, which has the door already."""
+        self._inherited_fds = inherited
+
+
+def _may_be_frozen(executable: bytes) -> bool:
+    """Need that be told that it is to be a fork server? A plain interpreter is spared a module that
+    each child would have, and those that this one needs."""
+    return bool(getattr(sys, "frozen", False)) or executable != os.fsencode(sys.executable or "")
+
+
+def packet_sockets() -> tuple[socket.socket, socket.socket]:
+    """Returns a pair of sockets that packets are sent by."""
+    one, other = _native._socket_pair()
+    return socket.socket(fileno=one), socket.socket(fileno=other)
+
+
+def _line() -> tuple[socket.socket, socket.socket]:
+    """Returns the ends of a new line, the client's first."""
+    mine, servers = lifelines.make_line()
+    return socket.socket(fileno=mine), socket.socket(fileno=servers)
+
+
+def _hang_up(mine: socket.socket) -> None:
+    lifelines.close(mine.detach())
+
+
+def _hung_up(line: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(line, 0)
+    return bool(poll.poll(0))
+
+
+def _reap(pid: int) -> int | None:
+    """Waits a moment for a server that has hung up; returns its exit code, None if nobody knows."""
+    pidfd = popen.open_pidfd(pid)
+    if pidfd is not None:
+        popen.wait_readable(pidfd, 1)
+        os.close(pidfd)
+    try:
+        ended, status = os.waitpid(pid, 0 if pidfd is None else os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+_forkserver = ForkServer()
+ensure_running = _forkserver.ensure_running
+get_inherited_fds = _forkserver.get_inherited_fds
+set_forkserver_preload = _forkserver.set_forkserver_preload
+
+os.register_at_fork(after_in_child=_forkserver._after_fork_in_child)
+
+
+def __getattr__(name: str) -> Any:
+    # Not before it is asked for: it needs sockets, compression and more, that each child would have.
+    from multiprocessing import forkserver
+
+    return getattr(forkserver, name)  # whatever is not ours

@@ -30,6 +30,11 @@ def assert_travelling(obj: object) -> None:
         assert_spawning(obj)
 
 
+def is_for_nobody() -> bool:
+    """Whether what is being pickled is only tried, and goes nowhere (see `pickling_errors`)."""
+    return getattr(get_spawning_popen(), "is_nobody", False)
+
+
 def reduce_block(obj: Any) -> Reduced:
     """Reduces an object in a segment that others share: its handle is `(fd, token, *numbers)`."""
     return _reduce(obj, type(obj), obj._handle, 2, shared=2)
@@ -122,7 +127,7 @@ class _Lent:
         # the child has closed its own, for as long as the popen is kept.
         import socket
 
-        sending, receiving = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sending, receiving = (socket.socket(fileno=end) for end in _native._socket_pair())
         self._sockets.append(receiving)
         with sending:
             socket.send_fds(sending, [b"."], [fd])

@@ -7,39 +7,38 @@ import sys
 from multiprocessing import context, spawn, util
 from multiprocessing.process import BaseProcess
 
-from . import handles, popen_fork
+from . import _native, handles, interpreters, pickling, popen_fork, shared_tracker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
 __all__ = ["Popen"]
 
-# The very package that runs here, wherever it was found. What it needs of the standard library is
-# imported first: this directory may well hold modules of the same names.
+# The very package that runs here, wherever it was found: no name is looked up in its directory, which
+# may well hold modules that are called as some of the standard library. It is an empty module at
+# first, and `spawn_main` sees to the rest.
 _PROGRAM = (
-    "import sys, multiprocessing.spawn; sys.path.insert(0, {directory!r}); "
+    "import sys; 'fastmp' in sys.modules or "
+    "setattr(sys.modules.setdefault('fastmp', type(sys)('fastmp')), '__path__', [{directory!r}]); "
     "from fastmp.spawn_main import spawn_main; spawn_main({arguments})"
 )
-_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# The same of a package that is not made of files.
+_PROGRAM_ELSEWHERE = (
+    "import sys, multiprocessing.spawn; sys.path.insert(0, {parent!r}); "
+    "from fastmp.spawn_main import spawn_main; spawn_main({arguments})"
+)
+_DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 
 
 def _command_line(**fds: int) -> list[str]:
     arguments = [f"{name}={fd}" for name, fd in fds.items()]
     if getattr(sys, "frozen", False):
         return [sys.executable, "--multiprocessing-fork", *arguments]
-    program = _PROGRAM.format(directory=_DIRECTORY, arguments=", ".join(arguments))
+    program = _PROGRAM if os.path.isfile(f"{_DIRECTORY}/__init__.py") else _PROGRAM_ELSEWHERE
+    program = program.format(directory=_DIRECTORY, parent=os.path.dirname(_DIRECTORY), arguments=", ".join(arguments))
     flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [spawn.get_executable(), *flags, "-c", program, "--multiprocessing-fork"]
-
-
-def _tracker() -> int:
-    """Leads to the program's resource tracker, which is started if it has none. A child with one of
-    its own would, when it ends, unlink the named shared memory that it has made or used."""
-    from multiprocessing import resource_tracker  # not for those who only fork
-
-    fd: int = resource_tracker.getfd()  # type: ignore[assignment]
-    return fd
 
 
 class Popen(popen_fork.Popen):
@@ -63,25 +62,30 @@ class Popen(popen_fork.Popen):
         return fd
 
     def _launch(self, process_obj: BaseProcess) -> None:
-        with open(os.memfd_create("fastmp:start"), "w+b") as file:
+        data = _native._beside_standard(os.memfd_create("fastmp:start"))
+        with open(data, "w+b") as file:
             self._write(process_obj, file)
             file.seek(0)  # the child shares the position
-            self._data = file.fileno()
+            self._data = data
             super()._launch(process_obj)
         handles.forget_lent(self)
 
+    def _preparation(self, process_obj: BaseProcess) -> dict[str, Any]:
+        return spawn.get_preparation_data(process_obj.name)
+
     def _write(self, process_obj: BaseProcess, file: BinaryIO) -> None:
-        preparation = spawn.get_preparation_data(process_obj.name)
+        preparation = self._preparation(process_obj)
         outer = context.get_spawning_popen()  # what is being pickled there may have started this
         context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
-            for part in (preparation, process_obj):
-                context.reduction.dump(part, file)  # type: ignore[attr-defined]
+            context.reduction.dump(preparation, file)  # type: ignore[attr-defined]
+            pickling.dump_process(process_obj, file)
         finally:
             context.set_spawning_popen(outer)
 
     def _start(self, process_obj: BaseProcess, parent_sentinel: int, lifeline: int) -> int:
-        fds = {"data": self._data, "parent_sentinel": parent_sentinel, "lifeline": lifeline, "tracker": _tracker()}
+        fds = {"data": self._data, "parent_sentinel": parent_sentinel, "lifeline": lifeline}
+        fds.update(shared_tracker.descriptors())
         passed = sorted(self._fds.union(fds.values()))
         executable = os.fsencode(spawn.get_executable())
-        return util.spawnv_passfds(executable, _command_line(**fds), passed)
+        return interpreters.start(executable, _command_line(**fds), passed)

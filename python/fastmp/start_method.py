@@ -47,12 +47,17 @@ def default_context() -> BaseContext:
 
 
 def named_context(name: str) -> BaseContext:
-    """Returns our context of that method.
+    """Returns our context of that method; of one that others have added (loky), theirs.
 
     Raises:
         ValueError: there is no such method.
     """
     try:
         return contexts[name]
+    except KeyError:
+        pass
+    theirs: dict[str, BaseContext] = multiprocessing.context._concrete_contexts  # type: ignore[attr-defined]
+    try:
+        return theirs[name]
     except KeyError:
         raise ValueError(f"cannot find context for {name!r}") from None

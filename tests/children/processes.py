@@ -42,6 +42,11 @@ def wait_for(flag):
     wait_until(lambda: flag.value, "the end")
 
 
+def wait_for_and_exit(flag):
+    wait_until(lambda: flag.value == 2, "the word")
+    sys.exit(4)
+
+
 def sleep_for_ever(running=None):
     if running is not None:
         running.value = 1
@@ -148,3 +153,12 @@ def double(queue, out):
 
 def put(queue, item):
     queue.put(item)
+
+
+def note_interrupt(out):
+    try:
+        out.value = 1
+        while True:
+            time.sleep(100)
+    except KeyboardInterrupt:
+        out.value = 2

@@ -27,6 +27,21 @@ def test_pool(mp, module):
         mp.Pool(1, "no function")
 
 
+def test_pools_of_threads_are_pools(module):
+    pools = importlib.import_module(f"{module}.pool")
+    for make in pools.ThreadPool, importlib.import_module(f"{module}.dummy").Pool:
+        with make(1) as pool:
+            assert isinstance(pool, pools.Pool)
+            assert issubclass(type(pool), pools.Pool)
+            result = pool.apply_async(abs, (-1,))
+            assert isinstance(result, pools.AsyncResult)
+            assert not isinstance(result, pools.MapResult)
+            assert isinstance(pool.map_async(abs, [-1]), pools.MapResult)
+            assert isinstance(pool.imap(abs, [-1]), pools.IMapIterator)
+            assert isinstance(pool.imap_unordered(abs, [-1]), pools.IMapUnorderedIterator)
+    assert not isinstance(3, pools.Pool)
+
+
 def test_pool_with_an_initializer_that_takes_shared_objects(mp):
     value, lock = mp.Value("i"), mp.Lock()
     with mp.Pool(2, processes.share, (value, lock)) as pool:

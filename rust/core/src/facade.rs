@@ -28,7 +28,9 @@ mod imp {
     use crate::error::{Error, Result};
     use crate::sys::futex::{self, Parked};
     use crate::sys::liveness;
-    pub use crate::sys::liveness::{Liveness, Owner, is_dead, is_dead_quick, is_local, probe};
+    pub use crate::sys::liveness::{
+        Liveness, Owner, is_as_seen, is_dead, is_dead_from_now, is_dead_quick, is_local, probe,
+    };
 
     /// A thread's own.
     macro_rules! local {
@@ -244,6 +246,16 @@ mod imp {
     /// The same.
     pub fn is_dead_quick(owner: Owner) -> bool {
         is_dead(owner)
+    }
+
+    /// The same.
+    pub fn is_dead_from_now(owner: Owner) -> bool {
+        is_dead(owner)
+    }
+
+    /// Nothing is known of any.
+    pub fn is_as_seen(_owner: Owner) -> bool {
+        false
     }
 
     /// All are.

@@ -1,4 +1,5 @@
-//! Who is dead, who is not, and of whom nothing can be known.
+//! Who is dead, who is not, and of whom nothing can be known. Long, as all of it shares the ways in
+//! which processes and threads end.
 #![cfg(not(loom))]
 // Forks, ends single threads, leaves namespaces; a failure is to panic.
 #![allow(unsafe_code, clippy::unwrap_used)]
@@ -9,7 +10,9 @@ use std::time::Duration;
 
 use common::{Child, KILLED, OK, until, words};
 use fastmp_core::sys::hold_token::HoldWatch;
-use fastmp_core::sys::liveness::{Liveness, Owner, is_dead, is_dead_quick, is_local, me, probe, thread_id};
+use fastmp_core::sys::liveness::{
+    Liveness, Owner, is_as_seen, is_dead, is_dead_from_now, is_dead_quick, is_local, me, probe, thread_id,
+};
 
 fn sleeper(words: &common::Words) -> Child {
     let child = Child::fork(|| {
@@ -43,6 +46,42 @@ fn alive_stopped_zombie_gone() {
     assert_eq!(other.wait(), common::OK);
     assert_eq!(child.wait(), KILLED);
     assert!(is_dead(owner) && is_dead_quick(owner));
+}
+
+#[test]
+fn who_has_been_looked_at_shows_signs_until_it_ends() {
+    let _turn = common::turn();
+    let words = words();
+    let mut child = sleeper(&words);
+    let owner = owner(&words);
+    assert!(!is_as_seen(owner), "nobody has looked");
+    assert!(!is_dead_from_now(owner) && is_as_seen(owner));
+    child.signal(libc::SIGSTOP);
+    child.until_stopped();
+    assert!(is_as_seen(owner), "stopped is as before");
+    child.kill();
+    child.zombify();
+    assert!(!is_as_seen(owner), "a zombie is not");
+    let mut other = Child::fork(|| assert!(!is_as_seen(owner) && is_dead_from_now(owner)));
+    assert_eq!(other.wait(), common::OK, "nor is anybody else's");
+    assert_eq!(child.wait(), KILLED);
+    assert!(!is_as_seen(owner));
+}
+
+/// What replaces its program by the same one has its list of robust futexes where it was.
+#[test]
+fn nobody_shows_signs_where_addresses_are_not_random() {
+    let _turn = common::turn();
+    let words = words();
+    let _sleeper = sleeper(&words);
+    let owner = owner(&words);
+    let mut child = Child::fork(|| {
+        // SAFETY: it changes what this process execs.
+        assert!(unsafe { libc::personality(0x004_0000) } >= 0);
+        assert!(!is_dead_from_now(owner) && !is_as_seen(owner));
+    });
+    assert_eq!(child.wait(), OK);
+    assert!(!is_dead_from_now(owner) && is_as_seen(owner));
 }
 
 #[test]

@@ -207,7 +207,8 @@ fn descriptors_are_two_a_channel() {
     }
     queues.iter().enumerate().for_each(|(number, queue)| assert_eq!(got(queue), (1, number)));
     drop((pipes, queues));
-    assert!(open_fds() <= before + 8);
+    // The segments stay, for the next: as many as above, if this is the process's first test.
+    assert!(open_fds() <= before + 12);
 }
 
 #[test]

@@ -95,6 +95,41 @@ fn what_a_killed_taker_held_comes_back_first() {
 }
 
 #[test]
+fn its_taker_is_told_that_it_has_come_back() {
+    let _turn = common::turn();
+    for len in [SMALL, INLINED, LARGE] {
+        let queue = queue(0);
+        assert!(!queue.has_come_back(), "nothing has been got");
+        (0..3).for_each(|number| put(&queue, 1, number, len));
+        got(&queue);
+        assert!(!queue.has_come_back(), "{len}: it is the first that has got it");
+        take_and_die(&queue, 1);
+        assert!(mend(&queue));
+        got(&queue);
+        assert!(queue.has_come_back(), "{len}");
+        // Nor is it forgotten who died while it was being given on.
+        for point in ["custody.pending", "custody.front.after_commit", "custody.held"] {
+            let other = self::queue(0);
+            put(&other, 1, 0, len);
+            take_and_die(&other, 1);
+            assert!(mend(&other));
+            assert_eq!(Child::doomed(point, 1, || _ = got(&other)).wait(), KILLED, "{point}");
+            mend(&other);
+            got(&other);
+            assert!(other.has_come_back(), "{len} {point}");
+        }
+        queue.acknowledge_own();
+        assert!(!queue.has_come_back(), "{len}: it is dealt with");
+        got(&queue);
+        assert!(!queue.has_come_back(), "{len}: the next one has not");
+        // A forked child has got nothing.
+        take_and_die(&queue, 0);
+        let child = Child::fork(|| assert!(!queue.has_come_back()));
+        assert_eq!({ child }.wait(), OK);
+    }
+}
+
+#[test]
 fn who_waits_gets_it() {
     let _turn = common::turn();
     let queue = queue(0);

@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::channel::{Channel, IDLE, INLINED, LARGE, SMALL, comes_to_rest, got, put, recv, send, soon};
@@ -279,4 +280,30 @@ fn a_large_message_that_is_being_made_stalls_nobody() {
         stalled.signal(libc::SIGCONT);
         assert_eq!(got(&queue), (1, 0));
     }
+}
+
+static YIELDS: AtomicU32 = AtomicU32::new(0);
+
+/// As on a core that others want as well: it takes long, and nobody reads meanwhile.
+fn yields_for_long() {
+    YIELDS.fetch_add(1, Ordering::Relaxed);
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+#[test]
+fn who_lets_readers_go_first_in_vain_does_so_rarely() {
+    let _turn = common::turn();
+    let mut child = Child::fork(|| {
+        let queue = Queue::create(0).unwrap();
+        (0..64).for_each(|number| put(&queue, 1, number, 100_000));
+        // One that knows nothing of the puts above, which may have been in vain as well.
+        let queue = queue.again().unwrap();
+        common::replace(libc::SYS_sched_yield, yields_for_long);
+        (0..100).for_each(|_| drop(queue.extent_at_once(70_000).unwrap()));
+        assert_eq!(YIELDS.load(Ordering::Relaxed), 0, "a task waits for nobody");
+        (0..100).for_each(|_| drop(queue.extent(70_000).unwrap()));
+        let yields = YIELDS.load(Ordering::Relaxed);
+        assert!((1..50).contains(&yields), "{yields} times");
+    });
+    assert_eq!(child.wait(), OK);
 }

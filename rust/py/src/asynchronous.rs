@@ -14,6 +14,7 @@ use crate::capi::call::{Answer, Args, Method};
 use crate::capi::operator::Operator;
 use crate::connection::Connection;
 use crate::message::{Now, Prepared};
+use crate::once::once;
 use crate::queue::Queue;
 
 /// There was no message, or no room. No message is this object.
@@ -27,8 +28,8 @@ pub fn answers(py: Python<'_>) -> PyResult<[(&'static str, Bound<'_, PyAny>); 2]
 }
 
 fn answer<'py>(py: Python<'py>, cell: &'static PyOnceLock<Py<PyAny>>) -> PyResult<Bound<'py, PyAny>> {
-    let made = || Ok::<_, PyErr>(py.import("builtins")?.getattr("object")?.call0()?.unbind());
-    Ok(cell.get_or_try_init(py, made)?.bind(py).clone())
+    let made = || Ok(py.import("builtins")?.getattr("object")?.call0()?.unbind());
+    Ok(once(py, cell, made)?.bind(py).clone())
 }
 
 fn told<'py>(py: Python<'py>, now: Now<Bound<'py, PyAny>>) -> Answer<'py> {

@@ -1,8 +1,10 @@
-//! Descriptors that have come in from another process.
+//! Descriptors that Python has: those that have come in from another process, and those that it
+//! makes here.
 
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use fastmp_core::objects::Incoming;
+use fastmp_core::sys::{socket, standard, starting};
 use pyo3::prelude::*;
 
 use crate::errors::{os_error, raise};
@@ -49,6 +51,39 @@ impl Descriptor {
     fn detach(&self) -> PyResult<RawFd> {
         Ok(self.own()?.into_raw_fd())
     }
+}
+
+/// Returns a number above those of the standard streams for the file behind `fd`: that itself as a
+/// rule; else `fd` is closed, even if there is no other number.
+///
+/// Raises:
+/// - OSError: no descriptors are to be had.
+#[pyfunction]
+#[pyo3(name = "_beside_standard")]
+pub fn beside_standard(fd: RawFd) -> PyResult<RawFd> {
+    Ok(standard::beside(owned(fd)?).map_err(|errno| raise(errno.into()))?.into_raw_fd())
+}
+
+/// Returns the ends of a pipe, reader first, as `_beside_standard` has them.
+///
+/// Raises:
+/// - OSError: no descriptors are to be had.
+#[pyfunction]
+#[pyo3(name = "_pipe")]
+pub fn pipe() -> PyResult<(RawFd, RawFd)> {
+    let (reader, writer) = starting::pipe().map_err(raise)?;
+    Ok((reader.into_raw_fd(), writer.into_raw_fd()))
+}
+
+/// Returns the ends of a Unix socket of packets, as `_beside_standard` has them.
+///
+/// Raises:
+/// - OSError: no descriptors are to be had.
+#[pyfunction]
+#[pyo3(name = "_socket_pair")]
+pub fn socket_pair() -> PyResult<(RawFd, RawFd)> {
+    let (one, other) = socket::pair().map_err(raise)?;
+    Ok((one.into_raw_fd(), other.into_raw_fd()))
 }
 
 /// A descriptor that Python hands over.

@@ -10,6 +10,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use crate::once::imported;
+
 create_exception!(
     fastmp,
     OwnerDiedWarning,
@@ -77,11 +79,11 @@ static BROKEN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 /// `queue.Full`.
 pub fn full(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    FULL.import(py, "queue", "Full")
+    imported(py, &FULL, "queue", "Full")
 }
 
 fn instance(cell: &PyOnceLock<Py<PyType>>, module: &'static str, name: &'static str) -> PyErr {
-    Python::attach(|py| match cell.import(py, module, name) {
+    Python::attach(|py| match imported(py, cell, module, name) {
         Ok(class) => PyErr::from_type(class.clone(), ()),
         Err(e) => e,
     })

@@ -3,6 +3,7 @@
 mod asynchronous;
 mod batch;
 mod blocking;
+mod bootstrap;
 mod broadcast;
 mod capi;
 mod closing;
@@ -11,10 +12,12 @@ mod descriptor;
 mod errors;
 mod handles;
 mod message;
+mod once;
 mod queue;
 mod requeue;
 mod sharedctypes;
 mod specialize;
+mod starting;
 mod synchronize;
 
 /// The native half of fastmp.
@@ -25,11 +28,13 @@ mod _native {
     #[pymodule_export]
     use crate::batch::put_many;
     #[pymodule_export]
+    use crate::bootstrap::{Child, reset_threading};
+    #[pymodule_export]
     use crate::broadcast::{Broadcast, BroadcastReader};
     #[pymodule_export]
     use crate::connection::{Connection, new_pipe};
     #[pymodule_export]
-    use crate::descriptor::Descriptor;
+    use crate::descriptor::{Descriptor, beside_standard, pipe, socket_pair};
     #[pymodule_export]
     use crate::errors::{CorruptedError, OwnerDiedWarning};
     #[pymodule_export]
@@ -42,6 +47,11 @@ mod _native {
     use crate::sharedctypes::memory::Block;
     #[pymodule_export]
     use crate::specialize::own_descriptors;
+    #[pymodule_export]
+    use crate::starting::{
+        close_lifeline, die_with, ended, inode, keep_lifeline, make_lifeline, make_lifelines, make_line, open_child,
+        reap, receive_packet, send_packet, send_self, share_lifeline,
+    };
     #[pymodule_export]
     use crate::synchronize::barrier::Barrier;
     #[pymodule_export]

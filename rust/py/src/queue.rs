@@ -216,7 +216,7 @@ impl Queue {
     /// An object as a message that can be put later.
     pub(crate) fn prepare(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<Prepared> {
         let queue = Self::open(slf)?;
-        let extent = |bytes| queue.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed));
+        let extent = |bytes| queue.with(|queue| queue.extent_at_once(bytes)).unwrap_or(Err(Error::Closed));
         let prepared = message::prepare(obj, extent, |size| Self::allows(slf.py(), queue, size))?;
         if Self::requeues(slf.py(), queue) && prepared.with(|outgoing| !outgoing.fds.is_empty()) {
             return Err(no_descriptors());
@@ -359,6 +359,8 @@ impl Queue {
     /// - queue.Full: there was no room in time.
     /// - ValueError: the queue is closed here, or the message larger than `max_bytes`.
     /// - Exception: whatever pickling raises; the queue is as before.
+    // Not inlined: it would be in two places.
+    #[inline(never)]
     #[pyo3(name = "_put", signature = (obj, block = true, timeout = None))]
     fn put(
         slf: &Bound<'_, Self>,
@@ -378,9 +380,13 @@ impl Queue {
         }
         let encoded = encoding.complete(obj)?;
         let fds: Vec<_> = encoded.fds.iter().map(AsFd::as_fd).collect();
+        let extent = |queue: &fcore::channel::queue::Queue, bytes| match at_once {
+            true => queue.extent_at_once(bytes),
+            false => queue.extent(bytes),
+        };
         encoded.with_payload(
             py,
-            |bytes| queue.with(|queue| queue.extent(bytes)).unwrap_or(Err(Error::Closed)),
+            |bytes| queue.with(|queue| extent(queue, bytes)).unwrap_or(Err(Error::Closed)),
             |size| Self::allows(py, queue, size),
             |payload| Self::put_one(slf, queue, encoded.meta(), payload, &fds, block, deadline),
         )
@@ -458,6 +464,13 @@ impl Queue {
         let queue = self.made()?;
         queue.attached(py, fcore::channel::queue::Queue::acknowledge_own);
         Ok(())
+    }
+
+    /// Whether another process had got, before it was killed, what this thread has got last.
+    ///
+    /// False once it has been acknowledged.
+    fn _has_come_back(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.made()?.attached(py, fcore::channel::queue::Queue::has_come_back) == Some(true))
     }
 
     /// Looks whether takers have died: returns True if what they had has come back.

@@ -9,7 +9,7 @@ use crate::arena::{Block, Handle, Segment};
 use crate::error::{Error, Result};
 use crate::layout::Kind;
 use crate::sys::hold_token::HoldToken;
-use crate::sys::memfd;
+use crate::sys::{memfd, standard};
 
 /// The descriptor of a segment or of a token, as it came from another process.
 ///
@@ -48,7 +48,7 @@ impl Given {
     /// # Errors
     /// `Os` when descriptors have run out.
     pub fn copy_of(handle: &Handle) -> Result<Given> {
-        let copy = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 0).map(Incoming::new);
+        let copy = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 3).map(Incoming::new);
         Ok(Given { segment: copy(handle.segment())?, token: Some(copy(handle.token())?), offset: handle.offset() })
     }
 
@@ -73,7 +73,7 @@ impl Incoming {
     /// `Os` (EBADF) if it is not open.
     pub fn inherited(fd: OwnedFd) -> Result<Incoming> {
         fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
-        Ok(Self::new(fd))
+        Ok(Self::new(standard::beside(fd)?))
     }
 
     /// Run `f` on the state, which is `Spent` meanwhile.

@@ -18,9 +18,9 @@ use crate::sys::twin::TwinMapping;
 const KEPT: usize = 40;
 /// Mappings of what has been lent, to be lent again.
 const KEPT_LENT: usize = 24;
-/// How often the same pages are copied by a system call before they are mapped. The page faults of
-/// a new mapping cost what it saves in some three uses.
-const COPIED: u32 = 2;
+/// How often the same pages are copied by a system call before they are mapped. To map those that
+/// are there costs no more than the next such call.
+const COPIED: u32 = 1;
 /// Bytes of a window. It takes address space but no memory. Miri's stand-in for a mapping takes
 /// memory.
 const WINDOW: u64 = if cfg!(miri) { 1 << 20 } else { 16 << 20 };
@@ -51,6 +51,11 @@ impl MappingCache {
             used[index] = (life, times.saturating_add(1));
             times >= COPIED
         })
+    }
+
+    /// Is this the first of its uses that go by a mapping, after [`is_worth`](Self::is_worth)?
+    pub fn is_first_mapped(&self, index: u64) -> bool {
+        self.used.with(|used| used.get(index as usize).is_some_and(|&(_, times)| times == COPIED + 1))
     }
 
     /// What the near place at `offset` is part of, mapped; and the offset of its first byte.
@@ -119,7 +124,7 @@ impl MappingCache {
         if bytes == 0 || !offset.is_multiple_of(4096) || !end.is_some_and(inside) {
             return Err(Error::Corrupted("an extent outside its segment"));
         }
-        let mapping = Arc::new(Mapping::new(segment, offset, bytes)?);
+        let mapping = Arc::new(Mapping::aligned(segment, offset, bytes)?);
         // Unmapped outside the lock.
         let oldest = self.recent.with(|recent| {
             let oldest = (recent.len() >= KEPT).then(|| recent.remove(0));

@@ -31,9 +31,9 @@ use crate::channel::front::Front;
 use crate::channel::ring::{BASE_FIRST, BASE_MOST, Received, Ring, RingConfig};
 use crate::channel::transport::{Outgoing, SOCKET_FULL, Transport};
 use crate::channel::wait::{Mender, WaitPlace};
-use crate::deadline::{Deadline, Graced, Patience};
+use crate::deadline::{Deadline, Graced, Patience, now};
 use crate::error::{Error, Result};
-use crate::facade::Ordering;
+use crate::facade::{self, Ordering};
 use crate::kill_point;
 use crate::layout::{Kind, Object};
 use crate::sync::spin::Spin;
@@ -57,6 +57,17 @@ static SHAPE: Shape = Shape {
 
 const CONFIG: RingConfig =
     RingConfig { index: 0, base: BASES, overflows: true, base_most: BASE_MOST, bounds_large: false, hands_over: false };
+
+/// More than is found in a cache when it is read.
+const MUCH_UNREAD: u64 = 4 << 20;
+/// How often who puts a large message lets others have its core, and for how many nanoseconds.
+const TURNS: usize = 16;
+const GIVEN_WAY: u64 = 200_000;
+/// Where that took so long, and was in vain, so many times as long goes by before it is done again.
+const TOO_LONG: u64 = 1_000_000;
+const RARELY: u64 = 32;
+/// So often in a row it may be.
+const IN_VAIN: u64 = 4;
 
 /// A queue that keeps its messages takes none that carry descriptors.
 pub const NO_DESCRIPTORS: Error = Error::Os(Errno::OPNOTSUPP);
@@ -99,6 +110,10 @@ pub struct Queue {
     own: OwnEntry,
     /// See [`custody`].
     keeper: OnceLock<Arc<Keeper>>,
+    /// When readers are let go first again here, by the monotonic clock.
+    goes_first_from: std::sync::atomic::AtomicU64,
+    /// How often in a row that took long, and nobody read meanwhile.
+    in_vain: std::sync::atomic::AtomicU64,
 }
 
 impl Drop for Queue {
@@ -149,7 +164,8 @@ impl Queue {
         let own = front.offset() + QUEUE;
         let state = Object::new(front, own)?;
         let (own, keeper) = (OwnEntry::default(), OnceLock::new());
-        let queue = Queue { transport, state, extents, reader, writer, own, keeper };
+        let [goes_first_from, in_vain] = [0, 0].map(std::sync::atomic::AtomicU64::new);
+        let queue = Queue { transport, state, extents, reader, writer, own, keeper, goes_first_from, in_vain };
         queue.attach_keeper()?;
         Ok(queue)
     }
@@ -209,7 +225,44 @@ impl Queue {
     /// # Errors
     /// `WouldBlock` if no slot is free; `OutOfMemory`.
     pub fn extent(&self, bytes: u64) -> Result<OwnedExtent> {
+        self.let_readers_go_first();
+        self.extent_at_once(bytes)
+    }
+
+    /// The same, for who does not wait for anybody: a task, or a put that would rather be refused.
+    ///
+    /// # Errors
+    /// Those of [`extent`](Self::extent).
+    pub fn extent_at_once(&self, bytes: u64) -> Result<OwnedExtent> {
         self.with_made_file(|| self.extents.allocate(bytes))
+    }
+
+    /// Making new pages for a message takes longer than copying it. So where much is unread, those
+    /// who are about to give pages back are let go first, for a moment. Where other programs want
+    /// the core as well it is a turn of each of theirs, milliseconds: if some times in a row
+    /// nobody has read anything meanwhile it is not done again for long.
+    fn let_readers_go_first(&self) {
+        let (ring, began) = (self.ring(), now());
+        if ring.maxsize() > 0
+            || ring.unread_bytes() < MUCH_UNREAD
+            || began < self.goes_first_from.load(Ordering::Relaxed)
+        {
+            return;
+        }
+        let head = ring.head_word();
+        for _ in 0..TURNS {
+            facade::give_way();
+            if ring.unread_bytes() < MUCH_UNREAD || now() > began + GIVEN_WAY {
+                break;
+            }
+        }
+        let ended = now();
+        // Among many producers a reader's turn may come late: once in vain says nothing yet.
+        if ended <= began + TOO_LONG || ring.head_word() != head {
+            self.in_vain.store(0, Ordering::Relaxed);
+        } else if self.in_vain.fetch_add(1, Ordering::Relaxed) >= IN_VAIN {
+            self.goes_first_from.store(ended + RARELY * (ended - began), Ordering::Relaxed);
+        }
     }
 
     /// Would a put that does not wait raise `Full`? Cheap: to be asked before a message is made for

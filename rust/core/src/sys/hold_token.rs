@@ -21,14 +21,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::fs::{
-    MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, ftruncate, memfd_create,
-};
+use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, ftruncate};
 
 use crate::error::{Error, Result};
-use crate::sys::lease;
 use crate::sys::mapping::Mapping;
 use crate::sys::verified_fd::VerifiedFd;
+use crate::sys::{lease, memfd};
 
 const NAME: &str = "fastmp-hold-token";
 const BYTES: usize = 4096;
@@ -74,7 +72,7 @@ impl HoldWatch {
             pass.map()?;
             return Ok((watch, pass));
         }
-        let fd = memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let fd = memfd::empty(NAME, MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, BYTES as u64)?;
         let mapping = OnceLock::from(Mapping::new(&fd, 0, BYTES)?);
         Ok((HoldWatch { fd: VerifiedFd::new(fd)?, proof: Proof::Seal }, HoldToken { fd: None, mapping }))

@@ -23,7 +23,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use rustix::fs::{MemfdFlags, OFlags, memfd_create};
+use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ pub fn is_unwritten(reader: BorrowedFd<'_>) -> bool {
 }
 
 fn make(name: &str) -> Result<(OwnedFd, OwnedFd)> {
-    let memfd = memfd_create(name, MemfdFlags::CLOEXEC)?;
+    let memfd = memfd::empty(name, MemfdFlags::empty())?;
     let (writer, reader) = (reopen(&memfd, OFlags::RDWR)?, reopen(&memfd, OFlags::RDONLY)?);
     // SAFETY: a plain system call on an open descriptor.
     let set = unsafe { libc::fcntl(reader.as_raw_fd(), F_SETSIG, libc::SIGURG) };

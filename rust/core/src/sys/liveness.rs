@@ -18,7 +18,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, test_kill_process, wai
 pub use super::owner::{Owner, child, me, thread_id};
 
 use super::owner::{Differs, own_start};
-use super::{pidfd, procfs};
+use super::{pidfd, procfs, signs};
 
 /// What a look at an owner shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +45,25 @@ pub fn is_dead_quick(owner: Owner) -> bool {
 /// Is `owner` proved dead? Some 10 us.
 pub fn is_dead(owner: Owner) -> bool {
     probe(owner) == Liveness::Dead
+}
+
+/// Does `owner` look as it did when [`is_dead_from_now`] looked at it, two seconds ago at most? Less
+/// than a microsecond, and no proof: it may have replaced its program by another that looks the
+/// same. False says nothing.
+pub fn is_as_seen(owner: Owner) -> bool {
+    is_local(owner) && signs::are_as_before(owner)
+}
+
+/// As [`is_dead`]; who is alive is known to [`is_as_seen`] from now on.
+pub fn is_dead_from_now(owner: Owner) -> bool {
+    let signs = is_local(owner).then(|| signs::of(owner)).flatten();
+    let liveness = probe(owner);
+    if let Some(signs) = signs
+        && liveness == Liveness::Unknown
+    {
+        signs.remember();
+    }
+    liveness == Liveness::Dead
 }
 
 /// How is `owner`? Some 10 us.

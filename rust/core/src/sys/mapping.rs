@@ -2,17 +2,26 @@
 //! would lie.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mprotect, mremap, munlock};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mprotect, mremap, munlock,
+};
 #[cfg(not(miri))]
 use rustix::mm::{mmap, munmap};
 
 use crate::error::{Error, Result};
 #[cfg(miri)]
 use crate::sys::miri::{mmap, munmap};
+use crate::sys::streaming;
+
+/// Bytes of a huge page, and where in memory one may begin.
+pub const HUGE: u64 = 2 << 20;
+/// Since Linux 6.1; rustix has no name for it.
+const MADV_COLLAPSE: libc::c_int = 25;
 
 /// Mapped shared memory, unmapped on drop.
 #[derive(Debug)]
@@ -35,6 +44,17 @@ impl Mapping {
     /// `OutOfMemory`, or `Os`.
     pub fn new(fd: impl AsFd, offset: u64, len: usize) -> Result<Mapping> {
         Self::with(fd, offset, len, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// The same, where huge pages show as such: at a multiple of their size, as `offset` is one.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `Os`.
+    pub fn aligned(fd: impl AsFd, offset: u64, len: usize) -> Result<Mapping> {
+        if cfg!(miri) || !offset.is_multiple_of(HUGE) || (len as u64) < HUGE {
+            return Self::new(fd, offset, len);
+        }
+        Self::at(aligned_gap(len), fd, offset, len, ProtFlags::READ | ProtFlags::WRITE)
     }
 
     /// The same, of a range that is mostly holes. Whoever looks at a hole fills it for good. So a
@@ -77,8 +97,12 @@ impl Mapping {
     }
 
     fn with(fd: impl AsFd, offset: u64, len: usize, prot: ProtFlags) -> Result<Mapping> {
-        // SAFETY: a null hint lets the kernel choose a range that nothing else uses.
-        let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset) };
+        Self::at(std::ptr::null_mut(), fd, offset, len, prot)
+    }
+
+    fn at(hint: *mut c_void, fd: impl AsFd, offset: u64, len: usize, prot: ProtFlags) -> Result<Mapping> {
+        // SAFETY: whatever the hint, the kernel chooses a range that nothing else uses.
+        let base = unsafe { mmap(hint, len, prot, MapFlags::SHARED, fd, offset) };
         let base = match base {
             // More than this process may lock, and it has all that it maps locked.
             Err(Errno::AGAIN) => return Err(Error::OutOfMemory),
@@ -117,6 +141,17 @@ impl Mapping {
         unsafe { madvise(at.as_ptr().cast(), len, Advice::LinuxPopulateWrite) }.is_ok()
     }
 
+    /// Have `offset..offset + len` of an [`aligned`](Self::aligned) mapping on huge pages: both are
+    /// multiples of [`HUGE`], and there is a page in each. The pages that are there are moved, those
+    /// that are missing made. False: refused, in part perhaps; the bytes are as they were.
+    ///
+    /// The kernel does so whatever its settings say of huge pages unasked for, but for `deny`.
+    pub fn collapse(&self, offset: usize, len: usize) -> bool {
+        let Ok(at) = self.range(offset, len) else { return false };
+        // SAFETY: inside of our mapping, of which no byte changes.
+        !cfg!(miri) && unsafe { libc::madvise(at.as_ptr().cast(), len, MADV_COLLAPSE) } == 0
+    }
+
     /// Bytes mapped.
     pub fn len(&self) -> usize {
         self.len
@@ -139,14 +174,25 @@ impl Mapping {
         }
     }
 
-    /// Copy bytes in at `offset`.
+    /// Copy bytes in at `offset`, for others to read.
     ///
     /// # Errors
     /// `Corrupted` if that is not inside.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         let to = self.range(offset, bytes.len())?;
         // SAFETY: `to` is valid for bytes.len() bytes, and private memory never overlaps a mapping.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+        unsafe { streaming::hand_over(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Copy bytes out from `offset`, past the caches: see `streaming`.
+    ///
+    /// # Errors
+    /// `Corrupted` if that is not inside.
+    pub fn read_over(&self, offset: usize, to: &mut [u8]) -> Result<()> {
+        let from = self.range(offset, to.len())?;
+        // SAFETY: as in `write`, the other way round.
+        unsafe { streaming::copy(from.as_ptr(), to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
@@ -186,6 +232,19 @@ impl Mapping {
         // SAFETY: `at` is valid for len bytes.
         unsafe { std::ptr::write_bytes(at.as_ptr(), 0, len) };
         Ok(())
+    }
+}
+
+/// Where nothing was a moment ago in `len` bytes from a multiple of [`HUGE`] on; null: unknown.
+fn aligned_gap(len: usize) -> *mut c_void {
+    let Some(wide) = len.checked_add(HUGE as usize) else { return std::ptr::null_mut() };
+    // SAFETY: a null hint lets the kernel choose a range that nothing else uses, and that range is
+    // given back before anybody knows of it.
+    unsafe {
+        match mmap_anonymous(std::ptr::null_mut(), wide, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE) {
+            Ok(gap) if munmap(gap, wide).is_ok() => gap.wrapping_byte_add(gap.align_offset(HUGE as usize)),
+            _ => std::ptr::null_mut(),
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use rustix::io::Errno;
 use rustix::io::{pread, pwrite};
 
 use crate::error::{Error, Result};
-use crate::sys::limits;
 #[cfg(miri)]
 use crate::sys::miri::{fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create, pread, pwrite};
+use crate::sys::{limits, standard};
 
 /// Reservations from here on are compared with what is left, which costs some 30 us.
 const LARGE: u64 = 64 << 20;
@@ -26,13 +26,21 @@ const WRITE_STEP: usize = 1 << 20;
 const FIRST_STEP: u64 = 4 << 20;
 const LAST_STEP: u64 = 64 << 10;
 
+/// An empty memfd, close-on-exec.
+///
+/// # Errors
+/// `Os` when descriptors have run out.
+pub fn empty(name: &str, flags: MemfdFlags) -> Result<OwnedFd> {
+    Ok(standard::beside(memfd_create(name, MemfdFlags::CLOEXEC | flags)?)?)
+}
+
 /// A segment of `bytes`, zeroed, close-on-exec, its pages reserved, sealed against shrinking and
 /// against further seals. `name` shows in `/proc/PID/fd`.
 ///
 /// # Errors
 /// `OutOfMemory` when the kernel refuses the pages; `Os` when descriptors have run out.
 pub fn create(name: &str, bytes: u64) -> Result<OwnedFd> {
-    let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let fd = empty(name, MemfdFlags::ALLOW_SEALING)?;
     reserve(&fd, 0, bytes)?;
     // SEAL also keeps a peer from stopping growth with F_SEAL_GROW.
     fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::SEAL)?;

@@ -27,6 +27,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat, readlinkat
 use rustix::io::Errno;
 use rustix::process::getpid;
 
+use super::standard;
 use crate::deadline::now;
 
 /// The trusted directory: the device in the high half, the descriptor + 1 in the low one; 0: none.
@@ -204,6 +205,7 @@ fn numbers(status: &[u8]) -> Option<Vec<u32>> {
 /// `/proc`, whosever it is, if it is a proc file system at all.
 fn open_path() -> Option<Proc> {
     let dir = openat(CWD, c"/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let dir = standard::beside(dir).ok()?;
     // The sign and width of the field depend on the machine.
     if fstatfs(&dir).ok()?.f_type as u64 != MAGIC {
         return None;
@@ -287,7 +289,7 @@ pub(super) fn reopen(fd: BorrowedFd<'_>, how: OFlags) -> rustix::io::Result<Owne
     let proc = find().ok_or(Errno::NOENT)?;
     // Of the calling thread, for the first one may have ended.
     let path = format!("thread-self/fd/{}", fd.as_raw_fd());
-    openat(&proc.dir, path, how | OFlags::CLOEXEC, Mode::empty())
+    standard::beside(openat(&proc.dir, path, how | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// In a forked child that is in a namespace of its own: nothing is trusted, nor was sought.

@@ -19,9 +19,9 @@ use rustix::net::{recv, recvmsg, send, sendmsg, socketpair};
 
 use crate::deadline::{now, span};
 use crate::error::{Error, Result};
-use crate::sys::limits;
 #[cfg(miri)]
 use crate::sys::miri::{poll, recv, recvmsg, send, sendmsg, socketpair};
+use crate::sys::{limits, standard};
 
 /// Descriptors that one packet may carry: the kernel's limit.
 pub const PACKET_FDS: usize = 253;
@@ -44,7 +44,8 @@ pub const MOST_PACKETS: u32 = 1 << 12;
 /// # Errors
 /// `Os` when descriptors have run out.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok(standard::both_beside(pair)?)
 }
 
 /// Is an end of such a pair, or something of its kind, behind this number?
@@ -204,7 +205,8 @@ pub fn peek(fd: impl AsFd) -> Result<Packet> {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
             _ => None,
         });
-        all.flatten().collect::<Vec<_>>()
+        // One for which there is no number is as one that the kernel has left out.
+        all.flatten().filter_map(|fd| standard::beside(fd).ok()).collect::<Vec<_>>()
     };
     match got.bytes {
         0 => Ok(Packet::None),

@@ -65,7 +65,7 @@ impl TwinMapping {
         if cfg!(miri) || !len.is_multiple_of(PAGE) {
             return Err(Error::OutOfMemory);
         }
-        let mapping = Mapping::new(&fd, offset, len)?;
+        let mapping = Mapping::aligned(&fd, offset, len)?;
         // What it will hold it takes the place of: no more memory is promised than is there.
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a null hint lets the kernel choose a range that nothing else uses.

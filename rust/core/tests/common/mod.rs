@@ -187,12 +187,39 @@ pub fn deny(call: libc::c_long) {
 
 /// The same, by another error.
 pub fn deny_with(call: libc::c_long, errno: i32) {
+    filter(call, libc::SECCOMP_RET_ERRNO | errno as u32);
+}
+
+/// Have `instead` run, by SIGSYS, for a system call, which then gives 0.
+pub fn replace(call: libc::c_long, instead: fn()) {
+    static INSTEAD: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
+    extern "C" fn trapped(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        INSTEAD.get().unwrap()();
+        // SAFETY: the kernel's, which is what the thread goes on with.
+        let context = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext };
+        #[cfg(target_arch = "x86_64")]
+        (context.gregs[libc::REG_RAX as usize] = 0);
+        #[cfg(target_arch = "aarch64")]
+        (context.regs[0] = 0);
+    }
+    INSTEAD.set(instead).unwrap();
+    // SAFETY: all zero is a valid one, and it lives through the call.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = trapped as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO;
+        assert_eq!(libc::sigaction(libc::SIGSYS, &action, std::ptr::null_mut()), 0);
+    }
+    filter(call, libc::SECCOMP_RET_TRAP);
+}
+
+fn filter(call: libc::c_long, action: u32) {
     let op = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     let mut filter = [
         // The number of the call; is it this one; what then; what else.
         op(0x20, 0, 0, 0),
         op(0x15, call as u32, 0, 1),
-        op(0x06, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
+        op(0x06, action, 0, 0),
         op(0x06, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };

@@ -156,7 +156,7 @@ impl Queue {
     /// Process `pid` looks after the dead.
     fn mend(&self, pid: u32) {
         let (me, custody) = (owner(pid), self.custody());
-        for (index, dead) in custody.of_the_dead(me, usize::MAX) {
+        for (index, dead) in custody.of_the_dead(me, usize::MAX, false) {
             self.lock(&self.get_lock, pid);
             self.lock(&self.put_lock, pid);
             self.settle();

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::descriptor::Descriptor;
+use crate::once::imported;
 
 /// A descriptor that keeps an object's memory while a handle to it is under way.
 // Until it is dropped the numbers stay open too.
@@ -128,7 +129,7 @@ pub fn in_channel(py: Python<'_>) -> PyResult<bool> {
         sending.as_ref().map(|mine| mine.spawning.as_ref().map_or(std::ptr::null_mut(), Py::as_ptr))
     });
     let Some(known) = known else { return Ok(false) };
-    let popen = GET.import(py, "multiprocessing.context", "get_spawning_popen")?.call0()?;
+    let popen = imported(py, &GET, "multiprocessing.context", "get_spawning_popen")?.call0()?;
     Ok(popen.is_none() || popen.as_ptr() == known)
 }
 

@@ -323,7 +323,10 @@ impl Source<'_> {
         // Another thread may look at it, or write, as it may under any consumer of a buffer: bytes
         // have no invalid value.
         let to = unsafe { std::slice::from_raw_parts_mut(target.buf_ptr().cast::<u8>().add(offset), self.len()) };
-        self.read(py, 0, to)
+        match self {
+            Source::Extent(hold, len) if *len >= DETACHED => py.detach(|| hold.read_over(0, to)).map_err(raise),
+            _ => self.read(py, 0, to),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use pyo3::exceptions::PyException;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -19,6 +20,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 
 use super::channel_fds;
 use super::reducers::Reducers;
+use crate::once::imported;
 
 /// Smaller buffers are not worth keeping apart.
 pub(super) const APART: usize = 16 << 10;
@@ -52,7 +54,7 @@ pub fn unpickle<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = stream.py();
-    let loads = LOADS.import(py, "pickle", "loads")?;
+    let loads = imported(py, &LOADS, "pickle", "loads")?;
     let kwargs = match buffers {
         Some(buffers) => {
             let kwargs = PyDict::new(py);
@@ -132,10 +134,24 @@ pub fn pickle(obj: &Bound<'_, PyAny>) -> PyResult<Pickled> {
     let frames = std::mem::take(&mut *lock(&kept.frames.get().frames));
     let buffers = std::mem::take(&mut *lock(&kept.buffers.get().buffers));
     // After a failure the pickler may be in the middle of anything: it is not used again.
-    let (_, fds, undo) = dumped?;
+    let (_, fds, undo) = dumped.map_err(|error| explained(py, error, obj))?;
     kept.forget(py, frames.iter().map(|frame| frame.as_bytes(py).len()).sum())?;
     PICKLER.set(Some(kept));
     Ok(Pickled { frames, buffers, fds, undo })
+}
+
+/// The error, which now says what part of the object it is about; or what a signal handler has
+/// raised meanwhile.
+#[cold]
+fn explained(py: Python<'_>, error: PyErr, obj: &Bound<'_, PyAny>) -> PyErr {
+    if !error.is_instance_of::<PyException>(py) {
+        return error;
+    }
+    let explain = py.import("fastmp.pickling_errors").and_then(|module| module.getattr("explain_sending"));
+    match explain.and_then(|explain| explain.call1((error.value(py), obj))) {
+        Err(other) if !other.is_instance_of::<PyException>(py) => other,
+        _ => error,
+    }
 }
 
 /// What a pickler writes to.

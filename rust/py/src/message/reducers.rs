@@ -18,6 +18,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use super::pickler::call;
+use crate::once::{imported, once};
 
 /// A pickler's dispatch table: ForkingPickler's registrations, then copyreg's, both as they are at
 /// the time; then what the pickler would do itself.
@@ -32,7 +33,7 @@ impl Reducers {
     /// The only one.
     pub fn get(py: Python<'_>) -> PyResult<&Py<Reducers>> {
         static REDUCERS: PyOnceLock<Py<Reducers>> = PyOnceLock::new();
-        REDUCERS.get_or_try_init(py, || {
+        once(py, &REDUCERS, || {
             let ours = py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?.getattr("_extra_reducers")?;
             let standard = py.import("copyreg")?.getattr("dispatch_table")?;
             let others = pyo3::wrap_pyfunction!(reduce, py)?.into_any().unbind();
@@ -142,7 +143,7 @@ fn any_read_only<'py>(parts: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResul
 
 fn buffer_class(py: Python<'_>) -> PyResult<*mut ffi::PyTypeObject> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    Ok(CLASS.import(py, "pickle", "PickleBuffer")?.as_type_ptr())
+    Ok(imported(py, &CLASS, "pickle", "PickleBuffer")?.as_type_ptr())
 }
 
 fn is_read_only(part: &Bound<'_, PyAny>) -> PyResult<bool> {

@@ -24,6 +24,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use crate::capi::call::{Answer, Args, Convention, Method, Raised, bare_instance, call_python, method};
 use crate::capi::fast_methods::{self, Acquire, FastLock, Release};
 use crate::errors::raise;
+use crate::once::imported;
 use crate::sharedctypes::memory::Block;
 use crate::sharedctypes::scalar::Scalar;
 use crate::synchronize::lock::{self, Lock, RLock};
@@ -67,10 +68,10 @@ impl Guard {
         static RECURSIVE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         let (py, class) = (lock.py(), lock.get_type());
         // Exactly ours: a subclass may do other things in its `acquire`.
-        if class.is(RECURSIVE.import(py, "fastmp.synchronize", "RLock")?) {
+        if class.is(imported(py, &RECURSIVE, "fastmp.synchronize", "RLock")?) {
             return Ok(Guard::Recursive(RLock::share(lock.cast()?)));
         }
-        if class.is(PLAIN.import(py, "fastmp.synchronize", "Lock")?) {
+        if class.is(imported(py, &PLAIN, "fastmp.synchronize", "Lock")?) {
             return Ok(Guard::Plain(Lock::share(lock.cast()?)));
         }
         Ok(Guard::Foreign(lock.clone().unbind()))

@@ -49,6 +49,7 @@
 //! Whoever dies in between leaves a slot that it owns, for the sweep. That goes for the sweeper
 //! too.
 
+mod huge;
 mod kept;
 mod last;
 mod loan;

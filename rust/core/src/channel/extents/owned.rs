@@ -4,6 +4,7 @@ use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
+use super::huge::FAR_AND_HUGE;
 use super::table::{self, Slot, SlotRef};
 use super::{Extents, IN_RING, PAGE};
 use crate::error::{Error, Result};
@@ -11,6 +12,9 @@ use crate::facade::Ordering;
 use crate::kill_point;
 use crate::sys::mapping::Mapping;
 use crate::sys::{fork, memfd};
+
+/// So many bytes and their copy are in no cache when the copy is looked at.
+const BEYOND_CACHES: usize = 32 << 20;
 
 /// An extent that this process owns; freed on drop unless published.
 #[derive(Debug)]
@@ -156,11 +160,13 @@ impl OwnedExtent {
     }
 
     /// A mapping of its memory, and where in there it starts, if this process uses these very pages
-    /// again and again: what is used once or twice is copied faster by a system call.
+    /// again and again, or they are huge: else what is used once or twice is copied faster by a
+    /// system call.
     fn mapped(&self, slot: &Slot, cap: u64) -> Option<(Arc<Mapping>, usize)> {
         let maps = &self.extents.maps;
         let life = slot.life.load(Ordering::Relaxed);
-        if !*self.worth.get_or_init(|| maps.is_worth(self.index, life)) {
+        let is_huge = slot.far.load(Ordering::Relaxed) == FAR_AND_HUGE;
+        if !is_huge && !*self.worth.get_or_init(|| maps.is_worth(self.index, life)) {
             return None;
         }
         let segment = &*self.extents.segment().ok()?;
@@ -188,7 +194,17 @@ impl OwnedExtent {
         if end <= cap
             && let Some((mapping, start)) = self.mapped(&slot, cap)
         {
+            if self.worth.get() == Some(&true) && self.extents.maps.is_first_mapped(self.index) {
+                // All page faults in one call. Where that is refused they come one by one.
+                let (page, first) = (PAGE as usize, start + at as usize);
+                mapping.populate(first - first % page, bytes.len().next_multiple_of(page));
+            }
             return mapping.write(start + at as usize, bytes);
+        }
+        let done = self.write_to_huge(&slot, at, bytes);
+        let (at, bytes, cap) = (at + done as u64, &bytes[done..], slot.cap());
+        if bytes.is_empty() {
+            return Ok(());
         }
         // Never into another's file, whose number it is by now.
         let segment = self.extents.segment()?;
@@ -218,6 +234,18 @@ impl OwnedExtent {
     /// # Errors
     /// `Corrupted` if they are not inside.
     pub fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
+        self.copy_out(at, to, false)
+    }
+
+    /// The same, into memory that has been used before: what is large goes past the caches.
+    ///
+    /// # Errors
+    /// `Corrupted` if they are not inside.
+    pub fn read_over(&self, at: u64, to: &mut [u8]) -> Result<()> {
+        self.copy_out(at, to, true)
+    }
+
+    fn copy_out(&self, at: u64, to: &mut [u8], over: bool) -> Result<()> {
         if let Some(fd) = &self.loose {
             return memfd::read(fd, at, to);
         }
@@ -227,6 +255,7 @@ impl OwnedExtent {
             return Err(Error::Corrupted("more than an extent holds"));
         }
         match self.mapped(&slot, cap) {
+            Some((mapping, start)) if over && to.len() >= BEYOND_CACHES => mapping.read_over(start + at as usize, to),
             Some((mapping, start)) => mapping.read(start + at as usize, to),
             None => memfd::read(self.extents.segment()?.own_fd()?, self.offset + at, to),
         }

@@ -67,7 +67,7 @@ overlay! {
         pub(super) get_intent: AtomicU64,
         pub(super) put_ring: AtomicU32,
         pub(super) get_ring: AtomicU32,
-        /// Not 0: the pages are in the far place.
+        /// Not 0: the pages are in the far place. See [`huge`](super::huge) for more.
         pub(super) far: AtomicU32,
         /// How often its pages have been given back, as a hint: who has used these very ones?
         pub(super) life: AtomicU32,

@@ -42,8 +42,9 @@ impl Custody<'_> {
     }
 
     /// The bays of dead owners. `most` owners are asked about thoroughly; who holds something comes
-    /// first, for what others have only wants to be cleaned.
-    pub fn of_the_dead(&self, me: Owner, most: usize) -> Vec<(usize, Owner)> {
+    /// first, for what others have only wants to be cleaned. `by_signs`: who looks as it did when
+    /// it was asked about is taken for alive, for two seconds at most.
+    pub fn of_the_dead(&self, me: Owner, most: usize, by_signs: bool) -> Vec<(usize, Owner)> {
         let bays = self.used();
         let len = bays.len();
         if len == 0 {
@@ -58,12 +59,16 @@ impl Custody<'_> {
         for (index, owner) in owned {
             let dead = match known.iter().find(|(known, _)| *known == owner) {
                 Some(&(_, dead)) => dead,
+                None if by_signs && facade::is_as_seen(owner) => {
+                    known.push((owner, false));
+                    false
+                }
                 None => {
                     let mut dead = facade::is_dead_quick(owner);
                     if !dead && asked < most {
                         asked += 1;
                         next = index + 1;
-                        dead = facade::is_dead(owner);
+                        dead = facade::is_dead_from_now(owner);
                     }
                     known.push((owner, dead));
                     dead

@@ -189,6 +189,12 @@ impl Custody<'_> {
         (count, oldest.map(|(_, index)| index))
     }
 
+    /// Had others taken what is in bay `index` before, who were killed? By the thread whose it is: a
+    /// bay's source is changed by its own steps alone, and says `DONE` once its first task is done.
+    pub fn has_come_back(&self, index: usize, me: Owner) -> bool {
+        self.holds(index, me) && !matches!(self.bays[index].source.load(Ordering::Relaxed), RING | DONE)
+    }
+
     /// Does the thread whose bay this is hold anything?
     pub fn holds(&self, index: usize, me: Owner) -> bool {
         let bay = &self.bays[index];

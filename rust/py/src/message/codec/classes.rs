@@ -26,6 +26,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString, PyTuple, PyType};
 
 use super::super::reducers;
+use crate::once::once;
 
 /// Classes in C that reduce to a call with arguments of a few types, and run no Python code for it.
 const CALLED: [(&str, &str); 6] = [
@@ -89,12 +90,11 @@ fn is_of_type(class: &Bound<'_, PyAny>) -> bool {
 
 fn plain_metaclasses(py: Python<'_>) -> Option<&[Py<PyAny>; 2]> {
     static PLAIN: PyOnceLock<[Py<PyAny>; 2]> = PyOnceLock::new();
-    PLAIN
-        .get_or_try_init(py, || {
-            let plain = py.import("builtins")?.getattr("type")?;
-            Ok::<_, PyErr>([plain.unbind(), py.import("abc")?.getattr("ABCMeta")?.unbind()])
-        })
-        .ok()
+    once(py, &PLAIN, || {
+        let plain = py.import("builtins")?.getattr("type")?;
+        Ok([plain.unbind(), py.import("abc")?.getattr("ABCMeta")?.unbind()])
+    })
+    .ok()
 }
 
 /// The module of that name, if it is there: unlike by the interpreter's own look nobody is waited
@@ -217,9 +217,9 @@ fn has_plain_dict(class: &Bound<'_, PyAny>) -> Option<bool> {
     }
     static DESCRIPTOR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     // That of a class in Python is of the type that all of them have.
-    let known = DESCRIPTOR.get_or_try_init(py, || {
+    let known = once(py, &DESCRIPTOR, || {
         let sample = py.import("functools")?.getattr("partialmethod")?.getattr("__dict__")?.get_item("__dict__")?;
-        Ok::<_, PyErr>(sample.get_type().into_any().unbind())
+        Ok(sample.get_type().into_any().unbind())
     });
     Some(attributes.get_item(name).ok()?.get_type().is(known.ok()?))
 }
@@ -235,7 +235,7 @@ fn is_generic(class: &Bound<'_, PyAny>) -> bool {
     static GENERIC: PyOnceLock<Option<Py<PyAny>>> = PyOnceLock::new();
     let py = class.py();
     let generic = || Some(py.import("_typing").ok()?.getattr("Generic").ok()?.unbind());
-    GENERIC.get_or_init(py, generic).as_ref().is_some_and(|generic| class.is(generic))
+    once(py, &GENERIC, || Ok(generic())).ok().and_then(Option::as_ref).is_some_and(|generic| class.is(generic))
 }
 
 /// Has an instance nothing but its `__dict__`? There may be more to one of a class in C, and pickle
@@ -256,7 +256,7 @@ fn is_bare(class: &Bound<'_, PyAny>) -> Option<bool> {
 /// How instances of all classes in Python end: those of classes in C have ways of their own.
 fn python_dealloc(py: Python<'_>) -> Option<*mut std::ffi::c_void> {
     static PYTHONS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let class = PYTHONS.get_or_try_init(py, || Ok::<_, PyErr>(py.import("abc")?.getattr("ABC")?.unbind())).ok()?;
+    let class = once(py, &PYTHONS, || Ok(py.import("abc")?.getattr("ABC")?.unbind())).ok()?;
     Some(native_slot(class.bind(py), ffi::Py_tp_dealloc))
 }
 
@@ -295,7 +295,10 @@ fn made_by_named_tuple(class: &Bound<'_, PyAny>, newargs: &Bound<'_, PyString>) 
 fn named_tuple_function(py: Python<'_>) -> Option<&Bound<'_, PyAny>> {
     static FUNCTION: PyOnceLock<Option<Py<PyAny>>> = PyOnceLock::new();
     let known = || own(&py.import("functools").ok()?.getattr("_CacheInfo").ok()?, intern!(py, "__getnewargs__"));
-    FUNCTION.get_or_init(py, || known().map(Bound::unbind)).as_ref().map(|function| function.bind(py))
+    once(py, &FUNCTION, || Ok(known().map(Bound::unbind)))
+        .ok()
+        .and_then(Option::as_ref)
+        .map(|function| function.bind(py))
 }
 
 /// What an instance of one of the classes in C is called with.

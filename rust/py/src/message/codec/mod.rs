@@ -30,6 +30,10 @@
 //! that is shared is filled as pickle fills it: up to a thousand items at once, when they are
 //! there.
 //!
+//! # What is not made anew
+//! Small integers have one object each in the interpreter (`small`); keys of dicts are often those
+//! of the message before (`keys`); a list's items are read and set where they are (`lists`).
+//!
 //! # Threads
 //! While a value is encoded no Python code runs and the interpreter stays attached, so that
 //! borrowed items stay alive and in place. Without a GIL this is not enough: a list, dict or set is
@@ -38,22 +42,30 @@
 
 mod classes;
 mod instances;
+#[cfg(not(Py_GIL_DISABLED))]
+mod keys;
+#[cfg(not(Py_GIL_DISABLED))]
+mod lists;
 mod memo;
 mod objects;
 mod read;
 mod refusals;
 mod sink;
+mod small;
 mod write;
 
 use std::cell::Cell;
 
+use fastmp_core::channel::ring::INLINE;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use instances::Known;
 use memo::Memo;
 use read::Reader;
 use refusals::Refusals;
 use sink::Sink;
+use small::Small;
 use write::{Record, Writer};
 
 use crate::errors::garbage;
@@ -137,17 +149,24 @@ pub enum Encoded {
 
 /// Append `obj` to `out`, which is empty; with `instances` if that is set.
 pub fn encode(obj: &Bound<'_, PyAny>, out: &mut Vec<u8>, instances: bool) -> Encoded {
+    let small = Small::get(obj.py());
     // SAFETY: `obj` is alive, and the interpreter is attached as its lifetime shows.
-    if unsafe { write::scalar(&mut Sink::new(out), obj.as_ptr()) } {
+    if unsafe { write::scalar(&mut Sink::new(out), small, obj.as_ptr()) } {
         return Encoded::Plain;
     }
     // SAFETY: the same.
-    if unsafe { write::flat(&mut Sink::new(out), obj.as_ptr()) } {
+    if unsafe { write::flat(&mut Sink::new(out), small, obj.as_ptr()) } {
         return Encoded::Plain;
     }
     out.clear();
+    // It goes by an extent: straight there, and straight from there into the new object.
+    if obj.cast_exact::<PyBytes>().is_ok_and(|bytes| bytes.as_bytes().len() > INLINE) {
+        return Encoded::Refused;
+    }
     let mut kept = KEPT.take().unwrap_or_else(|| {
         classes::prepare(obj.py());
+        #[cfg(not(Py_GIL_DISABLED))]
+        lists::prepare(obj.py());
         Default::default()
     });
     if kept.refusals.expected(obj) {
@@ -159,7 +178,10 @@ pub fn encode(obj: &Bound<'_, PyAny>, out: &mut Vec<u8>, instances: bool) -> Enc
         record.clear();
     }
     let mut writer = Writer {
+        #[cfg(not(Py_GIL_DISABLED))]
+        py: obj.py(),
         out: Sink::new(out),
+        small,
         memo: &mut kept.memo,
         records: &mut kept.records,
         classes: instances.then_some(&mut kept.classes),

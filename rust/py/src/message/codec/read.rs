@@ -10,10 +10,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::objects::{Class, Keys, set_item};
+use super::small::Small;
 use super::{
     BYTEARRAY, BYTES, CALL, DEEPEST, DICT, FALSE, FIELDS, FLOAT, INSTANCE, INT1, INT2, INT4, INT8, LIST, LONG, NONE,
     RECORD, RECORDS, REF1, REF4, SET, SHARED, SHORT_SHARED, SHORT_STR, SHORT_STR_MOST, STR, TRUE, TUPLE,
 };
+#[cfg(not(Py_GIL_DISABLED))]
+use super::{SHORT_STR_END, keys, lists};
+
+/// Lists up to this long are filled without more ado.
+const SHORT: usize = 3;
 
 const CALL_SHARED: u8 = CALL | SHARED;
 
@@ -32,6 +38,10 @@ pub fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
 pub struct Reader<'py, 'a> {
     pub py: Python<'py>,
     pub rest: &'a [u8],
+    small: Small,
+    /// As `keys` counts them; 0: it has not asked.
+    #[cfg(not(Py_GIL_DISABLED))]
+    message: u64,
     /// May there be instances? Then Python code may run, and get hold of what is not complete.
     has_instances: bool,
     /// Counts calls of what may be Python code.
@@ -56,7 +66,17 @@ pub struct Met<'py> {
 impl<'py, 'a> Reader<'py, 'a> {
     /// Of these bytes.
     pub fn new(py: Python<'py>, bytes: &'a [u8]) -> Self {
-        Reader { py, rest: bytes, has_instances: false, ran: 0, numbers: &[], met: None }
+        Reader {
+            py,
+            rest: bytes,
+            small: Small::get(py),
+            #[cfg(not(Py_GIL_DISABLED))]
+            message: 0,
+            has_instances: false,
+            ran: 0,
+            numbers: &[],
+            met: None,
+        }
     }
 
     /// Has it read everything?
@@ -142,12 +162,90 @@ impl<'py, 'a> Reader<'py, 'a> {
         Some(value)
     }
 
-    /// One value of many: often one that is here already.
+    /// One value of many: often a number, or one that is here already.
     #[inline(always)]
     fn item(&mut self, depth: u32) -> Option<Bound<'py, PyAny>> {
-        let [REF1, number, rest @ ..] = self.rest else { return self.value(depth) };
-        self.rest = rest;
-        self.met.as_ref()?.shared.get(usize::from(*number))?.clone()
+        match self.simple() {
+            Some(item) => item,
+            None => self.value(depth),
+        }
+    }
+
+    /// A number, or what is here already: what is made without running any code of
+    /// others, the garbage collector's included. None: it is something else.
+    #[inline(always)]
+    #[expect(clippy::option_option, reason = "the inner one is an error")]
+    fn simple(&mut self) -> Option<Option<Bound<'py, PyAny>>> {
+        Some(match self.rest {
+            [value @ 0..SHORT_STR, rest @ ..] => {
+                self.rest = rest;
+                self.integer(i64::from(*value))
+            }
+            [FLOAT, a, b, c, d, e, f, g, h, rest @ ..] => {
+                self.rest = rest;
+                let value = f64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
+                // SAFETY: attached.
+                self.owned(unsafe { ffi::PyFloat_FromDouble(value) })
+            }
+            [REF1, number, rest @ ..] => {
+                self.rest = rest;
+                self.met.as_ref().and_then(|met| met.shared.get(usize::from(*number))?.clone())
+            }
+            [INT1, value, rest @ ..] => {
+                self.rest = rest;
+                self.integer(i64::from(*value as i8))
+            }
+            [INT2, a, b, rest @ ..] => {
+                self.rest = rest;
+                self.integer(i64::from(i16::from_le_bytes([*a, *b])))
+            }
+            _ => return None,
+        })
+    }
+
+    /// Set a new list's `n` items.
+    #[inline(never)]
+    fn fill(&mut self, list: &Bound<'py, PyAny>, n: usize, depth: u32) -> Option<()> {
+        let mut i = 0;
+        while i < n {
+            #[cfg(not(Py_GIL_DISABLED))]
+            // SAFETY: an exact list. It is looked at anew after each value that may have set off
+            // the garbage collector, and so anything.
+            if let Some(items) = unsafe { lists::items(self.py, list.as_ptr(), n) } {
+                while i < n
+                    && let Some(item) = self.simple()
+                {
+                    // SAFETY: one of the `n` places; it was null, if only we have been there.
+                    unsafe { *items.add(i) = item?.into_ptr() };
+                    i += 1;
+                }
+                if i == n {
+                    break;
+                }
+            }
+            let item = self.value(depth + 1)?;
+            // SAFETY: attached; it takes the reference over.
+            if unsafe { ffi::PyList_SetItem(list.as_ptr(), i as isize, item.into_ptr()) } != 0 {
+                return None;
+            }
+            i += 1;
+        }
+        Some(())
+    }
+
+    /// A dict's key: often one of the last message's.
+    #[inline(always)]
+    fn key(&mut self, depth: u32) -> Option<Bound<'py, PyAny>> {
+        #[cfg(not(Py_GIL_DISABLED))]
+        if let [tag @ SHORT_STR..SHORT_STR_END, rest @ ..] = self.rest {
+            let (bytes, rest) = rest.split_at_checked(usize::from(tag - SHORT_STR))?;
+            self.rest = rest;
+            if self.message == 0 {
+                self.message = keys::begin(self.py);
+            }
+            return keys::key(self.py, bytes, self.message);
+        }
+        self.value(depth)
     }
 
     /// One value. None: see the impl block.
@@ -254,56 +352,20 @@ impl<'py, 'a> Reader<'py, 'a> {
                     })?;
                     return Some(list);
                 }
+                if n > SHORT {
+                    self.fill(&list, n, depth)?;
+                    return Some(list);
+                }
                 for i in 0..n {
-                    let item = self.item(depth + 1)?;
+                    let item = self.value(depth + 1)?;
                     // SAFETY: as above.
                     unsafe { ffi::PyList_SetItem(list.as_ptr(), i as isize, item.into_ptr()) };
                 }
                 Some(list)
             }
             DICT | RECORD if self.has_instances => self.dict_with_instances(tag, shared, depth),
-            DICT => {
-                let (number, n) = (self.number(shared)?, self.items(tag, 2)?);
-                // SAFETY: as above.
-                let dict = self.owned(unsafe { ffi::PyDict_New() })?;
-                self.keep(number, &dict);
-                let mut texts = 0;
-                for _ in 0..n {
-                    let (key, value) = (self.value(depth + 1)?, self.value(depth + 1)?);
-                    texts += usize::from(key.is_exact_instance_of::<PyString>());
-                    // SAFETY: as above.
-                    unsafe { set_item(&dict, &key, &value)? };
-                }
-                if FIELDS.contains(&n) && texts == n {
-                    self.met.get_or_insert_default().records[n % RECORDS] = Some(dict.clone());
-                }
-                Some(dict)
-            }
-            RECORD => {
-                let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
-                let like = self.met.as_ref()?.records[n % RECORDS].as_ref()?;
-                // SAFETY: as above; it is a dict.
-                let dict = self.owned(unsafe { ffi::PyDict_Copy(like.as_ptr()) })?;
-                // SAFETY: as above.
-                if unsafe { ffi::PyDict_Size(dict.as_ptr()) } as usize != n {
-                    return None;
-                }
-                self.keep(number, &dict);
-                let (mut position, mut key) = (0, ptr::null_mut());
-                for _ in 0..n {
-                    let value = self.value(depth + 1)?;
-                    // SAFETY: as above. The keys stay as they are while values are set: the
-                    // iteration may go on, and the key that it lends stays alive in the dict.
-                    unsafe {
-                        if ffi::PyDict_Next(dict.as_ptr(), &mut position, &mut key, ptr::null_mut()) == 0
-                            || ffi::PyDict_SetItem(dict.as_ptr(), key, value.as_ptr()) != 0
-                        {
-                            return None;
-                        }
-                    }
-                }
-                Some(dict)
-            }
+            DICT => self.dict(tag, shared, depth),
+            RECORD => self.record(tag, shared, depth),
             kind => {
                 let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
                 // SAFETY: as above. A frozenset may be added to while nobody else has it.
@@ -341,9 +403,57 @@ impl<'py, 'a> Reader<'py, 'a> {
         }
     }
 
+    /// A dict, where no Python code runs.
+    #[inline(never)]
+    fn dict(&mut self, tag: u8, shared: bool, depth: u32) -> Option<Bound<'py, PyAny>> {
+        let (number, n) = (self.number(shared)?, self.items(tag, 2)?);
+        // SAFETY: attached.
+        let dict = self.owned(unsafe { ffi::PyDict_New() })?;
+        self.keep(number, &dict);
+        let mut texts = 0;
+        for _ in 0..n {
+            let (key, value) = (self.key(depth + 1)?, self.item(depth + 1)?);
+            texts += usize::from(key.is_exact_instance_of::<PyString>());
+            // SAFETY: attached; a dict.
+            unsafe { set_item(&dict, &key, &value)? };
+        }
+        if FIELDS.contains(&n) && texts == n {
+            self.met.get_or_insert_default().records[n % RECORDS] = Some(dict.clone());
+        }
+        Some(dict)
+    }
+
+    /// A dict with an earlier one's keys, where no Python code runs.
+    #[inline(never)]
+    fn record(&mut self, tag: u8, shared: bool, depth: u32) -> Option<Bound<'py, PyAny>> {
+        let (number, n) = (self.number(shared)?, self.items(tag, 1)?);
+        let like = self.met.as_ref()?.records[n % RECORDS].as_ref()?;
+        // SAFETY: attached; a dict.
+        let dict = self.owned(unsafe { ffi::PyDict_Copy(like.as_ptr()) })?;
+        // SAFETY: the same.
+        if unsafe { ffi::PyDict_Size(dict.as_ptr()) } as usize != n {
+            return None;
+        }
+        self.keep(number, &dict);
+        let (mut position, mut key) = (0, ptr::null_mut());
+        for _ in 0..n {
+            let value = self.item(depth + 1)?;
+            // SAFETY: attached; a dict. The keys stay as they are while values are set: the
+            // iteration may go on, and the key that it lends stays alive in the dict.
+            unsafe {
+                if ffi::PyDict_Next(dict.as_ptr(), &mut position, &mut key, ptr::null_mut()) == 0
+                    || ffi::PyDict_SetItem(dict.as_ptr(), key, value.as_ptr()) != 0
+                {
+                    return None;
+                }
+            }
+        }
+        Some(dict)
+    }
+
     #[inline]
     fn integer(&self, value: i64) -> Option<Bound<'py, PyAny>> {
         // SAFETY: attached.
-        self.owned(unsafe { ffi::PyLong_FromLongLong(value) })
+        self.owned(self.small.object(value).unwrap_or_else(|| unsafe { ffi::PyLong_FromLongLong(value) }))
     }
 }

@@ -4,12 +4,12 @@
 use std::ptr;
 
 use pyo3::ffi;
-#[cfg(Py_GIL_DISABLED)]
 use pyo3::prelude::*;
 
 use super::instances::Known;
 use super::memo::{Memo, Met};
 use super::sink::Sink;
+use super::small::Small;
 use super::{
     BYTEARRAY, BYTES, DEEPEST, DICT, FALSE, FIELDS, FLOAT, FROZENSET, INT1, INT2, INT4, INT8, LIST, LONG, LONGEST,
     NONE, RECORD, RECORDS, REF1, REF4, SET, SHARED, SHORT_SHARED, SHORT_STR, SHORT_STR_MOST, STR, TRUE, TUPLE,
@@ -17,6 +17,10 @@ use super::{
 
 /// Items of a tuple that is looked at without a memo, at most.
 const FLAT: usize = 8;
+
+/// Lists up to this long are read without more ado.
+#[cfg(not(Py_GIL_DISABLED))]
+const SHORT: isize = 3;
 
 /// The keys of a dict in this message.
 #[derive(Clone, Copy, Default)]
@@ -35,7 +39,10 @@ impl Record {
 
 /// Writes one value.
 pub struct Writer<'a> {
+    #[cfg(not(Py_GIL_DISABLED))]
+    pub py: Python<'a>,
     pub out: Sink<'a>,
+    pub small: Small,
     pub memo: &'a mut Memo,
     pub records: &'a mut [Record; RECORDS],
     /// None: instances are left to pickle.
@@ -53,12 +60,12 @@ pub type Written = Option<()>;
 /// # Safety
 /// `obj` is alive for the call, and the interpreter attached.
 #[inline(always)]
-pub unsafe fn scalar(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
+pub unsafe fn scalar(out: &mut Sink<'_>, small: Small, obj: *mut ffi::PyObject) -> bool {
     // SAFETY: the caller's; each function is used on an object of exactly the type that it is for.
     unsafe {
         let class = ffi::Py_TYPE(obj);
         if class == &raw mut ffi::PyLong_Type {
-            return integer(out, obj).is_some();
+            return integer(out, small, obj).is_some();
         } else if class == &raw mut ffi::PyFloat_Type {
             let [a, b, c, d, e, f, g, h] = ffi::PyFloat_AsDouble(obj).to_le_bytes();
             out.put([FLOAT, a, b, c, d, e, f, g, h]);
@@ -80,7 +87,7 @@ pub unsafe fn scalar(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
 /// # Safety
 /// `obj` is alive for the call, and the interpreter attached.
 #[inline(never)]
-pub unsafe fn flat(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
+pub unsafe fn flat(out: &mut Sink<'_>, small: Small, obj: *mut ffi::PyObject) -> bool {
     // SAFETY: the caller's; each function is used on an object of exactly the type that it is for.
     // A tuple's items are borrowed: it does not change, also where others have it.
     unsafe {
@@ -99,7 +106,7 @@ pub unsafe fn flat(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
         let (mut strings, mut count) = ([ptr::null_mut(); FLAT], 0);
         for i in 0..len {
             let item = ffi::PyTuple_GetItem(obj, i as isize);
-            if scalar(out, item) {
+            if scalar(out, small, item) {
                 continue;
             }
             if ffi::Py_TYPE(item) != &raw mut ffi::PyUnicode_Type
@@ -143,13 +150,23 @@ unsafe fn short_string(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> bool {
 /// # Safety
 /// As for `scalar`; it is an int.
 #[inline(always)]
-unsafe fn integer(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> Written {
+unsafe fn integer(out: &mut Sink<'_>, small: Small, obj: *mut ffi::PyObject) -> Written {
+    if let Some(value) = small.value(obj) {
+        put_integer(out, value);
+        return Some(());
+    }
     let mut overflow = 0;
     // SAFETY: the caller's.
     let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(obj, &mut overflow) };
     if overflow != 0 {
         return None;
     }
+    put_integer(out, value);
+    Some(())
+}
+
+#[inline(always)]
+fn put_integer(out: &mut Sink<'_>, value: i64) {
     if (0..i64::from(SHORT_STR)).contains(&value) {
         out.put([value as u8]);
     } else if let Ok(value) = i8::try_from(value) {
@@ -164,7 +181,6 @@ unsafe fn integer(out: &mut Sink<'_>, obj: *mut ffi::PyObject) -> Written {
         let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
         out.put([INT8, a, b, c, d, e, f, g, h]);
     }
-    Some(())
 }
 
 impl Writer<'_> {
@@ -236,7 +252,7 @@ impl Writer<'_> {
             if class == &raw mut ffi::PyUnicode_Type {
                 self.string(obj, ffi::Py_REFCNT(obj) != 1)
             } else if class == &raw mut ffi::PyLong_Type {
-                integer(&mut self.out, obj)
+                integer(&mut self.out, self.small, obj)
             } else if class == &raw mut ffi::PyFloat_Type {
                 let [a, b, c, d, e, f, g, h] = ffi::PyFloat_AsDouble(obj).to_le_bytes();
                 self.out.put([FLOAT, a, b, c, d, e, f, g, h]);
@@ -395,7 +411,7 @@ impl Writer<'_> {
                 if same_keys(&self.records[n % RECORDS].keys[..n], dict, &mut values[..n]) {
                     self.out.put([RECORD, n as u8]);
                     for &value in &values[..n] {
-                        self.value(value, depth + 1)?;
+                        self.item(value, depth)?;
                     }
                     return Some(());
                 }
@@ -446,10 +462,40 @@ impl Writer<'_> {
             #[cfg(not(Py_GIL_DISABLED))]
             let (n, get) = (ffi::Py_SIZE(list), ffi::PyList_GetItem);
             self.sized(LIST, n as usize)?;
+            #[cfg(not(Py_GIL_DISABLED))]
+            if n > SHORT
+                && let Some(items) = super::lists::items(self.py, list, n as usize)
+            {
+                for i in 0..n as usize {
+                    self.item(*items.add(i), depth)?;
+                }
+                return Some(());
+            }
             for i in 0..n {
                 self.value(get(list, i), depth + 1)?;
             }
             Some(())
+        }
+    }
+
+    /// An item of a list or record, inside what is at `depth`: often a number.
+    ///
+    /// # Safety
+    /// As for `value`.
+    #[inline(always)]
+    unsafe fn item(&mut self, item: *mut ffi::PyObject, depth: u32) -> Written {
+        // SAFETY: as in `value`.
+        unsafe {
+            let class = ffi::Py_TYPE(item);
+            if class == &raw mut ffi::PyLong_Type {
+                integer(&mut self.out, self.small, item)
+            } else if class == &raw mut ffi::PyFloat_Type {
+                let [a, b, c, d, e, f, g, h] = ffi::PyFloat_AsDouble(item).to_le_bytes();
+                self.out.put([FLOAT, a, b, c, d, e, f, g, h]);
+                Some(())
+            } else {
+                self.value(item, depth + 1)
+            }
         }
     }
 

@@ -63,7 +63,7 @@ impl Queue {
             Look::Told => AT_ONCE,
             Look::Always => usize::MAX,
         };
-        match self.take_back_all(keeper, most, patience.brief()) {
+        match self.take_back_all(keeper, most, look == Look::Asked, patience.brief()) {
             Ok(count) => {
                 keeper.has_looked(began);
                 has_come_back || count > 0
@@ -81,10 +81,11 @@ impl Queue {
         &self,
         keeper: &Keeper,
         most: usize,
+        by_signs: bool,
         patience: Patience,
     ) -> std::result::Result<usize, (usize, Error)> {
         let custody = keeper.custody();
-        let dead = custody.of_the_dead(liveness::me(), most);
+        let dead = custody.of_the_dead(liveness::me(), most, by_signs);
         if !dead.is_empty() && self.find_file().is_err() {
             // What they have could not be given back. In a while there may be a descriptor for it.
             return Ok(0);

@@ -300,6 +300,12 @@ impl Queue {
         }
     }
 
+    /// Had another got, before it was killed, what this thread has got last and not acknowledged?
+    pub fn has_come_back(&self) -> bool {
+        let Some(keeper) = self.keeper.get() else { return false };
+        keeper.known_bay().is_some_and(|index| keeper.custody().has_come_back(index, liveness::me()))
+    }
+
     /// Are messages kept until they are acknowledged?
     #[inline]
     pub fn keeps_messages(&self) -> bool {

@@ -1,0 +1,1 @@
+../../python/fastmp/__main__.py

@@ -1,0 +1,1 @@
+../../python/fastmp/running.py

@@ -1,0 +1,1 @@
+"""What `fastmp.Pool` and `fastmp.ProcessPoolExecutor` both run on. See `core`."""
