@@ -262,7 +262,7 @@ def test_a_program_ends_when_all_is_done(tmp_path):
         "import fastmp, time\n"
         "def work(x):\n"
         "    time.sleep(0.1)\n"
-        "    print(x, flush=True)\n"
+        "    print(f'{x}\\n', end='', flush=True)\n"  # in one write, with PYTHONUNBUFFERED too
         "if __name__ == '__main__':\n"
         "    ex = fastmp.ProcessPoolExecutor(2)\n"
         "    for x in range(6):\n"
