@@ -801,7 +801,7 @@ def test_a_descriptor_sent_by_hand_is_not_lost(mp):
     """Whoever receives a message instead is told, and neither hangs nor takes it."""
     left, right = mp.Pipe()
     send_by_hand(left, 0)
-    assert right.poll(50) is True
+    assert right.poll(None) is True  # not only at a deadline
     with pytest.raises(OSError, match="[Pp]rotocol"):
         right.recv()
     left.send("with a lock")

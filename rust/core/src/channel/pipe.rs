@@ -470,6 +470,7 @@ impl End {
             return Ok(());
         }
         let mut readable = false;
+        let due = Deadline::At(Deadline::Never.slice(facade::SLICE));
         loop {
             if self.closing.load(Ordering::Relaxed) {
                 return Err(Error::Closed);
@@ -514,9 +515,9 @@ impl End {
                 return Err(Error::PeerGone);
             }
             readable = seen.readable;
-            // Also when something came that was no message: that may go on for as long as a stopped
-            // sender holds the lock.
-            if !deadline.passed() {
+            // What came is no message, and has to be cleared first: who comes up forgets it. That may
+            // go on for as long as a stopped sender holds the lock.
+            if !deadline.passed() && (!readable || due.passed()) {
                 self.extents.tend();
                 facade::end_slice()?;
             }

@@ -1,26 +1,35 @@
 //! Looking for dead owners, and taking back what they held.
 
-use super::{Bay, CLEANING, Custody, Found, HELD, IDLE, LOOK_EVERY, RECORDS, RECOUNT, RETURNED};
+use super::{Bay, CLEANING, Custody, Found, HELD, IDLE, LOOK_EVERY, LOOK_EVERY_A_BAY, RECORDS, RECOUNT, RETURNED};
 use crate::facade::{self, Ordering, Owner};
 use crate::kill_point;
 
 /// Is a look due, if the last was at `last`? Garbage from the future ends like the past. In a model
 /// time stands still.
 pub fn is_long_ago(last: u64, now: u64) -> bool {
-    cfg!(loom) || now.abs_diff(last) >= LOOK_EVERY
+    is_ago(LOOK_EVERY, last, now)
+}
+
+fn is_ago(nanoseconds: u64, last: u64, now: u64) -> bool {
+    cfg!(loom) || now.abs_diff(last) >= nanoseconds
 }
 
 impl Custody<'_> {
     /// Has nobody looked at the owners for a while?
     pub fn is_time(&self) -> bool {
-        is_long_ago(self.state.looked.load(Ordering::Relaxed), facade::now())
+        is_ago(self.interval(), self.state.looked.load(Ordering::Relaxed), facade::now())
+    }
+
+    /// The nanoseconds between two looks: however many there are to look at, waiting costs the same.
+    fn interval(&self) -> u64 {
+        LOOK_EVERY.max(LOOK_EVERY_A_BAY * self.used().len() as u64)
     }
 
     /// Is it time that somebody looks at the owners? Said to one. `always`: whenever it was.
     pub fn is_due(&self, always: bool) -> bool {
         let (looked, now) = (&self.state.looked, facade::now());
         let last = looked.load(Ordering::Relaxed);
-        let is_time = always || is_long_ago(last, now);
+        let is_time = always || is_ago(self.interval(), last, now);
         let is_first = is_time && looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         always || is_first
     }

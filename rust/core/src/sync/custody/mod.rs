@@ -76,13 +76,13 @@
 //!
 //! # Who is looked at
 //! Whoever asks for a message looks at the owners first, and whoever waits for one at the end of
-//! its slice, if nobody else has done so for [`LOOK_EVERY`]. Who has been asked about thoroughly,
-//! and looks as it did then, is not asked about so again for two seconds (`is_as_seen`, less than a
-//! microsecond each: that is what waiting costs). Each other is asked about in a cheap way, a few
-//! ([`THOROUGH`]) thoroughly. A killed process that nobody has waited for (a zombie, not a child of
-//! who looks) needs the latter, and gets it in the next look, for it looks like nobody any more.
-//! Where the kernel does not tell, more than that many hold something, and few wait, it is found
-//! some slices later.
+//! its slice, if nobody else has done so for [`LOOK_EVERY`], or longer where there are many bays
+//! ([`LOOK_EVERY_A_BAY`]). Who has been asked about thoroughly, and looks as it did then, is not
+//! asked about so again for two seconds (`is_as_seen`, less than a microsecond each: that is what
+//! waiting costs). Each other is asked about in a cheap way, a few ([`THOROUGH`]) thoroughly. A
+//! killed process that nobody has waited for (a zombie, not a child of who looks) needs the latter,
+//! and gets it in the next look, for it looks like nobody any more. Where the kernel does not tell,
+//! more than that many hold something, and few wait, it is found some slices later.
 //!
 //! Whoever does not wait, and is about to be told that nothing is there, or how much, relies on no
 //! other's look, which may be under way still: it looks by itself, if others hold anything, and if
@@ -124,8 +124,10 @@ const DONE: u64 = u64::MAX;
 const RECORDS: u32 = 0;
 const EXTENT: u32 = 1;
 
-/// Nanoseconds for which nobody looks again at the owners.
+/// Nanoseconds for which nobody looks again at the owners, at least.
 pub const LOOK_EVERY: u64 = 25_000_000;
+/// And so many for each bay: 100 ms beside 40 that hold something.
+pub const LOOK_EVERY_A_BAY: u64 = 2_500_000;
 /// Owners that are asked about thoroughly in one look.
 pub const THOROUGH: usize = 12;
 /// And in a look of one who does not wait: two thirds of a millisecond.
