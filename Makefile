@@ -98,10 +98,11 @@ test-miri-queues: have-rust
 test-python: $(VENV)/.installed $(VENV)/.group-test
 	cd $(VENV) && PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(VENV)/pycache $(PY) -m pytest $(CURDIR)/tests $(ARGS)
 
-# One wheel for all of them, WHEEL or this machine's; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`, which may run beside it.
+# One wheel for all of them, WHEEL or this machine's; `REPORT` is that of `make test-python ARGS=--junit-xml=REPORT`,
+# or of its parts, which may run beside it.
 test-pythons: $(VENV)/.installed
 	$(PY) $(CURDIR)/.ci/pythons.py $(if $(ONLY),--only $(ONLY)) $(if $(JOBS),--jobs $(JOBS)) \
-		$(if $(REPORT),--junit $(REPORT)) $(ARGS) $(or $(WHEEL),$(WHEELS)/*.whl)
+		$(addprefix --junit ,$(REPORT)) $(ARGS) $(or $(WHEEL),$(WHEELS)/*.whl)
 
 test-benches: $(VENV)/.installed $(VENV)/.group-bench
 	cd $(VENV) && $(PY) $(CURDIR)/benches/compare.py --quick --rounds 1 $(ARGS)

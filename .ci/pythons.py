@@ -1,12 +1,12 @@
 """Run the Python tests against one wheel on every CPython that is here or can be made; print one table.
 
-    python pythons.py [--junit REPORT.xml] [--only 3.12,3.14] [--share] WHEEL
+    python pythons.py [--junit REPORT.xml]... [--only 3.12,3.14] [--share] WHEEL
 
 An interpreter comes from pyenv, from PATH or, where there is none, out of a Debian root (see debian-root). One that
-cannot be had is named with the reason, and fails nothing. `--junit` names the report of a run on the interpreter
-that runs this, which may be still under way: it is in the table, and that version is not run again. `--share` has
-3.12 and 3.13, and again 3.14 and 3.15, share what tests only the core (CORE in tests/conftest.py): each runs some half
-of it. FASTMP_PYTHONS is where the Debian root is kept (/var/tmp/fastmp-pythons).
+cannot be had is named with the reason, and fails nothing. Each `--junit` names the report of a run on the
+interpreter that runs this, or of a part of one, which may be still under way: it is in the table, and that version is
+not run again. `--share` has 3.12 and 3.13, and again 3.14 and 3.15, share what tests only the core (CORE in
+tests/conftest.py): each runs some half of it. FASTMP_PYTHONS is where the Debian root is kept (/var/tmp/fastmp-pythons).
 """
 
 import argparse
@@ -127,11 +127,11 @@ def install(interpreter, wheel):
 class Result:
     """What one interpreter's tests came to."""
 
-    def __init__(self, version, report, seconds=None):
+    def __init__(self, version, reports, seconds=None):
         self.version, self.counts, self.reasons = version, collections.Counter(), collections.Counter()
         self.failures = []
-        suite = xml.parse(report).getroot()
-        for case in suite.iter("testcase"):
+        parts = [xml.parse(report).getroot() for report in reports]
+        for case in (case for part in parts for case in part.iter("testcase")):
             name = f"{case.get('classname')}::{case.get('name')}"
             skipped, bad = case.find("skipped"), case.find("failure")
             if bad is None:
@@ -144,7 +144,7 @@ class Result:
                 self.reasons[case.get("classname"), case.get("name").partition("[")[0], skipped.get("message")] += 1
             else:
                 self.counts["passed"] += 1
-        self.seconds = seconds or sum(float(each.get("time", 0)) for each in suite.iter("testsuite"))
+        self.seconds = seconds or max(float(each.get("time", 0)) for part in parts for each in part.iter("testsuite"))
 
 
 def test(version, wheel, log, share):
@@ -170,13 +170,13 @@ def test(version, wheel, log, share):
         report = scratch / "report.xml"
         if not report.exists():
             raise RuntimeError(f"the tests on {version} came to no end: see their output")
-        return Result(version, report, time.monotonic() - started)
+        return Result(version, [report], time.monotonic() - started)
 
 
-def wait_for(report):
-    """Returns True once the report is there: pytest writes it at its end."""
+def wait_for(reports):
+    """Returns True once they are there: pytest writes them at its end."""
     started = time.monotonic()
-    while not report.exists() or not report.stat().st_size:
+    while not all(report.exists() and report.stat().st_size for report in reports):
         if time.monotonic() - started > LIMIT:
             return False
         time.sleep(1)
@@ -209,7 +209,7 @@ def show(results, missing):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--junit", type=Path, help="report of the run on this interpreter")
+    parser.add_argument("--junit", type=Path, action="append", help="report of a run on this interpreter")
     parser.add_argument("--only", default=",".join(VERSIONS), help="versions, by default all")
     parser.add_argument("--jobs", type=int, default=len(VERSIONS), help="interpreters at a time")
     parser.add_argument("--share", action="store_true", help="tests of the core alone are shared out")

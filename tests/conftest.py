@@ -30,8 +30,13 @@ from children.common import children_of, look_at
 METHODS = ("fork", "spawn", "forkserver")
 collect_ignore = ["portable"] if fastmp.accelerated else []
 # What these show is the core's, whichever interpreter it is in: with FASTMP_TEST_SHARE=1/2 some half
-# of their tests is run, with 2/2 the others.
-CORE = ("test_foreign", "test_growth", "test_kill", "test_kill_sync", "test_leaks", "test_lifetime", "test_soak")
+# of their tests is run, with 2/2 the others. With FASTMP_TEST_PART so it is of all tests.
+CORE = {
+    *("test_foreign", "test_growth", "test_kill", "test_kill_sync", "test_leaks", "test_lifetime", "test_soak"),
+    *("test_barrier", "test_condition", "test_event", "test_lock", "test_rlock", "test_semaphore", "test_value"),
+    *("test_array", "test_joinable_queue", "test_pipe", "test_pipe_writable", "test_queue", "test_simple_queue"),
+    *("test_fork", "test_kill_processes", "test_loans", "test_pool_deaths", "test_queue_requeue"),
+}
 LIMIT = 60.0  # seconds for a test that names no limit of its own
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -72,12 +77,16 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("mp", pairs, indirect=True, ids=[f"{module}-{method}" for module, method in pairs])
 
 
+def is_in(part, item):
+    """Is this test in that part of all, as "1/2" is?"""
+    number, parts = map(int, part.split("/"))
+    return zlib.crc32(f"{item.path.stem}::{item.name}".encode()) % parts == number - 1
+
+
 def pytest_collection_modifyitems(config, items):
-    share, shares = map(int, os.environ.get("FASTMP_TEST_SHARE", "1/1").split("/"))
+    share, part = (os.environ.get(f"FASTMP_TEST_{name}", "1/1") for name in ("SHARE", "PART"))
     left_out = [
-        item
-        for item in items
-        if item.path.stem in CORE and zlib.crc32(f"{item.path.stem}::{item.name}".encode()) % shares != share - 1
+        item for item in items if not is_in(part, item) or (item.path.stem in CORE and not is_in(share, item))
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -184,6 +185,34 @@ def test_no_worker_is_started_that_would_escape_the_end_of_all(mp, tmp_path):
         for future in futures[1:]:
             with pytest.raises(fastmp.futures.BrokenProcessPool, match="forcefully"):
                 future.result(LONG)
+
+
+@pytest.mark.parametrize("end", ["killed", "forced"])
+def test_what_was_answered_is_not_lost_by_the_end(mp, tmp_path, end):
+    """Though it has not been noted yet when the last worker ends."""
+    with executor(mp, 1) as ex:
+        assert ex.submit(pools.square, 1).result(LONG) == 1
+        core = ex._core
+        apply, taken, goes_on = core.apply, threading.Event(), threading.Event()
+
+        def apply_slowly():
+            taken.set()
+            goes_on.wait(LONG)
+            apply()
+
+        core.apply = apply_slowly
+        done = ex.submit(pools.square, 3)
+        left = ex.submit(pools.wait_for, str(tmp_path / "gate"))
+        assert taken.wait(LONG)
+        (pid,) = ex._processes
+        if end == "forced":
+            ex._force_shutting_down = True
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)
+        goes_on.set()
+        assert done.result(LONG) == 9
+        with pytest.raises(fastmp.futures.BrokenProcessPool):
+            left.result(LONG)
 
 
 @pytest.mark.method("fork")

@@ -18,6 +18,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from time import monotonic
 
 from .._native import _get_many
@@ -105,6 +106,21 @@ class Collecting:
             self._lead(0.0)
         finally:
             self._hand_over()
+
+    def collect_answered(self) -> None:
+        """Takes what has been answered by now, or waits until another thread has, for `SLICE` at most."""
+        until = monotonic() + SLICE
+        with contextlib.suppress(ValueError, OSError):  # closed
+            self.collect()
+            while not self.answers.empty() and monotonic() < until:
+                time.sleep(0.0005)
+                self.collect()
+            # The last of it may be in the leader's hands.
+            leader = self.leader
+            if leader is not None:
+                self.wake_leader()
+                while self.leader is leader and monotonic() < until:
+                    time.sleep(0.0005)
 
     def _lead(self, left: float | None, ready: Callable[[], bool] | None = None) -> bool:
         """Takes one batch, as the leader, unless it is `ready`; False: somebody else is, or none comes."""

@@ -177,7 +177,7 @@ class Watcher:
                 self._break(self.deaths[-1])
                 return
         if core.force:
-            if not core.workers and core.has_jobs():
+            if not core.workers:
                 self._end_forced()
         elif not core.is_over:
             self._replace()
@@ -361,6 +361,9 @@ class Watcher:
     def _end_forced(self) -> None:
         from .deaths import BrokenProcessPool
 
+        self.core.collect_answered()
+        if not self.core.has_jobs():
+            return
         text = "A worker process exited while the pool was being forcefully shut down"
         self._break_with(BrokenProcessPool(f"{text}; work that was still enqueued will not be run."))
 
@@ -373,12 +376,14 @@ class Watcher:
 
     def _collect_cause(self) -> None:
         """What an initializer has raised may not have been collected yet."""
-        self.core.collect()
+        self.core.collect_answered()
         for notice, _ in self.notices:
             if notice[3] == FAILED:
                 self.cause = open_answer(RAISED, notice[4])[1]
 
     def _break_with(self, error: BaseException) -> None:
+        # As in the stdlib, what was answered before is not lost.
+        self.core.collect_answered()
         self.core.break_all(error, RAISED, pickled_error(error, True))
 
     def _end_workers(self) -> None:
