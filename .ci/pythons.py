@@ -6,7 +6,8 @@ An interpreter comes from pyenv, from PATH or, where there is none, out of a Deb
 cannot be had is named with the reason, and fails nothing. Each `--junit` names the report of a run on the
 interpreter that runs this, or of a part of one, which may be still under way: it is in the table, and that version is
 not run again. `--share` has 3.12 and 3.13, and again 3.14 and 3.15, share what tests only the core (CORE in
-tests/conftest.py): each runs some half of it. FASTMP_PYTHONS is where the Debian root is kept (/var/tmp/fastmp-pythons).
+tests/conftest.py): each runs some half of it. FASTMP_PYTHONS is where the Debian root is kept
+(/var/tmp/fastmp-pythons).
 """
 
 import argparse

@@ -85,9 +85,7 @@ def is_in(part, item):
 
 def pytest_collection_modifyitems(config, items):
     share, part = (os.environ.get(f"FASTMP_TEST_{name}", "1/1") for name in ("SHARE", "PART"))
-    left_out = [
-        item for item in items if not is_in(part, item) or (item.path.stem in CORE and not is_in(share, item))
-    ]
+    left_out = [item for item in items if not is_in(part, item) or (item.path.stem in CORE and not is_in(share, item))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
     for item in items:
