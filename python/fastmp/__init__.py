@@ -9,8 +9,6 @@ from . import connection as connection
 from . import context as context
 from . import exceptions as exceptions
 from . import process as process
-from . import queues as queues
-from . import synchronize as synchronize
 from .context import _default_context as _context
 from .exceptions import (
     AuthenticationError,
@@ -128,6 +126,7 @@ _submodules = {
     "heap",
     "managers",
     "pool",
+    "queues",
     "reduction",
     "resource_sharer",
     "resource_tracker",
@@ -135,6 +134,7 @@ _submodules = {
     "sharedctypes",
     "spawn",
     "spawn_main",
+    "synchronize",
     "unchanged",
     "util",
 }

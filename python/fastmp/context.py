@@ -15,7 +15,7 @@ from multiprocessing.context import (
     set_spawning_popen,
 )
 
-from . import connection, process, queues, start_method, synchronize
+from . import connection, process, start_method
 from .process import BaseProcess, ForkProcess, ForkServerProcess, Process, SpawnProcess
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Literal
 
-    from . import broadcast, pool
+    from . import broadcast, pool, queues, synchronize
 
 __all__ = [
     "AuthenticationError",
@@ -62,17 +62,17 @@ class BaseContext(multiprocessing.context.BaseContext):
     def Lock(self) -> synchronize.Lock:
         """Returns a non-recursive lock."""
         self.get_context()  # settles the start method, as in the stdlib
-        return synchronize.Lock()
+        return _submodule("synchronize").Lock()
 
     def RLock(self) -> synchronize.RLock:
         """Returns a recursive lock."""
         self.get_context()  # settles the start method, as in the stdlib
-        return synchronize.RLock()
+        return _submodule("synchronize").RLock()
 
     def Condition(self, lock: synchronize.Lock | synchronize.RLock | None = None) -> synchronize.Condition:
         """Returns a condition over `lock`, by default over a recursive lock of its own."""
         self.get_context()  # settles the start method, as in the stdlib
-        return synchronize.Condition(lock)
+        return _submodule("synchronize").Condition(lock)
 
     def Semaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.Semaphore:
         """Returns a semaphore with `value` permits.
@@ -81,7 +81,8 @@ class BaseContext(multiprocessing.context.BaseContext):
         """
         self.get_context()  # settles the start method, as in the stdlib
         # An argument by name costs as much as the rest.
-        return synchronize.Semaphore(value, recover=recover) if recover else synchronize.Semaphore(value)
+        make = _submodule("synchronize").Semaphore
+        return make(value, recover=recover) if recover else make(value)
 
     def BoundedSemaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.BoundedSemaphore:
         """Returns a semaphore with `value` permits, which never has more.
@@ -90,20 +91,20 @@ class BaseContext(multiprocessing.context.BaseContext):
         """
         self.get_context()  # settles the start method, as in the stdlib
         if recover:
-            return synchronize.BoundedSemaphore(value, recover=recover)
-        return synchronize.BoundedSemaphore(value)
+            return _submodule("synchronize").BoundedSemaphore(value, recover=recover)
+        return _submodule("synchronize").BoundedSemaphore(value)
 
     def Event(self) -> synchronize.Event:
         """Returns an event, not set."""
         self.get_context()  # settles the start method, as in the stdlib
-        return synchronize.Event()
+        return _submodule("synchronize").Event()
 
     def Barrier(
         self, parties: int, action: Callable[[], Any] | None = None, timeout: float | None = None
     ) -> synchronize.Barrier:
         """Returns a barrier of `parties`; `timeout` (seconds) is that of waits that name none."""
         self.get_context()  # settles the start method, as in the stdlib
-        return synchronize.Barrier(parties, action, timeout)
+        return _submodule("synchronize").Barrier(parties, action, timeout)
 
     def Queue(self, maxsize: int = 0, *, max_bytes: int | None = None, requeue: bool = False) -> queues.Queue:
         """Returns a queue that holds at most `maxsize` items, if that is positive.
@@ -111,7 +112,7 @@ class BaseContext(multiprocessing.context.BaseContext):
         `max_bytes` bounds the bytes of what is unread, as it lies in shared memory. With requeue=True
         what a killed process had got, and not dealt with, is delivered again: at least once.
         """
-        return queues.Queue(maxsize, max_bytes=max_bytes, requeue=requeue, ctx=self.get_context())
+        return _submodule("queues").Queue(maxsize, max_bytes=max_bytes, requeue=requeue, ctx=self.get_context())
 
     def JoinableQueue(
         self, maxsize: int = 0, *, max_bytes: int | None = None, requeue: bool = False
@@ -120,11 +121,11 @@ class BaseContext(multiprocessing.context.BaseContext):
 
         `max_bytes` and `requeue` as for Queue.
         """
-        return queues.JoinableQueue(maxsize, max_bytes=max_bytes, requeue=requeue, ctx=self.get_context())
+        return _submodule("queues").JoinableQueue(maxsize, max_bytes=max_bytes, requeue=requeue, ctx=self.get_context())
 
     def SimpleQueue(self) -> queues.SimpleQueue:
         """Returns a queue with `put`, which never waits, `get`, `empty` and `close`."""
-        return queues.SimpleQueue(ctx=self.get_context())
+        return _submodule("queues").SimpleQueue(ctx=self.get_context())
 
     def Broadcast(
         self, maxsize: int = 128, *, max_bytes: int | None = None, lag: Literal["block", "skip"] = "block"
