@@ -321,7 +321,7 @@ class Controller:
             last = self.home.last_step(member)
             if last is None:
                 continue
-            if look_at(member.pid) is None or look_at(member.pid).state in "ZX":
+            if (seen := look_at(member.pid)) is None or seen.state in "ZX":
                 self.home.forget(member)
             elif now - last > HANG:
                 self.trouble.append(f"{member} hangs")

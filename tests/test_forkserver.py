@@ -571,7 +571,7 @@ def test_the_server_is_killed_between_two_starts(server):
     victim = start(processes.sleep_for_ever)
     pid = server._forkserver_pid
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: look_at(pid) is None or look_at(pid).state == "Z", "the server's end")
+    wait_until(lambda: (seen := look_at(pid)) is None or seen.state == "Z", "the server's end")
     assert waiting.is_alive()
     assert victim.is_alive()
     run(os.getpid)
