@@ -1,6 +1,8 @@
 //! Looking for dead owners, and taking back what they held.
 
-use super::{Bay, CLEANING, Custody, Found, HELD, IDLE, LOOK_EVERY, LOOK_EVERY_A_BAY, RECORDS, RECOUNT, RETURNED};
+use super::{
+    Bay, CLEANING, Custody, Found, HELD, IDLE, LOOK_EVERY, LOOK_EVERY_A_BAY, LOOK_MOST, RECORDS, RECOUNT, RETURNED,
+};
 use crate::facade::{self, Ordering, Owner};
 use crate::kill_point;
 
@@ -20,9 +22,9 @@ impl Custody<'_> {
         is_ago(self.interval(), self.state.looked.load(Ordering::Relaxed), facade::now())
     }
 
-    /// The nanoseconds between two looks: however many there are to look at, waiting costs the same.
+    /// The nanoseconds between two looks: waiting costs no more where there are many to look at.
     fn interval(&self) -> u64 {
-        LOOK_EVERY.max(LOOK_EVERY_A_BAY * self.used().len() as u64)
+        (LOOK_EVERY_A_BAY * self.used().len() as u64).clamp(LOOK_EVERY, LOOK_MOST)
     }
 
     /// Is it time that somebody looks at the owners? Said to one. `always`: whenever it was.

@@ -126,8 +126,11 @@ const EXTENT: u32 = 1;
 
 /// Nanoseconds for which nobody looks again at the owners, at least.
 pub const LOOK_EVERY: u64 = 25_000_000;
-/// And so many for each bay: 100 ms beside 40 that hold something.
+/// And so many for each bay that has ever been used, 100 ms for 40 of them, but no more than
+/// [`LOOK_MOST`].
 pub const LOOK_EVERY_A_BAY: u64 = 2_500_000;
+/// See there.
+pub const LOOK_MOST: u64 = 250_000_000;
 /// Owners that are asked about thoroughly in one look.
 pub const THOROUGH: usize = 12;
 /// And in a look of one who does not wait: two thirds of a millisecond.
