@@ -38,6 +38,7 @@ STRESS = {
     "FASTMP_TEST_SOAK": "3",
     "FASTMP_TEST_EXAMPLES": "100",
     "FASTMP_EXAMPLE_KILLS": "1",
+    "FASTMP_TEST_INTERRUPTS": "5",
 }
 LIMIT = 3000  # seconds for one interpreter's tests: a watchdog
 

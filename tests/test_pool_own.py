@@ -19,6 +19,7 @@ from children.common import wait_asleep, wait_until
 from fastmp.pools import slots
 
 pytestmark = pytest.mark.fastmp_only("it is about what the stdlib's does not have")
+INTERRUPTS = int(os.environ.get("FASTMP_TEST_INTERRUPTS", "30"))
 
 
 @pytest.fixture
@@ -371,7 +372,7 @@ def test_a_signal_handler_that_raises_loses_no_result(mp, pool):
     before = signal.signal(signal.SIGALRM, handler)
     interrupts = 0
     try:
-        while interrupts < 30:
+        while interrupts < INTERRUPTS:
             result = pool.map_async(pools.same, range(5000), 1)
             items = pool.imap(pools.same, range(500))
             signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
@@ -400,7 +401,7 @@ def test_a_signal_handler_that_raises_loses_no_task(mp, pool, monkeypatch):
     before = signal.signal(signal.SIGALRM, handler)
     interrupts = 0
     try:
-        while interrupts < 60:
+        while interrupts < 2 * INTERRUPTS:
             result = pool.map_async(pools.same, [pools.Square(x) for x in range(1000)], 1)
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
             while True:

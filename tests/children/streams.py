@@ -5,6 +5,7 @@ later, and prints.
 """
 
 import asyncio
+import ctypes  # noqa: F401  # before the streams are closed: see `_file`
 import importlib
 import os
 import select
@@ -23,7 +24,8 @@ def standard():
 
 def _file(fd):
     try:
-        return os.fstat(fd).st_ino
+        # From 3.8 on libffi opens its own file when it is loaded, under whatever number is free.
+        return None if "/libffi." in os.readlink(f"/proc/self/fd/{fd}") else os.fstat(fd).st_ino
     except OSError:
         return None
 
