@@ -52,7 +52,9 @@ __all__ = [
     "_beside_standard",
     "_channel_fd",
     "_Child",
+    "_close_all",
     "_close_lifeline",
+    "_data_file",
     "_die_with",
     "_ended",
     "_get",
@@ -60,8 +62,8 @@ __all__ = [
     "_in_channel",
     "_inode",
     "_keep_lifeline",
+    "_Launch",
     "_make_lifeline",
-    "_make_lifelines",
     "_make_line",
     "_open_child",
     "_own_descriptors",
@@ -1021,6 +1023,19 @@ class _Child:
     def _is_used(self) -> bool:
         """Is it in use by this process itself?"""
 
+    def _fork(self, obj: Any, popen: Any, open_pidfd: Callable[[int], int | None], intent: Any = None) -> None:
+        """Forks a child that runs a process object, of which `popen` and that object know when this
+        returns, or raises: no step of Python's is between the fork and that, but for what hooks do.
+
+        `open_pidfd` is asked for a pidfd of the child. `intent` is told in the child that the fork
+        is over.
+
+        Raises:
+            OSError: there was no memory or descriptors for it, or not the right to.
+            BaseException: whatever `os.fork` raises, if that is not the stdlib's, with or without a
+                child.
+        """
+
     def _run(
         self,
         obj: Any,
@@ -1035,8 +1050,49 @@ class _Child:
         called with the exit code last of all.
         """
 
+class _Launch:
+    """What a start by another program has, until its child is known, or it has failed: the pipes of
+    a child, and an empty file for what it is started with. They are closed with it."""
+
+    data: int
+    told: int
+    lifeline: int
+    parent_sentinel: int
+
+    def __new__(cls, process: dict[str, Any]) -> Self:
+        """`process`: the dictionary of `multiprocessing.process`.
+
+        Raises:
+            OSError: no descriptors are to be had.
+        """
+
+    def _know(self, obj: Any, popen: Any, pid: int, open_pidfd: Callable[[int], int | None]) -> None:
+        """Writes down a child in `popen`, `obj` and among the children, in one step; the next call
+        finds nothing to do."""
+
+    def _know_by(self, obj: Any, popen: Any, pid: int, fds: list[int]) -> None:
+        """The same of one of which a pidfd has come, if any: it is taken from `fds`. The pipe is kept
+        beside it."""
+
+    def _rescue(self, obj: Any, popen: Any, open_pidfd: Callable[[int], int | None]) -> None:
+        """Writes down the child whose number has been lost, if there is one that is not known."""
+
+    def _close(self) -> None:
+        """Closes what is left; the next call finds nothing."""
+
+def _close_all(fds: list[Any]) -> None:
+    """Closes descriptors and lifelines, and takes them from the list, with no step of Python's in
+    between. In it are numbers, and tuples of some."""
+
 def _close_lifeline(fd: int) -> None:
     """Closes a lifeline, if it is one still."""
+
+def _data_file() -> int:
+    """Returns an empty file in memory, as `_beside_standard` has it.
+
+    Raises:
+        OSError: no descriptor is to be had.
+    """
 
 def _die_with(told: int) -> None:
     """Has the kernel kill this process when the process ends whose lifeline `told` is about; where
@@ -1071,14 +1127,6 @@ def _keep_lifeline(fd: int) -> None:
 
 def _make_lifeline() -> tuple[int, int]:
     """Returns a pipe: the end that becomes readable when this process ends, and its lifeline.
-
-    Raises:
-        OSError: no descriptors are to be had.
-    """
-
-def _make_lifelines() -> tuple[int, int, int, int]:
-    """Returns two pipes for the next child that this thread forks: the end that becomes readable
-    when that child ends, and the end that it alone keeps; then as `_make_lifeline`.
 
     Raises:
         OSError: no descriptors are to be had.

@@ -3,24 +3,68 @@
 from __future__ import annotations
 
 import os
+import types
 from multiprocessing import util
+
+from .noting import close_all, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
 __all__ = ["start"]
 
+# The names in the code of the stdlib's function: so the known one is told from others.
+_KNOWN = (
+    *("_posixsubprocess", "subprocess", "tuple", "sorted", "map", "int", "os", "pipe", "fork_exec"),
+    *("_USE_VFORK", "close"),
+)
 
-def start(executable: bytes, command: Sequence[bytes | str], passed: Iterable[int]) -> int:
-    """Starts it with these descriptors, and returns its pid."""
+
+def start(
+    executable: bytes, command: Sequence[bytes | str], passed: Iterable[int], pids: list[int] | None = None
+) -> int:
+    """Starts it with these descriptors, and returns its pid.
+
+    `pids` gets that as well, whatever a signal handler raises meanwhile.
+    """
+    if pids is None:
+        pids = []
     # Where a standard stream's number is free, a daemon's, the stdlib's function takes it for a pipe
     # of its own, and refuses that. So these are in use meanwhile.
     taken: list[int] = []
     try:
         while not taken or taken[-1] <= 2:
-            taken.append(os.memfd_create("fastmp:standard"))
-        return util.spawnv_passfds(executable, command, passed)  # type: ignore[arg-type]
+            note(taken, os.memfd_create, "fastmp:standard")
+        function: Any = util.spawnv_passfds
+        if (
+            type(function) is types.FunctionType
+            and function.__globals__ is vars(util)
+            and function.__code__.co_names == _KNOWN
+        ):
+            _start(executable, command, passed, pids)
+        else:
+            pids.append(function(executable, command, passed))
+        return pids[-1]
     finally:
-        for fd in taken:
-            os.close(fd)
+        close_all(taken)
+
+
+def _start(executable: bytes, command: Sequence[bytes | str], passed: Iterable[int], pids: list[int]) -> None:
+    """As the stdlib's function, and loses neither the pid nor a descriptor."""
+    import _posixsubprocess
+    import subprocess
+
+    numbers = tuple(sorted(map(int, passed)))
+    ends: list[tuple[int, int]] = []
+    try:
+        note(ends, os.pipe)
+        note(
+            pids,
+            _posixsubprocess.fork_exec,
+            *(command, [executable], True, numbers, None, None, -1, -1, -1, -1, -1, -1, *ends[0]),
+            *(False, False, -1, None, None, None, -1, None, subprocess._USE_VFORK),
+        )
+    finally:
+        close_all(ends)

@@ -28,7 +28,7 @@ mod _native {
     #[pymodule_export]
     use crate::batch::put_many;
     #[pymodule_export]
-    use crate::bootstrap::{Child, reset_threading};
+    use crate::bootstrap::{Child, Launch, reset_threading};
     #[pymodule_export]
     use crate::broadcast::{Broadcast, BroadcastReader};
     #[pymodule_export]
@@ -49,8 +49,8 @@ mod _native {
     use crate::specialize::own_descriptors;
     #[pymodule_export]
     use crate::starting::{
-        close_lifeline, die_with, ended, inode, keep_lifeline, make_lifeline, make_lifelines, make_line, open_child,
-        reap, receive_packet, send_packet, send_self, share_lifeline,
+        close_all, close_lifeline, data_file, die_with, ended, inode, keep_lifeline, make_lifeline, make_line,
+        open_child, reap, receive_packet, send_packet, send_self, share_lifeline,
     };
     #[pymodule_export]
     use crate::synchronize::barrier::Barrier;

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -69,16 +70,37 @@ impl AtFork for Forking {
     }
 }
 
+/// A lifeline that is closed with this value.
+pub struct Kept(RawFd);
+
+impl Kept {
+    /// Its number.
+    pub fn number(&self) -> RawFd {
+        self.0
+    }
+
+    /// Its number; it stays open.
+    pub fn into_number(self) -> RawFd {
+        ManuallyDrop::new(self).0
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        close(self.0);
+    }
+}
+
 /// The two pipes of a child that this thread is about to fork.
 pub struct Both {
     /// Becomes readable when the child ends.
     pub told: OwnedFd,
-    /// What the child alone keeps: to be closed by [`close`].
-    pub childs: RawFd,
+    /// What the child alone keeps.
+    pub childs: Kept,
     /// Becomes readable when this process ends.
     pub parent_sentinel: OwnedFd,
     /// A lifeline of this process.
-    pub lifeline: RawFd,
+    pub lifeline: Kept,
 }
 
 /// Make an end that becomes readable when this process ends, and its lifeline.
@@ -101,7 +123,7 @@ pub fn make_both() -> Result<Both> {
     let (parent_sentinel, lifeline) = pipe()?;
     let lifeline = keep_in(&mut kept, lifeline, None)?;
     let childs = keep_in(&mut kept, childs, Some(this_thread()))?;
-    Ok(Both { told, childs, parent_sentinel, lifeline })
+    Ok(Both { told, childs: Kept(childs), parent_sentinel, lifeline: Kept(lifeline) })
 }
 
 /// Make a connected pair of packet sockets, the first a lifeline of this process.
@@ -138,14 +160,16 @@ pub fn share(fd: RawFd) {
     kept().retain(|lifeline| lifeline.fd != fd);
 }
 
-/// Close a lifeline, if it is one still.
-pub fn close(fd: RawFd) {
+/// Close a lifeline, if it is one still: whether it was.
+pub fn close(fd: RawFd) -> bool {
     // The lock is held: a child must not close a number that is somebody else's by now.
     let mut kept = kept();
-    if let Some(at) = kept.iter().position(|lifeline| lifeline.fd == fd) {
+    let at = kept.iter().position(|lifeline| lifeline.fd == fd);
+    if let Some(at) = at {
         let Lifeline { file, .. } = kept.swap_remove(at);
         close_same(fd, file);
     }
+    at.is_some()
 }
 
 /// Have this process killed when the process ends whose lifeline `told` is about.
@@ -195,7 +219,8 @@ mod tests {
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let open = |fd| inode(fd).is_ok();
-            let right = open(both.childs) && open(kept) && !open(both.lifeline) && !open(before);
+            let (childs, lifeline) = (both.childs.number(), both.lifeline.number());
+            let right = open(childs) && open(kept) && !open(lifeline) && !open(before);
             // SAFETY: ends the process.
             unsafe { libc::_exit(if right { 0 } else { 1 }) };
         }
@@ -203,9 +228,10 @@ mod tests {
         // SAFETY: writes to a local.
         assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
         assert_eq!(status, 0, "in the child");
-        for (told, lifeline) in [(other, before), (both.parent_sentinel, both.lifeline), (both.told, both.childs)] {
+        for (told, lifeline) in [(other, Kept(before)), (both.parent_sentinel, both.lifeline), (both.told, both.childs)]
+        {
             assert!(!hung_up(&told, 0));
-            close(lifeline);
+            drop(lifeline);
             assert!(hung_up(&told, 30)); // others' children may just be there
         }
         close(kept); // one no more: it stays open

@@ -4,9 +4,10 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use rustix::fs::{FileType, fstat, makedev};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, MemfdFlags, fstat, makedev, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -65,6 +66,32 @@ pub fn close(fd: RawFd) {
     unsafe { rustix::io::close(fd) };
 }
 
+/// While it is there no signal comes to this thread, but for those that say that it has gone wrong.
+pub struct Blocked(libc::sigset_t);
+
+/// Let signals wait.
+pub fn block_signals() -> Blocked {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigfillset` makes the one set, `pthread_sigmask` the other; with these arguments
+    // neither fails.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT] {
+            libc::sigdelset(set.as_mut_ptr(), fault);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
+        Blocked(before.assume_init())
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: a set that the kernel has made.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+}
+
 /// End this process at once, as `_exit` does.
 pub fn exit(code: i32) -> ! {
     // SAFETY: does not return, and runs nothing.
@@ -87,6 +114,14 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok(standard::both_beside(pipe_with(PipeFlags::CLOEXEC)?)?)
 }
 
+/// An empty file in memory, close-on-exec: for what a child is started with.
+///
+/// # Errors
+/// `Os` when descriptors have run out.
+pub fn data_file() -> Result<OwnedFd> {
+    Ok(standard::beside(memfd_create("fastmp:start", MemfdFlags::CLOEXEC)?)?)
+}
+
 /// A pidfd of a child that has not been reaped; None if there are no pidfds, or if it may be
 /// another process that has the number by now.
 pub fn open_child(pid: i32) -> Option<OwnedFd> {
@@ -94,6 +129,27 @@ pub fn open_child(pid: i32) -> Option<OwnedFd> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     waitid(WaitId::PidFd(child.as_fd()), options).ok()?;
     standard::beside(child).ok()
+}
+
+/// A child that this thread has started and that has that file open, where the kernel lists
+/// children; None where it does not, or there is none.
+///
+/// For a start of which somebody has lost the result.
+pub fn child_with(file: &OwnedFd) -> Option<i32> {
+    let file = format!("pipe:[{}]", inode(file.as_raw_fd()).ok()?);
+    let holds = |pid: &i32| {
+        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        open.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|its| its.as_os_str() == file.as_str()))
+    };
+    let children = std::fs::read_to_string("/proc/thread-self/children").ok()?;
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(holds)
+}
+
+/// Has nobody got the other end of this pipe any more?
+pub fn hung_up(told: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(told, PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ended| ended > 0)
 }
 
 /// How a child has ended: its exit code, or the number of the signal, negated. It stays to be

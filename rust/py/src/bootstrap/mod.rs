@@ -10,21 +10,27 @@
 //! there is something to do - the function that is there is called as ever.
 
 mod borrowed;
+mod launch;
 mod names;
 mod threads;
 
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fastmp_core::sys::fork::generation;
 use fastmp_core::sys::{lifelines, starting};
 use pyo3::exceptions::{PyAttributeError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::errors::raise;
 use crate::requeue::acknowledge;
 use borrowed::{has_at_most, is, look};
+use launch::{KnownTo, Start, ask};
 use names::{Names, names};
 
+pub use launch::Launch;
 pub use threads::reset_threading;
 
 /// What a process has ready for the next child that it forks, and that child for itself.
@@ -121,6 +127,53 @@ impl Child {
     /// Is it in use by this process itself?
     fn _is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Forks a child that runs a process object, of which `popen` and that object know when this
+    /// returns, or raises: no step of Python's is between the fork and that, but for what hooks do.
+    ///
+    /// `open_pidfd` is asked for a pidfd of the child. `intent` is told in the child that the fork
+    /// is over.
+    ///
+    /// Raises:
+    /// - OSError: there was no memory or descriptors for it, or not the right to.
+    /// - Whatever `os.fork` raises, if that is not the stdlib's, with or without a child.
+    #[pyo3(signature = (obj, popen, open_pidfd, intent = None))]
+    fn _fork(
+        &self,
+        obj: &Bound<'_, PyAny>,
+        popen: &Bound<'_, PyAny>,
+        open_pidfd: &Bound<'_, PyAny>,
+        intent: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let (py, names) = (obj.py(), self.names);
+        let missing = || PyAttributeError::new_err(names.fork.clone_ref(py));
+        let fork = self.has.os.bind(py).get_item(&names.fork)?.ok_or_else(missing)?;
+        let start = Start::new().map_err(raise)?;
+        let before = generation();
+        // What a handler raised in a hook would be swallowed, and might leave `logging`'s lock held.
+        let blocked = starting::block_signals();
+        py.check_signals()?; // of those that have come already
+        // With all that it does besides: hooks, the import lock, the warning about threads.
+        let forked = fork.call0().and_then(|pid| pid.extract::<i32>());
+        if generation() != before || forked.as_ref().is_ok_and(|pid| *pid == 0) {
+            let start = ManuallyDrop::new(start); // nothing of it is to be closed here
+            drop(blocked);
+            if forked.is_ok() && intent.is_none_or(|intent| intent.setattr(&names.preserve_fd, false).is_ok()) {
+                // It does not return, but for an error. No child goes on as its parent.
+                let _ = self._run(obj, start.parent_sentinel(), true, Some(start.told()), None);
+            }
+            starting::exit(1)
+        }
+        let known_to = KnownTo { names, process: self.has.process.bind(py), obj, popen };
+        match forked {
+            Ok(pid) => start.parents().know(&known_to, pid, |pid| ask(open_pidfd, pid), false),
+            Err(e) => {
+                // What stands in the place of `os.fork` may have forked before it raised.
+                start.parents().rescue(&known_to, open_pidfd)?;
+                Err(e)
+            }
+        }
     }
 
     /// Runs a process object as this process, and ends it.
