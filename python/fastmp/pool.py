@@ -497,6 +497,8 @@ class Pool(_Stdlibs, metaclass=ABCMeta):
     Results are collected by the threads that wait for them.
     """
 
+    _state = "INIT"
+
     def __init__(
         self,
         processes: int | None = None,
@@ -525,7 +527,6 @@ class Pool(_Stdlibs, metaclass=ABCMeta):
             ValueError: an argument is out of its range.
             TypeError: `initializer` cannot be called.
         """
-        self._state = "INIT"
         self._pool: list[Any] = []
         self._ctx = context or start_method.default_context()
         if processes is None:
@@ -552,17 +553,21 @@ class Pool(_Stdlibs, metaclass=ABCMeta):
             retries=retries,
             most=maxtasksperchild,
         )
-        core.setup.begin(initializer, initargs, shared, self._ctx.get_start_method() == "fork")
-        self._pool = core.processes
-        self._cache = core.jobs
-        core.start_workers()
-        core.watcher.start()
-        # At exit, before daemonic children are ended. When it is collected, that may be between any
-        # two lines of the core's: the watcher ends it then.
-        self._terminate = core.at_exit = util.Finalize(None, core.terminate, exitpriority=15)
-        self._abandon = weakref.ref(self, core.abandon)
-        core.owner = self._abandon
-        self._state = RUN
+        try:
+            core.setup.begin(initializer, initargs, shared, self._ctx.get_start_method() == "fork")
+            self._pool = core.processes
+            self._cache = core.jobs
+            core.start_workers()
+            core.watcher.start()
+            # At exit, before daemonic children are ended. When it is collected, that may be between
+            # any two lines of the core's: the watcher ends it then.
+            self._terminate = core.at_exit = util.Finalize(None, core.terminate, exitpriority=15)
+            self._abandon = weakref.ref(self, core.abandon)
+            core.owner = self._abandon
+            self._state = RUN
+        except BaseException:  # of a signal handler, too: nobody has the pool
+            core.discard()
+            raise
 
     def __del__(self, _warn: Any = warnings.warn, RUN: str = RUN) -> None:
         core = getattr(self, "_core", None)
@@ -881,8 +886,14 @@ def _starter(process: Any, context: Any) -> Callable[[Callable[..., None], tuple
         worker = process(context, target=target, args=args)
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = True
-        worker.start()
-        util.debug("added worker")
+        try:
+            worker.start()
+            util.debug("added worker")
+        except BaseException:
+            if worker.pid is not None:  # a signal handler has raised, and nobody else knows of it
+                worker.kill()
+                worker.join()
+            raise
         return worker
 
     return start

@@ -396,6 +396,15 @@ class Core(Collecting, Feeding):
         self.join_reserve()
         self.close_queues()
 
+    def discard(self) -> None:
+        """Ends what there is of a pool that could not be made. Nothing is left to the collector: a
+        thread whose `start()` a signal handler has interrupted may be known to `threading` for ever."""
+        self.terminate(kill=True)
+        self.join()
+        self.workers.clear()
+        self.processes.clear()
+        self.watcher.close()
+
     def has_jobs(self) -> bool:
         return bool(self.jobs)
 

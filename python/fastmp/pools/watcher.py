@@ -17,6 +17,7 @@ import time
 from time import monotonic, monotonic_ns
 
 from .._native import _pipe
+from ..noting import close_all, note
 from . import slots
 from .jobs import open_answer, pickled_error
 from .messages import FAILED, RAISED
@@ -52,6 +53,8 @@ class Death:
 class Watcher:
     """That part of a pool."""
 
+    reader = writer = -1  # of the pipe by which it is woken
+
     def __init__(self, core: Core) -> None:
         self.core = core
         self.notices: list[tuple[Any, float]] = []
@@ -70,10 +73,11 @@ class Watcher:
         self.poll = select.poll()
         self.watched: dict[int, int] = {}  # a sentinel, and its worker's number
         self.is_woken = False
-        self.reader = self.writer = -1
 
     def start(self) -> None:
-        self.reader, self.writer = _pipe()
+        ends: list[tuple[int, int]] = []
+        note(ends, _pipe)
+        self.reader, self.writer = ends[0]
         for fd in (self.reader, self.writer):
             os.set_blocking(fd, False)
         self.poll.register(self.reader, select.POLLIN)
@@ -90,12 +94,18 @@ class Watcher:
 
     def join(self) -> None:
         if self.thread is not None and self.thread.ident is not None:
-            self.thread.join()
+            # A signal handler may have raised in its `start()`: then it finds no more to do.
+            with contextlib.suppress(RuntimeError):
+                self.thread.join()
+
+    def close(self) -> None:
+        if self.writer >= 0 and self.core.pid == os.getpid():
+            fds = [self.reader, self.writer]
+            self.reader = self.writer = -1
+            close_all(fds)
 
     def __del__(self) -> None:
-        for fd in (self.reader, self.writer):
-            if fd >= 0 and self.core.pid == os.getpid():
-                os.close(fd)
+        self.close()
 
     def _run(self) -> None:
         from .deaths import kills_for_memory
