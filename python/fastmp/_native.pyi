@@ -1050,6 +1050,7 @@ class _Child:
         called with the exit code last of all.
         """
 
+@final
 class _Launch:
     """What a start by another program has, until its child is known, or it has failed: the pipes of
     a child, and an empty file for what it is started with. They are closed with it."""
