@@ -82,7 +82,10 @@ OURS = {
     "with_timeout",
 }
 # Found when they are asked for: their modules are not imported for nothing.
-ON_DEMAND = {"ProcessPoolExecutor", "ShutDown", "install", "uninstall", "with_timeout"}
+ON_DEMAND = {
+    *("BatchError", "ProcessPoolExecutor", "ShutDown", "WorkerDiedError", "WorkerDiedWarning"),
+    *("install", "uninstall", "with_timeout"),
+}
 
 # Modules of ours, and what each of them promises.
 MODULES = {

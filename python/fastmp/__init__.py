@@ -7,21 +7,19 @@ if sys.platform != "linux":
 
 from . import connection as connection
 from . import context as context
-from . import exceptions as exceptions
 from . import process as process
+from ._native import CorruptedError, OwnerDiedWarning
+from .context import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
 from .context import _default_context as _context
-from .exceptions import (
-    AuthenticationError,
-    BatchError,
-    BufferTooShort,
-    CorruptedError,
-    OwnerDiedWarning,
-    ProcessError,
-    TimeoutError,
-    WorkerDiedError,
-    WorkerDiedWarning,
-)
 from .process import Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import exceptions as exceptions
+    from . import queues as queues
+    from . import synchronize as synchronize
+    from .exceptions import BatchError, WorkerDiedError, WorkerDiedWarning
+del TYPE_CHECKING
 
 Array = _context.Array
 Barrier = _context.Barrier
@@ -121,6 +119,7 @@ SUBWARNING = 25
 _submodules = {
     "broadcast",
     "dummy",
+    "exceptions",
     "forkserver",
     "futures",
     "heap",
@@ -140,7 +139,11 @@ _submodules = {
 }
 # Names that are looked for in one of these.
 _on_demand = {
+    "BatchError": "exceptions",
     "ProcessPoolExecutor": "futures",
+    "ShutDown": "exceptions",
+    "WorkerDiedError": "exceptions",
+    "WorkerDiedWarning": "exceptions",
     "install": "unchanged",
     "uninstall": "unchanged",
     "with_timeout": "futures",
@@ -148,8 +151,6 @@ _on_demand = {
 
 
 def __getattr__(name: str) -> object:
-    if name == "ShutDown":
-        return exceptions.ShutDown
     module_name = _on_demand.get(name, name)
     if module_name in _submodules:
         full_name = f"{__name__}.{module_name}"

@@ -10,6 +10,7 @@ import types
 from multiprocessing import reduction
 
 from . import _native, handles
+from . import exceptions as exceptions  # now: there may be no descriptor to import it by when one is raised
 from ._native import _get, _get_many, _put_many
 
 TYPE_CHECKING = False
