@@ -153,7 +153,8 @@ MODULES = {
     "unchanged": ["install", "is_installed", "travelling", "uninstall"],
 }
 INTERNAL = {
-    *("asynchronous", "bootstrap", "deferred", "forkserver_main", "handles", "interpreters", "lifelines", "on_import"),
+    *("asynchronous", "bootstrap", "deferred", "forkserver_main", "handles", "interpreters", "launching"),
+    *("lifelines", "noting", "on_import"),
     *("picklers", "pickling", "pickling_errors", "popen", "popen_fork", "popen_forkserver", "popen_spawn"),
     *("popen_spawn_as_told", "shared_tracker", "start_method", "threading_hook"),
 }

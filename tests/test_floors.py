@@ -31,7 +31,7 @@ CORE = """
 BINDINGS = """
     lib -> specialize asynchronous batch connection broadcast starting bootstrap
     starting -> blocking
-    bootstrap -> requeue once
+    bootstrap -> requeue errors once
     batch -> queue
     queue -> requeue
     asynchronous -> queue connection
@@ -60,9 +60,10 @@ PACKAGE = """
     broadcast -> handles exceptions
     process -> popen_fork popen_spawn popen_spawn_as_told popen_forkserver
     forkserver_main -> context popen_forkserver bootstrap
-    popen_forkserver -> popen_spawn forkserver
-    popen_spawn -> popen_fork spawn_main pickling
-    popen_spawn_as_told -> popen_fork
+    popen_forkserver -> launching forkserver
+    popen_spawn -> launching spawn_main
+    popen_spawn_as_told -> popen queues
+    launching -> popen pickling shared_tracker
     pickling -> picklers pickling_errors
     pickling_errors -> handles start_method
     forkserver -> popen queues shared_tracker
@@ -74,7 +75,8 @@ PACKAGE = """
     spawn_main -> queues lifelines start_method shared_tracker deferred
     deferred shared_tracker -> on_import
     popen_spawn forkserver shared_tracker -> interpreters
-    shared_tracker -> _native
+    interpreters forkserver -> noting
+    shared_tracker noting -> _native
     queues -> synchronize sharedctypes connection queue_stats
     sharedctypes -> synchronize
     synchronize connection -> handles exceptions

@@ -363,11 +363,6 @@ class Interrupted(BaseException):
     """As KeyboardInterrupt: what is an Exception in the middle of pickling is the item's own."""
 
 
-# Seen to hang on 3.13 and 3.14: a lock of the pool's stays held. An open fault, named in docs/limits.md.
-raises_at_any_step = pytest.mark.skipif(sys.version_info >= (3, 13), reason="an open fault: see docs/limits.md")
-
-
-@raises_at_any_step
 def test_a_signal_handler_that_raises_loses_no_result(mp, pool):
     def handler(_, frame):
         # In the package's own lines alone: what is raised elsewhere may be ignored there.
@@ -395,7 +390,6 @@ def test_a_signal_handler_that_raises_loses_no_result(mp, pool):
         signal.signal(signal.SIGALRM, before)
 
 
-@raises_at_any_step
 def test_a_signal_handler_that_raises_loses_no_task(mp, pool, monkeypatch):
     """It comes while they are made and put, by whoever waits."""
 

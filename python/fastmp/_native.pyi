@@ -50,9 +50,13 @@ __all__ = [
     "_acknowledge",
     "_arm",
     "_beside_standard",
+    "_call",
     "_channel_fd",
     "_Child",
+    "_close_all",
     "_close_lifeline",
+    "_close_same",
+    "_data_file",
     "_die_with",
     "_ended",
     "_get",
@@ -60,8 +64,8 @@ __all__ = [
     "_in_channel",
     "_inode",
     "_keep_lifeline",
+    "_Launch",
     "_make_lifeline",
-    "_make_lifelines",
     "_make_line",
     "_open_child",
     "_own_descriptors",
@@ -934,13 +938,14 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     With duplex=False the first only receives, the second only sends.
     """
 
-# Calls as operators: `_get[queue, block, timeout]`; `_get_many[queue, max_items, block, timeout]`;
-# `_recv_broadcast[reader, timeout]`; `_recv[connection]`;
+# Calls as operators: `_call[function, *args]`, or without a tuple; `_get[queue, block, timeout]`;
+# `_get_many[queue, max_items, block, timeout]`; `_recv_broadcast[reader, timeout]`; `_recv[connection]`;
 # `_recv_bytes[connection]`, or with `, maxlength`; `_recv_bytes_into[connection, buf, offset]`.
 @type_check_only
 class _Operator(Protocol[_T_co]):
     def __getitem__(self, key: Any, /) -> _T_co: ...
 
+_call: _Operator[Any]
 _get: _Operator[Any]
 _get_many: _Operator[list[Any]]
 _recv: _Operator[Any]
@@ -1021,6 +1026,18 @@ class _Child:
     def _is_used(self) -> bool:
         """Is it in use by this process itself?"""
 
+    def _fork(self, obj: Any, popen: Any, open_pidfd: Callable[[int], int | None], intent: Any = None) -> None:
+        """Forks a child that runs a process object, of which `popen` and that object know when this
+        returns, or raises: no step of Python's is between the fork and that, but for what hooks do.
+
+        `open_pidfd` is asked for a pidfd of the child. `intent` is told in the child that the fork
+        is over.
+
+        Raises:
+            OSError: there was no memory or descriptors for it, or not the right to.
+            BaseException: whatever `os.fork` raises, if that is not the stdlib's.
+        """
+
     def _run(
         self,
         obj: Any,
@@ -1035,8 +1052,53 @@ class _Child:
         called with the exit code last of all.
         """
 
+@final
+class _Launch:
+    """What a start by another program has, until its child is known, or it has failed: the pipes of
+    a child, and an empty file for what it is started with. They are closed with it."""
+
+    data: int
+    told: int
+    lifeline: int
+    parent_sentinel: int
+
+    def __new__(cls, process: dict[str, Any]) -> Self:
+        """`process`: the dictionary of `multiprocessing.process`.
+
+        Raises:
+            OSError: no descriptors are to be had.
+        """
+
+    def _give_to_next_child(self) -> None:
+        """The next child that this thread forks is the one that is started."""
+
+    def _know(self, obj: Any, popen: Any, pid: int, open_pidfd: Callable[[int], int | None]) -> None:
+        """Writes down a child in `popen`, `obj` and among the children, in one step; the next call
+        finds nothing to do."""
+
+    def _know_by(self, obj: Any, popen: Any, pid: int, fds: list[int]) -> None:
+        """The same of one of which a pidfd has come, if any: it is taken from `fds`. The pipe is kept
+        beside it."""
+
+    def _close(self) -> None:
+        """Closes what is left; the next call finds nothing."""
+
+def _close_all(fds: list[Any]) -> None:
+    """Closes descriptors and lifelines, and takes them from the list, with no step of Python's in
+    between. In it are numbers, tuples of some, and None."""
+
 def _close_lifeline(fd: int) -> None:
     """Closes a lifeline, if it is one still."""
+
+def _close_same(fd: int, inode: int) -> None:
+    """Closes this number, if the file of that inode is behind it still."""
+
+def _data_file(name: str) -> int:
+    """Returns an empty file in memory, as `_beside_standard` has it. The name is for who looks at it.
+
+    Raises:
+        OSError: no descriptor is to be had.
+    """
 
 def _die_with(told: int) -> None:
     """Has the kernel kill this process when the process ends whose lifeline `told` is about; where
@@ -1071,14 +1133,6 @@ def _keep_lifeline(fd: int) -> None:
 
 def _make_lifeline() -> tuple[int, int]:
     """Returns a pipe: the end that becomes readable when this process ends, and its lifeline.
-
-    Raises:
-        OSError: no descriptors are to be had.
-    """
-
-def _make_lifelines() -> tuple[int, int, int, int]:
-    """Returns two pipes for the next child that this thread forks: the end that becomes readable
-    when that child ends, and the end that it alone keeps; then as `_make_lifeline`.
 
     Raises:
         OSError: no descriptors are to be had.

@@ -18,6 +18,7 @@ import types
 from multiprocessing import context, process, util
 
 from . import _native, threading_hook
+from .noting import close_all, note_beside_standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,15 +103,14 @@ def _plain_main_process() -> Any:
 
 def _make_stdin() -> tuple[Any, int] | None:
     """Returns an empty file, and its descriptor, which it does not close."""
+    fds: list[int] = []
     try:
-        fd = _native._beside_standard(os.open(os.devnull, os.O_RDONLY))
+        note_beside_standard(fds, os.open, os.devnull, os.O_RDONLY)
+        return open(fds[-1], encoding="utf-8", closefd=False), fds.pop()
     except OSError:
         return None  # the child will do as the stdlib's does
-    try:
-        return open(fd, encoding="utf-8", closefd=False), fd
-    except BaseException:
-        os.close(fd)
-        raise
+    finally:
+        close_all(fds)
 
 
 def _ended_by(obj: Any, error: BaseException) -> int:

@@ -179,17 +179,21 @@ def _descriptors() -> None:
     with sending, receiving, _memfd() as fd:
         socket.send_fds(sending, [b"."], [fd])
         receiving.setblocking(False)
-        for flags in (socket.MSG_PEEK, 0):
-            # Not by recv_fds, which ignores flags.
-            _, ancillary, _, _ = receiving.recvmsg(1, socket.CMSG_SPACE(4), flags | socket.MSG_CMSG_CLOEXEC)
-            fds = [int.from_bytes(data[:4], sys.byteorder) for _, _, data in ancillary]
-            for each in fds:
-                same = os.path.sameopenfile(fd, each)
-                os.close(each)
-                if not same:
-                    raise Missing("another file was received than was sent")
-            if len(fds) != 1:
-                raise Missing("a descriptor was lost in a socket")
+        _receive_twice(receiving, fd)
+
+
+def _receive_twice(receiving: socket.socket, fd: int) -> None:
+    for flags in (socket.MSG_PEEK, 0):
+        # Not by recv_fds, which ignores flags.
+        _, ancillary, _, _ = receiving.recvmsg(1, socket.CMSG_SPACE(4), flags | socket.MSG_CMSG_CLOEXEC)
+        fds = [int.from_bytes(data[:4], sys.byteorder) for _, _, data in ancillary]
+        for each in fds:
+            same = os.path.sameopenfile(fd, each)
+            os.close(each)
+            if not same:
+                raise Missing("another file was received than was sent")
+        if len(fds) != 1:
+            raise Missing("a descriptor was lost in a socket")
 
 
 def _from_outside() -> str:

@@ -52,6 +52,10 @@ finder's and its descendants' to come.
 
 Threads of a client start one after the other. A signal handler that starts a process while its
 thread is in the middle of a start may read the other's answer, and keeps it for it.
+
+A handler may as well raise in the middle of a start. If the child has said STARTED, it is known, as
+after any start. If not, it has not looked at its data yet, and as these are emptied it will find
+nothing to run (`settle`).
 """
 
 from __future__ import annotations
@@ -60,13 +64,15 @@ import contextlib
 import os
 import pickle
 import select
+import signal
 import socket
 import struct
 import sys
-import threading
+import time
 from multiprocessing import spawn, util
 
 from . import _native, interpreters, lifelines, popen
+from .noting import RLock, close_all, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,6 +88,7 @@ REAPED, ENDING = range(1, 3)
 MOST_FDS = 253  # in one packet: the kernel's SCM_MAX_FD
 CLOSE_ON_EXEC = 0x40000000  # MSG_CMSG_CLOEXEC
 
+_MOMENT = 0.1  # seconds that an interrupted start waits for its answer
 _ATTEMPTS = 10  # servers that may be killed in the course of one start
 # This very package, wherever it was found: no other name is looked up in its directory.
 _PROGRAM = """\
@@ -119,7 +126,9 @@ _IN_USE = (
 )
 
 
-def send(line: socket.socket, kind: int, number: int, word: int, fds: Sequence[int] = (), rest: bytes = b"") -> None:
+def send(
+    line: _Line | socket.socket, kind: int, number: int, word: int, fds: Sequence[int] = (), rest: bytes = b""
+) -> None:
     """Sends one packet."""
     _native._send_packet(line.fileno(), HEAD.pack(kind, number, word) + rest, fds)
 
@@ -137,6 +146,35 @@ def tell_started(line: int, number: int, pid: int) -> None:
     _native._send_self(line, HEAD.pack(STARTED, number, pid))
 
 
+class Answer:
+    """What is known of a start: by the server, by the child, or by its status pipe."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.kind = 0  # STARTED or REFUSED, once there is one
+        self.word = 0  # the pid, or an errno
+        self.fds: list[int] = []  # a pidfd, if there are any
+        self.said: list[bytes] = []  # what the status pipe has said already
+
+    def is_there(self) -> bool:
+        if not self.kind and self.said and len(self.said[0]) == STATUS.size:
+            self.kind, self.word = STARTED, STATUS.unpack(self.said[0])[1]
+        return self.kind != 0
+
+
+class _Line:
+    """This process's end of a line. Who drops it closes it."""
+
+    def __init__(self, number: int) -> None:
+        self._numbers = [number]
+
+    def fileno(self) -> int:
+        return self._numbers[0] if self._numbers else -1
+
+    def hang_up(self) -> None:
+        close_all(self._numbers)
+
+
 class _Lost(Exception):
     """The server has ended before it did what it was asked."""
 
@@ -151,10 +189,10 @@ class ForkServer:
         self._forkserver_pid: int | None = None  # only where it was started
         self._door: int | None = None
         self._door_inode = 0
-        self._line: socket.socket | None = None
-        self._lock = threading.RLock()  # a signal handler may come in between
-        self._answers: dict[int, tuple[int, int, list[int]]] = {}  # read by a start inside another
-        self._waiting: set[int] = set()
+        self._line: _Line | None = None
+        self._lock = RLock()  # a signal handler may come in between
+        self._packets: list[tuple[bytes, list[int], bool]] = []  # read, and not looked at yet
+        self._waiting: dict[int, Answer] = {}  # by number; a start inside another may read its answer
         self._number = 0
 
     def set_forkserver_preload(self, modules_names: Sequence[str], *, on_error: str = "ignore") -> None:
@@ -184,11 +222,11 @@ class ForkServer:
                 self._lose()
             self._connect()
 
-    def start(self, fds: Sequence[int], files: bytes, status: int) -> tuple[int, int | None, bytes]:
+    def start(self, fds: Sequence[int], files: bytes, status: int, answer: Answer) -> None:
         """Starts a child that gets `fds`; `files` says of those of the resource tracker what they are.
 
-        Returns its pid, a pidfd of it, if there are any, and what its status pipe has said already,
-        of which `status` is the end that is read.
+        Of the status pipe, `status` is the end that is read. What comes of it is in `answer`; the
+        caller calls `settle` if this is interrupted, and `forget` in any case.
 
         Raises:
             OSError: the server could not start it: for want of memory or descriptors.
@@ -196,90 +234,141 @@ class ForkServer:
         """
         with self._lock:
             self._number += 1
-            number = self._number
-            self._waiting.add(number)
-            try:
-                for _ in range(_ATTEMPTS):
-                    try:
-                        line = self._connect()
-                        self._ask(line, number, fds, files)
-                        return self._hear(line, number, status)
-                    except _Lost:
-                        self._lose()
+            answer.number = self._number
+            self._waiting[answer.number] = answer
+            for _ in range(_ATTEMPTS):
+                try:
+                    line = self._connect()
+                    self._ask(line, answer.number, fds, files)
+                    self._hear(line, answer, status)
+                    break
+                except _Lost:
+                    self._lose()
+            else:
                 raise EOFError("the fork server was killed again and again")
-            finally:
-                self._waiting.discard(number)
+            if answer.kind == REFUSED:
+                raise OSError(answer.word, os.strerror(answer.word))
 
-    def _ask(self, line: socket.socket, number: int, fds: Sequence[int], files: bytes) -> None:
+    def settle(self, answer: Answer, data: int) -> bool:
+        """Of a start that has been interrupted: is there a child? If not, there will be none."""
+        locked: list[bool] = []
+        try:
+            note(locked, self._lock.acquire, True, _MOMENT)
+            hears = answer.number and locked[0]
+            try:
+                if hears and not answer.is_there():
+                    self._hear_in(answer, _MOMENT)
+            finally:  # a second handler may raise
+                if not answer.is_there():
+                    os.ftruncate(data, 0)  # who finds nothing there does not run
+            # Whoever has looked before has said so before.
+            if hears and not answer.is_there():
+                self._hear_in(answer, 0.0)
+        finally:
+            if any(locked):
+                self._lock.release()
+        return answer.is_there() and answer.kind == STARTED
+
+    def _hear_in(self, answer: Answer, seconds: float) -> None:
+        """Reads what answers there are, and waits so long for that one."""
+        deadline = time.monotonic() + seconds
+        try:
+            while (line := self._line) is not None and not answer.is_there():
+                if not self._read(line):
+                    rest = deadline - time.monotonic()
+                    if rest <= 0 or not popen.wait_readable(line.fileno(), rest):
+                        return
+        except _Lost:
+            return
+
+    def forget(self, answer: Answer) -> None:
+        """Nobody waits for that any more."""
+        self._waiting.pop(answer.number, None)
+        close_all(answer.fds)
+
+    def _ask(self, line: _Line, number: int, fds: Sequence[int], files: bytes) -> None:
         try:
             send(line, START, number, len(fds), fds[:MOST_FDS], files)
             for at in range(MOST_FDS, len(fds), MOST_FDS):
                 send(line, MORE, number, 0, fds[at : at + MOST_FDS])
         except (BrokenPipeError, ConnectionResetError):
             raise _Lost from None
-        except BaseException:
+        except BaseException as error:
+            if self._line is not line and isinstance(error, OSError):
+                raise _Lost from None  # a start in a signal handler has lost it
             if len(fds) > MOST_FDS and self._line is line:
-                self._line = None  # the server must not wait for the rest, with all these in hand
-                _hang_up(line)
+                line.hang_up()  # the server must not wait for the rest, with all these in hand
+                self._line = None
             raise
 
-    def _hear(self, line: socket.socket, number: int, status: int) -> tuple[int, int | None, bytes]:
+    def _hear(self, line: _Line, answer: Answer, status: int) -> None:
         poll = select.poll()
-        poll.register(line, select.POLLIN)
+        try:
+            poll.register(line, select.POLLIN)
+        except ValueError:  # lost meanwhile, as above
+            raise _Lost from None
         poll.register(status, select.POLLIN)
         while True:
             ended = status in (fd for fd, _ in poll.poll())  # before the line is read: see above
             # A start in a signal handler may have read this one's answer, or lost the line.
-            while number not in self._answers and self._line is line and self._read(line):
+            while not answer.is_there() and self._line is line and self._read(line):
                 pass
-            if number in self._answers:
-                kind, word, fds = self._answers.pop(number)
-                if kind == REFUSED:
-                    raise OSError(word, os.strerror(word))
-                return word, fds[0] if fds else None, b""
+            if answer.is_there():
+                return
             if self._line is not line:
                 raise _Lost
             if ended:
-                said = os.read(status, STATUS.size)
-                return STATUS.unpack(said)[1], None, said
+                note(answer.said, os.read, status, STATUS.size)
 
-    def _read(self, line: socket.socket) -> bool:
+    def _read(self, line: _Line) -> bool:
         """Reads an answer, if there is one."""
-        while True:
+        while not self._packets:
             try:
-                packet, fds, _ = _native._receive_packet(line.fileno(), False)
-                break
+                note(self._packets, _native._receive_packet, line.fileno(), False)
             except BlockingIOError:
                 return False
             except ConnectionResetError:
                 pass  # it has not read all that was sent; what it has sent is there still
+            except OSError:
+                if self._line is line:
+                    raise
+                raise _Lost from None
+        packet, fds, _ = first = self._packets[0]
         if not packet:
             raise _Lost
         kind, number, word = HEAD.unpack_from(packet)
-        if number in self._waiting:
-            self._answers[number] = kind, word, fds
-        else:  # of a start that Ctrl-C has ended
-            for fd in fds:
-                os.close(fd)
+        answer = self._waiting.get(number)
+        if answer is None:  # of a start that Ctrl-C has ended
+            close_all(fds)
+        elif not answer.kind:
+            answer.fds, answer.word, answer.kind = fds, word, kind
+        elif answer.fds is not fds:
+            close_all(fds)  # the child says what the server has said
+        if self._packets and self._packets[0] is first:  # a handler may have looked at it, too
+            del self._packets[0]
         return True
 
-    def _connect(self) -> socket.socket:
+    def _connect(self) -> _Line:
         """Returns this process's line; makes one, to a new server if there is none."""
-        if self._line is not None:
+        if self._line is not None and self._line.fileno() >= 0:
             return self._line
         if self._door is not None:
-            mine, servers = _line()
-            with servers:
+            made: list[tuple[int, ...]] = []
+            try:
+                note(made, lifelines.make_line)
+                mine, servers = made[0]
+                line = _Line(mine)
                 if self._knock(servers):
-                    self._line = mine
-                    return mine
-            _hang_up(mine)
+                    self._line, made[0] = line, (servers,)
+                    return line
+            finally:
+                close_all(made)
             self._close_door()
         self._launch()
         assert self._line is not None
         return self._line
 
-    def _knock(self, end: socket.socket) -> bool:
+    def _knock(self, end: int) -> bool:
         """Hands in the server's end of a line at the door; is there still anybody?"""
         assert self._door is not None
         try:
@@ -287,38 +376,45 @@ class ForkServer:
             if os.fstat(self._door).st_ino != self._door_inode:
                 self._door = None
                 return False
-            with socket.socket(fileno=os.dup(self._door)) as door:
-                socket.send_fds(door, [b"."], [end.fileno()], socket.MSG_NOSIGNAL)
+            _native._send_packet(self._door, b".", [end])
         except OSError:
             return False
         return True
 
     def _launch(self) -> None:
-        mine, servers = _line()
-        with servers:
-            entry, door = packet_sockets()
+        made: list[Any] = []
+        pids: list[int] = []
+        try:
+            note(made, lifelines.make_line)
+            note(made, _native._socket_pair)
             # In a file: a command line has no room for a program's that is long itself.
-            file = _native._beside_standard(os.memfd_create("fastmp:preparation"))
-            with entry, door, open(file, "w+b") as preparation:
-                fds = {"line": servers.fileno(), "door": door.fileno(), "entry": entry.fileno()}
-                fds["preparation"] = preparation.fileno()
-                try:
-                    pickle.dump(self._preparation(), preparation)
-                    preparation.flush()
-                    preparation.seek(0)  # the server shares the position
-                    program = _PROGRAM if os.path.isfile(_WHERE["init"]) else _PROGRAM_ELSEWHERE
-                    program = program.format(**_WHERE, **fds)
-                    flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
-                    executable = os.fsencode(spawn.get_executable())
-                    if _may_be_frozen(executable):
-                        program = _OF_FROZEN_PROGRAM + program
-                    command = [executable, *flags, "-c", program]
-                    pid = interpreters.start(executable, command, fds.values())
-                except BaseException:
-                    _hang_up(mine)
-                    raise
-                self._line, self._forkserver_pid = mine, pid
-                self._keep_door(door.detach())
+            note(made, _native._data_file, "fastmp:preparation")
+            (mine, servers), (entry, door), file = made
+            with open(file, "w+b", closefd=False) as preparation:
+                pickle.dump(self._preparation(), preparation)
+                preparation.flush()
+                preparation.seek(0)  # the server shares the position
+            fds = {"line": servers, "door": door, "entry": entry, "preparation": file}
+            program = _PROGRAM if os.path.isfile(_WHERE["init"]) else _PROGRAM_ELSEWHERE
+            program = program.format(**_WHERE, **fds)
+            flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+            executable = os.fsencode(spawn.get_executable())
+            if _may_be_frozen(executable):
+                program = _OF_FROZEN_PROGRAM + program
+            line, inode = _Line(mine), _native._inode(door)
+            interpreters.start(executable, [executable, *flags, "-c", program], fds.values(), pids)
+            # Between these no signal handler runs.
+            self._line, self._forkserver_pid = line, pids[0]
+            self._door, self._door_inode = door, inode
+            made[:2] = (servers,), (entry,)
+        except BaseException:
+            for pid in pids:  # nobody would know of it
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):  # SIGCHLD may be ignored
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+            raise
+        finally:
+            close_all(made)
 
     def _preparation(self) -> dict[str, Any]:
         unchanged: Any = sys.modules.get("fastmp.unchanged")
@@ -339,23 +435,25 @@ class ForkServer:
         Raises:
             EOFError: it has ended by itself, as nobody expected it to: so would the next.
         """
-        line, self._line = self._line, None
-        if line is not None:
-            _hang_up(line)
+        # Whatever a signal handler interrupts is done once more.
+        self._packets = [each for each in self._packets if each[0]]  # of its end nobody need be told
+        if self._line is not None:
+            self._line.hang_up()
+            self._line = None
         self._close_door()
-        pid, self._forkserver_pid = self._forkserver_pid, None
-        if pid is not None and (code := _reap(pid)) is not None and code >= 0:
+        pid = self._forkserver_pid
+        code = None if pid is None else _reap(pid)
+        self._forkserver_pid = None
+        if code is not None and code >= 0:
             raise EOFError(f"the fork server has ended with exit code {code}")
 
     def _keep_door(self, door: int) -> None:
         self._door, self._door_inode = door, _native._inode(door)
 
     def _close_door(self) -> None:
-        door, self._door = self._door, None
-        if door is not None:
-            with contextlib.suppress(OSError):
-                if os.fstat(door).st_ino == self._door_inode:
-                    os.close(door)
+        if self._door is not None:
+            _native._close_same(self._door, self._door_inode)
+            self._door = None
 
     def _stop(self) -> None:
         """Lets the server end, and waits for it if it was started here. Used by tests."""
@@ -375,10 +473,9 @@ class ForkServer:
         """The line is the parent's, and so is the server's number. The door leads to it still."""
         self._lock._at_fork_reinit()  # type: ignore[attr-defined]
         line, self._line = self._line, None
-        if line is not None:
-            line.detach()  # `lifelines` has closed it
+        if line is not None:  # `lifelines` has closed it
             self._forkserver_pid = None
-            self._answers.clear()
+            self._packets.clear()
             self._waiting.clear()
 
     def _become_child(self, inherited: list[int]) -> None:
@@ -398,17 +495,9 @@ def packet_sockets() -> tuple[socket.socket, socket.socket]:
     return socket.socket(fileno=one), socket.socket(fileno=other)
 
 
-def _line() -> tuple[socket.socket, socket.socket]:
-    """Returns the ends of a new line, the client's first."""
-    mine, servers = lifelines.make_line()
-    return socket.socket(fileno=mine), socket.socket(fileno=servers)
-
-
-def _hang_up(mine: socket.socket) -> None:
-    lifelines.close(mine.detach())
-
-
-def _hung_up(line: socket.socket) -> bool:
+def _hung_up(line: _Line) -> bool:
+    if line.fileno() < 0:
+        return True
     poll = select.poll()
     poll.register(line, 0)
     return bool(poll.poll(0))
@@ -416,14 +505,16 @@ def _hung_up(line: socket.socket) -> bool:
 
 def _reap(pid: int) -> int | None:
     """Waits a moment for a server that has hung up; returns its exit code, None if nobody knows."""
-    pidfd = popen.open_pidfd(pid)
-    if pidfd is not None:
-        popen.wait_readable(pidfd, 1)
-        os.close(pidfd)
+    pidfd: list[int | None] = []
     try:
-        ended, status = os.waitpid(pid, 0 if pidfd is None else os.WNOHANG)
+        note(pidfd, popen.open_pidfd, pid)
+        if pidfd[0] is not None:
+            popen.wait_readable(pidfd[0], 1)
+        ended, status = os.waitpid(pid, 0 if pidfd[0] is None else os.WNOHANG)
     except ChildProcessError:
         return None
+    finally:
+        close_all(pidfd)
     return os.waitstatus_to_exitcode(status) if ended else None
 
 

@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from time import monotonic
 
 from . import start_method
+from .noting import RLock
 from .pools import messages
 from .pools.core import CLOSED, RUN, Core
 from .pools.jobs import Job, anew, open_answer
@@ -311,7 +312,7 @@ class ProcessPoolExecutor(_Stdlibs):
         self._initializer = initializer
         self._initargs = initargs
         self._max_tasks_per_child = max_tasks_per_child
-        self._shutdown_lock = threading.Lock()
+        self._shutdown_lock = RLock()
         self._shutdown_thread = False
         self._numbers = itertools.count()
         core = self._core = _Core(
@@ -364,11 +365,11 @@ class ProcessPoolExecutor(_Stdlibs):
         """Starts what is missing. Under the executor's own lock."""
         core = self._core
         if not self._is_started:
-            self._is_started = True
             if not self._safe_to_dynamically_spawn_children:
                 core.wanted = core.size
                 core.start_workers()
             core.watcher.start()
+            self._is_started = True  # last: a signal handler may have raised
         if self._safe_to_dynamically_spawn_children and core.needs_worker():
             core.wanted += 1
             core.start_workers(1)
@@ -441,24 +442,27 @@ class ProcessPoolExecutor(_Stdlibs):
         )
         owner = weakref.ref(self)
 
+        def each() -> Iterator[Any]:
+            while futures:
+                if buffersize and (executor := owner()) is not None and (one := next(tasks, None)) is not None:
+                    if chunksize == 1:
+                        futures.append(executor._submit(fn, None, one, {}))
+                    else:
+                        futures.append(executor._submit(fn, one, None, None))
+                    del executor, one
+                left = None if until is None else until - monotonic()
+                # What has been handed out is not kept here.
+                if chunksize == 1:
+                    yield _base._result_or_cancel(futures.popleft(), left)  # type: ignore[attr-defined]
+                    continue
+                chunk = _base._result_or_cancel(futures.popleft(), left)  # type: ignore[attr-defined]
+                chunk.reverse()
+                while chunk:
+                    yield chunk.pop()
+
         def results() -> Iterator[Any]:
             try:
-                while futures:
-                    if buffersize and (executor := owner()) is not None and (one := next(tasks, None)) is not None:
-                        if chunksize == 1:
-                            futures.append(executor._submit(fn, None, one, {}))
-                        else:
-                            futures.append(executor._submit(fn, one, None, None))
-                        del executor, one
-                    left = None if until is None else until - monotonic()
-                    # What has been handed out is not kept here.
-                    if chunksize == 1:
-                        yield _base._result_or_cancel(futures.popleft(), left)  # type: ignore[attr-defined]
-                        continue
-                    chunk = _base._result_or_cancel(futures.popleft(), left)  # type: ignore[attr-defined]
-                    chunk.reverse()
-                    while chunk:
-                        yield chunk.pop()
+                yield from each()
             finally:
                 for future in futures:
                     future.cancel()

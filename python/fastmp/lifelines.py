@@ -8,8 +8,7 @@ from ._native import _close_lifeline as close
 from ._native import _die_with as die_with
 from ._native import _keep_lifeline as keep
 from ._native import _make_lifeline as make
-from ._native import _make_lifelines as make_both
 from ._native import _make_line as make_line
 from ._native import _share_lifeline as share
 
-__all__ = ["close", "die_with", "keep", "make", "make_both", "make_line", "share"]
+__all__ = ["close", "die_with", "keep", "make", "make_line", "share"]

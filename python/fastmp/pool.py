@@ -9,7 +9,6 @@ import collections
 import itertools
 import multiprocessing.pool
 import os
-import threading
 import warnings
 import weakref
 from abc import ABCMeta
@@ -18,6 +17,7 @@ from multiprocessing.pool import ThreadPool
 
 from . import start_method
 from .exceptions import TimeoutError
+from .noting import RLock
 from .pools import messages
 from .pools.core import Core
 from .pools.feeding import LAZY, WINDOW, Source
@@ -192,7 +192,7 @@ class MapResult(ApplyResult):
         self._one_by_one = one_by_one  # a task is an item, not a list of one
         self._parts: dict[int, tuple[int, Any]] = {}
         """Answers by chunk, opened or not."""
-        self._opening = threading.RLock()  # this job's own: what is unpickled under it is its results
+        self._opening = RLock()  # this job's own: what is unpickled under it is its results
         self._unopened: collections.deque[int] = collections.deque()
         self._failure: tuple[int, Any] | None = None
         self._heard = 0
@@ -222,17 +222,20 @@ class MapResult(ApplyResult):
         if not self._unopened:
             return
         with self._opening:
-            while self._unopened:
-                index = self._unopened[0]
-                code, data = self._parts[index]
-                if code == messages.DONE_PICKLED:
-                    succeeded, value = open_answer(code, data)
-                    if not succeeded:
-                        self._failure = self._failure or (messages.RAISED, _here(value))
-                        return
-                    self._parts[index] = messages.DONE, value
-                # Last: an interrupt before it does that again.
-                self._unopened.popleft()
+            self._digest()
+
+    def _digest(self) -> None:
+        while self._unopened:
+            index = self._unopened[0]
+            code, data = self._parts[index]
+            if code == messages.DONE_PICKLED:
+                succeeded, value = open_answer(code, data)
+                if not succeeded:
+                    self._failure = self._failure or (messages.RAISED, _here(value))
+                    return
+                self._parts[index] = messages.DONE, value
+            # Last: an interrupt before it does that again.
+            self._unopened.popleft()
 
     def _opened(self) -> tuple[bool, Any]:
         with self._opening:
@@ -497,6 +500,8 @@ class Pool(_Stdlibs, metaclass=ABCMeta):
     Results are collected by the threads that wait for them.
     """
 
+    _state = "INIT"
+
     def __init__(
         self,
         processes: int | None = None,
@@ -525,7 +530,6 @@ class Pool(_Stdlibs, metaclass=ABCMeta):
             ValueError: an argument is out of its range.
             TypeError: `initializer` cannot be called.
         """
-        self._state = "INIT"
         self._pool: list[Any] = []
         self._ctx = context or start_method.default_context()
         if processes is None:
@@ -552,17 +556,21 @@ class Pool(_Stdlibs, metaclass=ABCMeta):
             retries=retries,
             most=maxtasksperchild,
         )
-        core.setup.begin(initializer, initargs, shared, self._ctx.get_start_method() == "fork")
-        self._pool = core.processes
-        self._cache = core.jobs
-        core.start_workers()
-        core.watcher.start()
-        # At exit, before daemonic children are ended. When it is collected, that may be between any
-        # two lines of the core's: the watcher ends it then.
-        self._terminate = core.at_exit = util.Finalize(None, core.terminate, exitpriority=15)
-        self._abandon = weakref.ref(self, core.abandon)
-        core.owner = self._abandon
-        self._state = RUN
+        try:
+            core.setup.begin(initializer, initargs, shared, self._ctx.get_start_method() == "fork")
+            self._pool = core.processes
+            self._cache = core.jobs
+            core.start_workers()
+            core.watcher.start()
+            # At exit, before daemonic children are ended. When it is collected, that may be between
+            # any two lines of the core's: the watcher ends it then.
+            self._terminate = core.at_exit = util.Finalize(None, core.terminate, exitpriority=15)
+            self._abandon = weakref.ref(self, core.abandon)
+            core.owner = self._abandon
+            self._state = RUN
+        except BaseException:  # of a signal handler, too: nobody has the pool
+            core.discard()
+            raise
 
     def __del__(self, _warn: Any = warnings.warn, RUN: str = RUN) -> None:
         core = getattr(self, "_core", None)
@@ -881,8 +889,14 @@ def _starter(process: Any, context: Any) -> Callable[[Callable[..., None], tuple
         worker = process(context, target=target, args=args)
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = True
-        worker.start()
-        util.debug("added worker")
+        try:
+            worker.start()
+            util.debug("added worker")
+        except BaseException:
+            if worker.pid is not None:  # a signal handler has raised, and nobody else knows of it
+                worker.kill()
+                worker.join()
+            raise
         return worker
 
     return start

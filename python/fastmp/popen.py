@@ -24,17 +24,20 @@ import os
 import select
 import signal
 import struct
-import threading
+import sys
 import time
 from multiprocessing import popen_fork
 
 from . import _native, lifelines
+from ._native import _open_child as open_pidfd
+from .noting import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
     from typing import Any
 
-__all__ = ["UNKNOWN", "Popen", "open_pidfd", "wait_readable"]
+__all__ = ["UNKNOWN", "Popen", "give_readers", "open_pidfd", "wait_readable"]
 
 UNKNOWN = 255  # the exit code of a child of which nobody knows how it ended
 
@@ -43,7 +46,7 @@ _GET_INFO = 0xC040FF0B  # PIDFD_GET_INFO of a struct pidfd_info in its first ver
 _INFO_EXIT = 1 << 3  # PIDFD_INFO_EXIT, from Linux 6.15 on
 _STATUS_AT = 60  # where in it the wait status is
 
-_ending = threading.RLock()  # held while a child is reaped or its descriptors closed; signal handlers do so too
+_ending = RLock()  # held while a child is reaped or its descriptors closed; signal handlers do so too
 os.register_at_fork(after_in_child=_ending._at_fork_reinit)  # type: ignore[attr-defined]
 
 
@@ -64,22 +67,26 @@ def wait_readable(fd: int, timeout: Any = None) -> bool:
             return False
 
 
-def open_pidfd(pid: int) -> int | None:
-    """Returns a pidfd of that child; None where none is to be had, or if somebody has reaped the
-    child: the number may be a stranger's."""
-    return _native._open_child(pid)
+def give_readers(process_obj: BaseProcess, pid: int, execs: bool = False) -> None:
+    """What readers of broadcasts the child was started with are its own; `execs`: it runs a program."""
+    if (module := sys.modules.get("fastmp.broadcast")) is not None:
+        module.give_readers(process_obj, pid, execs)
 
 
 class Popen(popen_fork.Popen):
-    """What every start method shares; `_launch` is left to it, which sets what is declared here."""
+    """What every start method shares; `_launch` is left to it.
+
+    What is declared here the core sets, all in one step, when there is a child: no signal handler
+    comes in between, and the process object knows of it as well (`bootstrap/launch.rs`).
+    """
 
     pid: int
     sentinel: int  # readable from the child's end on
     returncode: int | None
     _pidfd: int | None = None
-    _owned: tuple[int, ...] | None = None  # of the process of that pid
-    _owner = 0
-    _lifeline: int
+    _owned: tuple[int, ...] | None = None  # descriptors that are closed in the end
+    _owner = 0  # the process that does so
+    _lifeline: int  # as well
     _users = 0  # that may be about to use the descriptors
     _closing = False
 
@@ -146,12 +153,6 @@ class Popen(popen_fork.Popen):
         # Nobody uses them any more: a lock, which another thread may hold, is not waited for.
         if os is not None and lifelines is not None:
             self._close()
-
-    def _own(self, fds: tuple[int, ...], lifeline: int) -> None:
-        """Has these closed in the end."""
-        self._lifeline = lifeline
-        self._owner = os.getpid()
-        self._owned = fds
 
     def _enter(self) -> bool:
         """Keeps the descriptors open until `_leave`; not if it is known how the child has ended."""

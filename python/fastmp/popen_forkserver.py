@@ -7,7 +7,7 @@ import time
 from multiprocessing import spawn
 from multiprocessing.process import BaseProcess
 
-from . import forkserver, popen, popen_spawn, shared_tracker
+from . import _native, forkserver, launching, popen, shared_tracker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _DupFd:
         return inherited[self._index]
 
 
-class Popen(popen_spawn.Popen):
+class Popen(launching.Launched):
     """A running child that the server has forked. What it needs lies in a memory file, as for spawn."""
 
     method = "forkserver"
@@ -40,6 +40,7 @@ class Popen(popen_spawn.Popen):
 
     def __init__(self, process_obj: BaseProcess) -> None:
         self._inherited: list[int] = []
+        self._answer = forkserver.Answer()
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -52,25 +53,25 @@ class Popen(popen_spawn.Popen):
         # process, in a moment.
         return spawn.get_preparation_data("ForkServerProcess")
 
-    def _start(self, process_obj: BaseProcess, parent_sentinel: int, lifeline: int) -> int:
-        fds = [self._data, parent_sentinel, lifeline, *shared_tracker.descriptors().values(), *self._inherited]
-        try:
-            pid, self._pidfd, said = forkserver._forkserver.start(fds, shared_tracker.files(), self.sentinel)
-        except BaseException:
-            os.ftruncate(self._data, 0)  # who finds nothing there does not run
-            raise
-        self._said = [said]
-        return pid
+    def _start(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
+        # Its end is told by the pidfd, how it ended by this pipe, which else tells both.
+        self._status = launch.told
+        os.set_blocking(self._status, False)
+        fds = [launch.data, launch.parent_sentinel, launch.lifeline]
+        fds += [*shared_tracker.descriptors().values(), *self._inherited]
+        forkserver._forkserver.start(fds, shared_tracker.files(), self._status, self._answer)
+        self._know(process_obj, launch)
 
-    def _hold(self, lifeline: int, told: int) -> None:
-        """Its end is told by the pidfd, how it ended by the pipe that else tells both."""
-        os.set_blocking(told, False)
-        self._status = told
-        if self._pidfd is None:
-            self._own((told,), lifeline)
-        else:
-            self.sentinel = self._pidfd
-            self._own((told, self._pidfd), lifeline)
+    def _know(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
+        answer = self._answer
+        self._said = answer.said
+        launch._know_by(process_obj, self, answer.word, answer.fds)
+        forkserver._forkserver.forget(answer)
+
+    def _save(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
+        if forkserver._forkserver.settle(self._answer, launch.data):
+            self._know(process_obj, launch)
+        forkserver._forkserver.forget(self._answer)
 
     def _look(self, flag: int, patience: float | None) -> int | None:
         if self._pidfd is not None:

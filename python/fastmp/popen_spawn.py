@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from multiprocessing import context, spawn, util
+from multiprocessing import spawn, util
 from multiprocessing.process import BaseProcess
 
-from . import _native, handles, interpreters, pickling, popen_fork, shared_tracker
+from . import _native, handles, interpreters, launching, popen, shared_tracker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO
+    from typing import Any
 
 __all__ = ["Popen"]
 
@@ -41,19 +41,15 @@ def _command_line(**fds: int) -> list[str]:
     return [spawn.get_executable(), *flags, "-c", program, "--multiprocessing-fork"]
 
 
-class Popen(popen_fork.Popen):
-    """A running child with an interpreter of its own.
-
-    What it needs lies complete in a memory file before it is started: `start()` never waits for the
-    child to read, and the child starts even if this process dies meanwhile.
-    """
+class Popen(launching.Launched):
+    """A running child with an interpreter of its own."""
 
     method = "spawn"
     DupFd = handles.DupFd
-    forgets_lent = True
 
     def __init__(self, process_obj: BaseProcess) -> None:
         self._fds: set[int] = set()
+        self._pids: list[int] = []
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -61,31 +57,18 @@ class Popen(popen_fork.Popen):
         self._fds.add(fd)
         return fd
 
-    def _launch(self, process_obj: BaseProcess) -> None:
-        data = _native._beside_standard(os.memfd_create("fastmp:start"))
-        with open(data, "w+b") as file:
-            self._write(process_obj, file)
-            file.seek(0)  # the child shares the position
-            self._data = data
-            super()._launch(process_obj)
-        handles.forget_lent(self)
-
     def _preparation(self, process_obj: BaseProcess) -> dict[str, Any]:
         return spawn.get_preparation_data(process_obj.name)
 
-    def _write(self, process_obj: BaseProcess, file: BinaryIO) -> None:
-        preparation = self._preparation(process_obj)
-        outer = context.get_spawning_popen()  # what is being pickled there may have started this
-        context.set_spawning_popen(self)  # type: ignore[arg-type]
-        try:
-            context.reduction.dump(preparation, file)  # type: ignore[attr-defined]
-            pickling.dump_process(process_obj, file)
-        finally:
-            context.set_spawning_popen(outer)
-
-    def _start(self, process_obj: BaseProcess, parent_sentinel: int, lifeline: int) -> int:
-        fds = {"data": self._data, "parent_sentinel": parent_sentinel, "lifeline": lifeline}
+    def _start(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
+        fds = {"data": launch.data, "parent_sentinel": launch.parent_sentinel, "lifeline": launch.lifeline}
         fds.update(shared_tracker.descriptors())
         passed = sorted(self._fds.union(fds.values()))
         executable = os.fsencode(spawn.get_executable())
-        return interpreters.start(executable, _command_line(**fds), passed)
+        launch._give_to_next_child()
+        interpreters.start(executable, _command_line(**fds), passed, self._pids)
+        launch._know(process_obj, self, self._pids[0], popen.open_pidfd)
+
+    def _save(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
+        if self._pids:
+            launch._know(process_obj, self, self._pids[0], popen.open_pidfd)

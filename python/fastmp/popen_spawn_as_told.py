@@ -9,7 +9,7 @@ from __future__ import annotations
 from multiprocessing import popen_spawn_posix
 
 from . import handles
-from .popen_fork import give_readers
+from .popen import give_readers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import threading
 
 from . import _native
+from .noting import RLock, close_all, note
 from .on_import import after_import
 
 TYPE_CHECKING = False
@@ -59,7 +59,7 @@ else:
 
 _tree: _Tree | None = None
 _ready: _Tree | None = None  # of a process for whose children all is prepared but the numbers
-_lock = threading.RLock()  # a signal handler may start a process, too
+_lock = RLock()  # a signal handler may start a process, too
 
 
 class _Tree:
@@ -178,23 +178,21 @@ def _make_whole() -> None:
         return
     with _lock:
         if _stdlibs() is None or _tree is not None:
-            made = _made()
-            if made is not None:
-                _take(made)
+            _make()
 
 
-def _made() -> _Tree | None:
-    fds: list[int] = []
+def _make() -> None:
+    made: list[Any] = []
     try:
-        fds.extend(_native._pipe())
-        reader, writer = fds
-        fds.append(_native._beside_standard(os.memfd_create("fastmp:tracker")))
-        _locked(fds[2])  # or the kernel refuses that
-        return _Tree(writer, reader, fds[2])
+        note(made, _native._pipe)
+        note(made, _native._data_file, "fastmp:tracker")
+        (reader, writer), lock = made
+        _locked(lock)  # or the kernel refuses that
+        _take(_Tree(writer, reader, lock), made)
     except OSError:
-        for fd in fds:
-            os.close(fd)
-        return None
+        return
+    finally:
+        close_all(made)
 
 
 def descriptors() -> dict[str, int]:
@@ -292,9 +290,14 @@ class _PosixShm:
         return getattr(self._functions, name)
 
 
-def _take(tree: _Tree) -> None:
+def _take(tree: _Tree, made: list[Any] | None = None) -> None:
+    """Has `tree` be the one of this process; its descriptors are those in `made` no more."""
     global _tree
+    if made is None:
+        made = []
+    # No signal handler comes between these.
     _tree = tree
+    made.clear()
     if _ready is None or _MODULE in sys.modules:
         after_import(_MODULE, _teach)
     if _ready is None:

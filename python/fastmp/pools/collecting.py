@@ -80,25 +80,28 @@ class Collecting:
             return True
         if os.getpid() != self.pid:
             raise ValueError("a pool works in the process that made it alone")
-        until = None if timeout is None else monotonic() + timeout
-        left = timeout
         try:
-            while True:
-                if self.sources:
-                    self.pump()
-                    if ready():
-                        return True
-                if not self._lead(left, ready):
-                    self._follow(job, ready, left)
-                job.digest()
-                if ready():
-                    return True
-                if until is not None:
-                    left = until - monotonic()
-                    if left <= 0:
-                        return False
+            return self._wait(job, ready, timeout)
         finally:
             self._hand_over()
+
+    def _wait(self, job: Any, ready: Callable[[], bool], timeout: float | None) -> bool:
+        until = None if timeout is None else monotonic() + timeout
+        left = timeout
+        while True:
+            if self.sources:
+                self.pump()
+                if ready():
+                    return True
+            if not self._lead(left, ready):
+                self._follow(job, ready, left)
+            job.digest()
+            if ready():
+                return True
+            if until is not None:
+                left = until - monotonic()
+                if left <= 0:
+                    return False
 
     def collect(self) -> None:
         """Takes what is there, if nobody else is about to."""
@@ -152,7 +155,12 @@ class Collecting:
             self.apply()
             return True
         finally:
-            with self.lock:
+            try:
+                with self.lock:
+                    if self.leader is token:
+                        self.leader = None
+            finally:
+                # Waiting for the lock a handler may have raised, and nobody could lead from now on.
                 if self.leader is token:
                     self.leader = None
 

@@ -74,6 +74,7 @@ import threading
 from time import monotonic
 
 from .. import queues
+from ..noting import RLock
 from . import slots
 from .collecting import Collecting
 from .feeding import Feeding
@@ -84,7 +85,7 @@ from .worker import Setup, work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from .jobs import Job
@@ -118,7 +119,7 @@ class Core(Collecting, Feeding):
         self.on_death = on_death
         self.retries = retries
         # Reentrant: a signal handler may end the pool in the middle of a few lines of it.
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.tasks = queues.Queue(requeue=True)
         self.answers = queues.Queue()
         self.slots = slots.create(size)
@@ -158,17 +159,22 @@ class Core(Collecting, Feeding):
 
     def start_workers(self, count: int | None = None) -> None:
         """Starts those that are missing; if one cannot be started, ends those that could."""
-        missing = [number for number in range(self.size) if number not in self.workers]
+        missing = [number for number in range(self.size) if number not in self.workers][:count]
         try:
-            for number in missing[:count]:
-                self.start_worker(number)
+            self._start_each(missing)
         except BaseException:
-            for process in self.processes:
-                if process.exitcode is None:
-                    process.terminate()
-            for process in self.processes:
+            started = [process for number in missing if (process := self.workers.pop(number, None)) is not None]
+            for process in started:
+                process.terminate()
+            for process in started:
                 process.join()
+                if process in self.processes:
+                    self.processes.remove(process)
             raise
+
+    def _start_each(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self.start_worker(number)
 
     def look_at_times(self, seconds: float) -> None:
         """The watcher looks often enough for a task that may take so long. It stands in the table."""
@@ -193,24 +199,29 @@ class Core(Collecting, Feeding):
 
     def apply(self) -> None:
         """Writes what has arrived into the table. By the leader."""
-        arrivals, jobs = self.arrivals, self.jobs
-        closed = False
         with self.lock:
-            while arrivals:
-                answer = arrivals[0]
-                if answer is not None:
-                    number, index, _, code, data = answer
-                    if code >= DIED:
-                        self.watcher.notices.append((answer, monotonic()))
-                        self.watcher.wake()
-                    elif (job := jobs.get(number)) is not None and (index in job.open or index == job.closing):
-                        self._close(job, index, code, data)
-                        closed = True
-                arrivals.popleft()
+            closed = self._apply()
         if self.feeder is not None:
             self.has_room.set()
         if closed:
             self.after_closing()
+
+    def _apply(self) -> bool:
+        """Under the lock. Is a task closed?"""
+        arrivals, jobs = self.arrivals, self.jobs
+        closed = False
+        while arrivals:
+            answer = arrivals[0]
+            if answer is not None:
+                number, index, _, code, data = answer
+                if code >= DIED:
+                    self.watcher.notices.append((answer, monotonic()))
+                    self.watcher.wake()
+                elif (job := jobs.get(number)) is not None and (index in job.open or index == job.closing):
+                    self._close(job, index, code, data)
+                    closed = True
+            arrivals.popleft()
+        return closed
 
     def _close(self, job: Job, index: int, code: int, data: Any) -> None:
         """What was heard of this task is the first. Under the lock.
@@ -273,16 +284,20 @@ class Core(Collecting, Feeding):
         with self.lock:
             sources = self.sources[:]
             self.sources.clear()
-            for job in list(self.jobs.values()):
-                job.abandon(code, data)
-                for index in list(job.open):
-                    self._close(job, index, code, data)
-                if job.number in self.jobs:
-                    self.close_job(job)
+            self._fail_all(code, data)
             self.wake_all()
         del sources  # may run code of users
         self.after_closing()
         self.wake_leader()
+
+    def _fail_all(self, code: int, data: Any) -> None:
+        """Under the lock."""
+        for job in list(self.jobs.values()):
+            job.abandon(code, data)
+            for index in list(job.open):
+                self._close(job, index, code, data)
+            if job.number in self.jobs:
+                self.close_job(job)
 
     # The end.
 
@@ -395,6 +410,15 @@ class Core(Collecting, Feeding):
             process.join()
         self.join_reserve()
         self.close_queues()
+
+    def discard(self) -> None:
+        """Ends what there is of a pool that could not be made. Nothing is left to the collector: a
+        thread whose `start()` a signal handler has interrupted may be known to `threading` for ever."""
+        self.terminate(kill=True)
+        self.join()
+        self.workers.clear()
+        self.processes.clear()
+        self.watcher.close()
 
     def has_jobs(self) -> bool:
         return bool(self.jobs)

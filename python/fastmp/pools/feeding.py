@@ -223,22 +223,26 @@ class Feeding:
     def pump(self, foreign: bool = False) -> None:
         """Puts what there is room for."""
         while not self.is_over:
-            mine = None
+            mine: list[Source] = []
             try:
                 with self.lock:
                     room = self._room()
-                    for source in self.sources:
-                        if source.foreign == foreign and not source.busy and self._wants(source, room):
-                            # No call in between: a signal handler may raise behind one.
-                            mine = source
-                            source.busy = True
-                            break
-                if mine is None:
+                    self._choose(foreign, room, mine)
+                if not mine:
                     return
-                self._feed(mine, room)
+                self._feed(mine[0], room)
             finally:
-                if mine is not None:
-                    mine.busy = False
+                if mine:
+                    mine[0].busy = False
+
+    def _choose(self, foreign: bool, room: int, mine: list[Source]) -> None:
+        """Finds a source that is to be fed, which is the caller's then. Under the lock."""
+        for source in self.sources:
+            if source.foreign == foreign and not source.busy and self._wants(source, room):
+                # No call in between: a signal handler may raise behind one.
+                source.busy = True
+                mine.append(source)
+                return
 
     def _wants(self, source: Source, room: int) -> bool:
         if source.made:
@@ -256,20 +260,7 @@ class Feeding:
         with self.lock:
             is_there = job.number in self.jobs
             if is_there:
-                for task, size in made:
-                    if task[1] not in job.open:  # else it comes again, after an interrupt
-                        # No call in between, as in `_close`.
-                        job.open[task[1]] = size
-                        self.bytes += size
-                        self.count += 1
-                    if source.seconds is not None:
-                        self.timed[job.number, task[1]] = source.seconds
-                for index, error in source.failures:
-                    job.arrive(index, RAISED, pickled_error(error))
-                if source.is_empty and not source.fetched:
-                    if source.error is not None:
-                        job.broken_off(RAISED, pickled_error(source.error))
-                    job.exhausted()
+                self._open(source, made)
         if is_there and made:
             if source.seconds is not None:
                 self.look_at_times(source.seconds)
@@ -288,3 +279,21 @@ class Feeding:
         self.after_closing()
         if failed or is_empty:
             self.wake_leader()  # who may have nothing to wait for
+
+    def _open(self, source: Source, made: list[tuple[Any, int]]) -> None:
+        """Writes tasks that are about to be put into the table. Under the lock."""
+        job = source.job
+        for task, size in made:
+            if task[1] not in job.open:  # else it comes again, after an interrupt
+                # No call in between, as in `_close`.
+                job.open[task[1]] = size
+                self.bytes += size
+                self.count += 1
+            if source.seconds is not None:
+                self.timed[job.number, task[1]] = source.seconds
+        for index, error in source.failures:
+            job.arrive(index, RAISED, pickled_error(error))
+        if source.is_empty and not source.fetched:
+            if source.error is not None:
+                job.broken_off(RAISED, pickled_error(source.error))
+            job.exhausted()

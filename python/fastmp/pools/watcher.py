@@ -17,6 +17,7 @@ import time
 from time import monotonic, monotonic_ns
 
 from .._native import _pipe
+from ..noting import close_all, note
 from . import slots
 from .jobs import open_answer, pickled_error
 from .messages import FAILED, RAISED
@@ -52,6 +53,8 @@ class Death:
 class Watcher:
     """That part of a pool."""
 
+    reader = writer = -1  # of the pipe by which it is woken
+
     def __init__(self, core: Core) -> None:
         self.core = core
         self.notices: list[tuple[Any, float]] = []
@@ -70,15 +73,27 @@ class Watcher:
         self.poll = select.poll()
         self.watched: dict[int, int] = {}  # a sentinel, and its worker's number
         self.is_woken = False
-        self.reader = self.writer = -1
 
     def start(self) -> None:
-        self.reader, self.writer = _pipe()
+        """Again, if a signal handler has ended that in the middle."""
+        if self.reader < 0:
+            self._make_pipe()
         for fd in (self.reader, self.writer):
             os.set_blocking(fd, False)
         self.poll.register(self.reader, select.POLLIN)
-        self.thread = threading.Thread(target=self._run, name="fastmp-pool-watcher", daemon=True)
-        self.thread.start()
+        if self.thread is None or not self.thread.is_alive():
+            self.thread = threading.Thread(target=self._run, name="fastmp-pool-watcher", daemon=True)
+            self.thread.start()
+
+    def _make_pipe(self) -> None:
+        ends: list[tuple[int, int]] = []
+        try:
+            note(ends, _pipe)
+            # No signal handler comes between these.
+            self.reader, self.writer = ends[0]
+            ends.clear()
+        finally:
+            close_all(ends)
 
     def wake(self) -> None:
         if not self.is_woken:
@@ -90,14 +105,22 @@ class Watcher:
 
     def join(self) -> None:
         if self.thread is not None and self.thread.ident is not None:
-            self.thread.join()
+            # A signal handler may have raised in its `start()`: then it finds no more to do.
+            with contextlib.suppress(RuntimeError):
+                self.thread.join()
+
+    def close(self) -> None:
+        if self.writer >= 0 and self.core.pid == os.getpid():
+            fds = [self.reader, self.writer]
+            self.reader = self.writer = -1
+            close_all(fds)
 
     def __del__(self) -> None:
-        for fd in (self.reader, self.writer):
-            if fd >= 0 and self.core.pid == os.getpid():
-                os.close(fd)
+        self.close()
 
     def _run(self) -> None:
+        if self.thread is not threading.current_thread():
+            return  # another has been started since
         from .deaths import kills_for_memory
 
         core = self.core
@@ -251,7 +274,7 @@ class Watcher:
         with core.lock:
             if core.is_over or core.state == "TERMINATE":
                 return
-            missing = [number for number in range(core.wanted) if number not in core.workers]
+            missing = sorted(set(range(core.wanted)).difference(core.workers))
         self.again = 0.0
         for number in missing:
             try:

@@ -28,7 +28,7 @@ mod _native {
     #[pymodule_export]
     use crate::batch::put_many;
     #[pymodule_export]
-    use crate::bootstrap::{Child, reset_threading};
+    use crate::bootstrap::{Child, Launch, reset_threading};
     #[pymodule_export]
     use crate::broadcast::{Broadcast, BroadcastReader};
     #[pymodule_export]
@@ -49,8 +49,8 @@ mod _native {
     use crate::specialize::own_descriptors;
     #[pymodule_export]
     use crate::starting::{
-        close_lifeline, die_with, ended, inode, keep_lifeline, make_lifeline, make_lifelines, make_line, open_child,
-        reap, receive_packet, send_packet, send_self, share_lifeline,
+        close_all, close_lifeline, close_same, data_file, die_with, ended, inode, keep_lifeline, make_lifeline,
+        make_line, open_child, reap, receive_packet, send_packet, send_self, share_lifeline,
     };
     #[pymodule_export]
     use crate::synchronize::barrier::Barrier;
@@ -91,6 +91,7 @@ mod _native {
         crate::connection::install(&py.get_type::<Connection>())?;
         crate::queue::install(&py.get_type::<Queue>())?;
         module.add("Queue", crate::queue::class(py)?)?;
+        module.add("_call", operator::new::<operator::Call>(py, c"fastmp._native.Call")?)?;
         module.add("_get", operator::new::<crate::queue::Get>(py, c"fastmp._native.Get")?)?;
         module.add("_get_many", operator::new::<crate::batch::GetMany>(py, c"fastmp._native.GetMany")?)?;
         module.add("_recv_broadcast", operator::new::<RecvBroadcast>(py, c"fastmp._native.RecvBroadcast")?)?;

@@ -4,7 +4,7 @@ use std::os::fd::{IntoRawFd, RawFd};
 
 use fastmp_core::sys::{lifelines, starting};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::blocking::wait as until_done;
 use crate::errors::raise;
@@ -17,6 +17,23 @@ use crate::errors::raise;
 #[pyo3(name = "_inode")]
 pub fn inode(fd: RawFd) -> PyResult<u64> {
     starting::inode(fd).map_err(raise)
+}
+
+/// Closes this number, if the file of that inode is behind it still.
+#[pyfunction]
+#[pyo3(name = "_close_same")]
+pub fn close_same(fd: RawFd, inode: u64) {
+    starting::close_same(fd, inode);
+}
+
+/// Returns an empty file in memory, as `_beside_standard` has it. The name is for who looks at it.
+///
+/// Raises:
+/// - OSError: no descriptor is to be had.
+#[pyfunction]
+#[pyo3(name = "_data_file")]
+pub fn data_file(name: &str) -> PyResult<RawFd> {
+    Ok(starting::data_file(name).map_err(raise)?.into_raw_fd())
 }
 
 /// Returns a pidfd of a child; None if there is none to be had, or the child has been reaped.
@@ -41,6 +58,27 @@ pub fn ended(py: Python<'_>, pidfd: RawFd, wait: bool) -> PyResult<Option<i32>> 
 #[pyo3(name = "_reap")]
 pub fn reap(pidfd: RawFd) {
     starting::reap(pidfd);
+}
+
+/// Closes descriptors and lifelines, and takes them from the list, with no step of Python's in
+/// between. In it are numbers, tuples of some, and None.
+#[pyfunction]
+#[pyo3(name = "_close_all")]
+pub fn close_all(fds: &Bound<'_, PyList>) -> PyResult<()> {
+    while let Some(last) = fds.len().checked_sub(1) {
+        let held = fds.get_item(last)?;
+        let numbers = match held.cast::<PyTuple>() {
+            Ok(some) => some.extract::<Vec<RawFd>>()?,
+            Err(_) => held.extract::<Option<RawFd>>()?.into_iter().collect(),
+        };
+        fds.del_item(last)?;
+        for fd in numbers {
+            if !lifelines::close(fd) {
+                starting::close(fd);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Sends a packet with descriptors.
@@ -91,18 +129,6 @@ pub fn receive_packet<'py>(
 pub fn make_lifeline() -> PyResult<(RawFd, RawFd)> {
     let (told, lifeline) = lifelines::make().map_err(raise)?;
     Ok((told.into_raw_fd(), lifeline))
-}
-
-/// Returns two pipes for the next child that this thread forks: the end that becomes readable when
-/// that child ends, and the end that it alone keeps; then as `_make_lifeline`.
-///
-/// Raises:
-/// - OSError: no descriptors are to be had.
-#[pyfunction]
-#[pyo3(name = "_make_lifelines")]
-pub fn make_lifelines() -> PyResult<(RawFd, RawFd, RawFd, RawFd)> {
-    let made = lifelines::make_both().map_err(raise)?;
-    Ok((made.told.into_raw_fd(), made.childs, made.parent_sentinel.into_raw_fd(), made.lifeline))
 }
 
 /// Returns a connected pair of packet sockets, the first a lifeline of this process.

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -69,16 +70,45 @@ impl AtFork for Forking {
     }
 }
 
-/// The two pipes of a child that this thread is about to fork.
+/// A lifeline that is closed with this value.
+pub struct Kept(RawFd);
+
+impl Kept {
+    /// Its number.
+    pub fn number(&self) -> RawFd {
+        self.0
+    }
+
+    /// The next child that this thread forks has it, and is the only one.
+    pub fn give_to_next_child(&self) {
+        let mut kept = kept();
+        if let Some(lifeline) = kept.iter_mut().find(|lifeline| lifeline.fd == self.0) {
+            lifeline.forks = Some(this_thread());
+        }
+    }
+
+    /// Its number; it stays open.
+    pub fn into_number(self) -> RawFd {
+        ManuallyDrop::new(self).0
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        close(self.0);
+    }
+}
+
+/// The two pipes of a child that is about to be started.
 pub struct Both {
     /// Becomes readable when the child ends.
     pub told: OwnedFd,
-    /// What the child alone keeps: to be closed by [`close`].
-    pub childs: RawFd,
+    /// What the child alone keeps.
+    pub childs: Kept,
     /// Becomes readable when this process ends.
     pub parent_sentinel: OwnedFd,
     /// A lifeline of this process.
-    pub lifeline: RawFd,
+    pub lifeline: Kept,
 }
 
 /// Make an end that becomes readable when this process ends, and its lifeline.
@@ -88,10 +118,10 @@ pub struct Both {
 pub fn make() -> Result<(OwnedFd, RawFd)> {
     let mut kept = kept();
     let (told, lifeline) = pipe()?;
-    Ok((told, keep_in(&mut kept, lifeline, None)?))
+    Ok((told, keep_in(&mut kept, lifeline)?))
 }
 
-/// Make what the next child of this thread needs.
+/// Make what a child needs. Who forks it gives it `childs` by [`Kept::give_to_next_child`].
 ///
 /// # Errors
 /// As [`make`].
@@ -99,9 +129,9 @@ pub fn make_both() -> Result<Both> {
     let mut kept = kept();
     let (told, childs) = pipe()?;
     let (parent_sentinel, lifeline) = pipe()?;
-    let lifeline = keep_in(&mut kept, lifeline, None)?;
-    let childs = keep_in(&mut kept, childs, Some(this_thread()))?;
-    Ok(Both { told, childs, parent_sentinel, lifeline })
+    let lifeline = keep_in(&mut kept, lifeline)?;
+    let childs = keep_in(&mut kept, childs)?;
+    Ok(Both { told, childs: Kept(childs), parent_sentinel, lifeline: Kept(lifeline) })
 }
 
 /// Make a connected pair of packet sockets, the first a lifeline of this process.
@@ -112,13 +142,13 @@ pub fn make_line() -> Result<(RawFd, OwnedFd)> {
     let mut kept = kept();
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let (mine, other) = standard::both_beside(pair)?;
-    Ok((keep_in(&mut kept, mine, None)?, other))
+    Ok((keep_in(&mut kept, mine)?, other))
 }
 
-fn keep_in(kept: &mut Vec<Lifeline>, fd: OwnedFd, forks: Option<u64>) -> Result<RawFd> {
+fn keep_in(kept: &mut Vec<Lifeline>, fd: OwnedFd) -> Result<RawFd> {
     let file = inode(fd.as_raw_fd())?;
     let fd = fd.into_raw_fd();
-    kept.push(Lifeline { fd, file, forks });
+    kept.push(Lifeline { fd, file, forks: None });
     Ok(fd)
 }
 
@@ -138,14 +168,16 @@ pub fn share(fd: RawFd) {
     kept().retain(|lifeline| lifeline.fd != fd);
 }
 
-/// Close a lifeline, if it is one still.
-pub fn close(fd: RawFd) {
+/// Close a lifeline, if it is one still: whether it was.
+pub fn close(fd: RawFd) -> bool {
     // The lock is held: a child must not close a number that is somebody else's by now.
     let mut kept = kept();
-    if let Some(at) = kept.iter().position(|lifeline| lifeline.fd == fd) {
+    let at = kept.iter().position(|lifeline| lifeline.fd == fd);
+    if let Some(at) = at {
         let Lifeline { file, .. } = kept.swap_remove(at);
         close_same(fd, file);
     }
+    at.is_some()
 }
 
 /// Have this process killed when the process ends whose lifeline `told` is about.
@@ -189,13 +221,17 @@ mod tests {
     fn a_child_has_the_lifeline_that_was_made_for_it_and_no_other() -> Result<()> {
         let (other, before) = make()?;
         let both = make_both()?;
+        both.childs.give_to_next_child();
+        let others = make_both()?;
         let (shared, kept) = make()?;
         share(kept);
         // SAFETY: the child looks at descriptors and ends.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let open = |fd| inode(fd).is_ok();
-            let right = open(both.childs) && open(kept) && !open(both.lifeline) && !open(before);
+            let (childs, lifeline) = (both.childs.number(), both.lifeline.number());
+            let right = open(childs) && open(kept) && !open(lifeline) && !open(before);
+            let right = right && !open(others.childs.number());
             // SAFETY: ends the process.
             unsafe { libc::_exit(if right { 0 } else { 1 }) };
         }
@@ -203,9 +239,10 @@ mod tests {
         // SAFETY: writes to a local.
         assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
         assert_eq!(status, 0, "in the child");
-        for (told, lifeline) in [(other, before), (both.parent_sentinel, both.lifeline), (both.told, both.childs)] {
+        for (told, lifeline) in [(other, Kept(before)), (both.parent_sentinel, both.lifeline), (both.told, both.childs)]
+        {
             assert!(!hung_up(&told, 0));
-            close(lifeline);
+            drop(lifeline);
             assert!(hung_up(&told, 30)); // others' children may just be there
         }
         close(kept); // one no more: it stays open

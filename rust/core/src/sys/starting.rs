@@ -6,7 +6,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use rustix::fs::{FileType, fstat, makedev};
+use rustix::fs::{FileType, MemfdFlags, fstat, makedev, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -85,6 +85,14 @@ pub fn close_same(fd: RawFd, file: u64) {
 /// `Os` when descriptors have run out.
 pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok(standard::both_beside(pipe_with(PipeFlags::CLOEXEC)?)?)
+}
+
+/// An empty file in memory, close-on-exec. The name is for who looks at it.
+///
+/// # Errors
+/// `Os` when descriptors have run out.
+pub fn data_file(name: &str) -> Result<OwnedFd> {
+    Ok(standard::beside(memfd_create(name, MemfdFlags::CLOEXEC)?)?)
 }
 
 /// A pidfd of a child that has not been reaped; None if there are no pidfds, or if it may be

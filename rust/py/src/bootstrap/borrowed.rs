@@ -6,6 +6,16 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PySet, PyString};
 
+/// The dictionary of an object's attributes, by no code of Python's; an error if it has none.
+pub fn attributes<'py>(of: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    // SAFETY: `of` is live, this thread has the interpreter, and what is returned is a reference of
+    // the caller's, or null with an error set.
+    let dict = unsafe {
+        Bound::from_owned_ptr_or_err(of.py(), ffi::PyObject_GenericGetDict(of.as_ptr(), std::ptr::null_mut()))
+    };
+    Ok(dict?.cast_into::<PyDict>()?)
+}
+
 /// Look at what a dictionary has by that name, if anything. `look` runs no code of Python's.
 pub fn look<R>(
     dict: &Py<PyDict>,

@@ -10,21 +10,27 @@
 //! there is something to do - the function that is there is called as ever.
 
 mod borrowed;
+mod launch;
 mod names;
 mod threads;
 
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fastmp_core::sys::fork::generation;
 use fastmp_core::sys::{lifelines, starting};
 use pyo3::exceptions::{PyAttributeError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::errors::raise;
 use crate::requeue::acknowledge;
 use borrowed::{has_at_most, is, look};
+use launch::{KnownTo, Start, ask};
 use names::{Names, names};
 
+pub use launch::Launch;
 pub use threads::reset_threading;
 
 /// What a process has ready for the next child that it forks, and that child for itself.
@@ -123,6 +129,43 @@ impl Child {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Forks a child that runs a process object, of which `popen` and that object know when this
+    /// returns, or raises: no step of Python's is between the fork and that, but for what hooks do.
+    ///
+    /// `open_pidfd` is asked for a pidfd of the child. `intent` is told in the child that the fork
+    /// is over.
+    ///
+    /// Raises:
+    /// - OSError: there was no memory or descriptors for it, or not the right to.
+    /// - Whatever `os.fork` raises, if that is not the stdlib's.
+    #[pyo3(signature = (obj, popen, open_pidfd, intent = None))]
+    fn _fork(
+        &self,
+        obj: &Bound<'_, PyAny>,
+        popen: &Bound<'_, PyAny>,
+        open_pidfd: &Bound<'_, PyAny>,
+        intent: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let (py, names) = (obj.py(), self.names);
+        let missing = || PyAttributeError::new_err(names.fork.clone_ref(py));
+        let fork = self.has.os.bind(py).get_item(&names.fork)?.ok_or_else(missing)?;
+        let start = Start::new().map_err(raise)?;
+        let before = generation();
+        start.give_to_next_child();
+        // With all that it does besides: hooks, the import lock, the warning about threads.
+        let forked = fork.call0().and_then(|pid| pid.extract::<i32>());
+        if generation() != before || forked.as_ref().is_ok_and(|pid| *pid == 0) {
+            let _end = End; // no child goes on as its parent, by an error, a panic or whatever
+            let start = ManuallyDrop::new(start); // nothing of it is to be closed here
+            if forked.is_ok() && intent.is_none_or(|intent| intent.setattr(&names.preserve_fd, false).is_ok()) {
+                let _ = self._run(obj, start.parent_sentinel(), true, Some(start.told()), None);
+            }
+            return Ok(());
+        }
+        let known_to = KnownTo { names, process: self.has.process.bind(py), obj, popen };
+        start.parents().know(&known_to, forked?, |pid| ask(open_pidfd, pid), false)
+    }
+
     /// Runs a process object as this process, and ends it.
     ///
     /// `unused` is closed first. `stdin`: it has its parent's standard input still. `ending` is
@@ -166,6 +209,15 @@ impl Child {
             Some(exit) => exit.call1((code,)).map(drop),
             None => Ok(()),
         }
+    }
+}
+
+/// This process ends where this goes out of scope.
+struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        starting::exit(1)
     }
 }
 
