@@ -75,8 +75,8 @@ PACKAGE = """
     spawn_main -> queues lifelines start_method shared_tracker deferred
     deferred shared_tracker -> on_import
     popen_spawn forkserver shared_tracker -> interpreters
-    interpreters forkserver -> noting
-    shared_tracker noting -> _native
+    pools interpreters popen shared_tracker bootstrap -> noting
+    noting -> _native
     queues -> synchronize sharedctypes connection queue_stats
     sharedctypes -> synchronize
     synchronize connection -> handles exceptions
