@@ -13,7 +13,7 @@ import sys
 
 
 def measure(module, method, count, budget, gib):
-    from cases.base import time_statement
+    from timing import time_statement
 
     held = bytearray(gib << 30)  # untouched so far
     held[::4096] = bytes(len(held) // 4096)

@@ -1,8 +1,6 @@
-"""What every case shares: its record, and the two ways to take a time."""
+"""What every case shares: its record, and how processes are timed that race."""
 
-import math
 import multiprocessing
-import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -44,26 +42,6 @@ def case(name, title, **limits):
         return measure
 
     return register
-
-
-def time_statement(statement, setup, names, budget, unroll=1):
-    """Return seconds per `statement`, by timeit: what `setup` assigns is a local of it.
-
-    `unroll` repeats it inside the loop, so that the loop costs little beside a statement of a few
-    nanoseconds. The garbage collector runs, as it does in a program.
-    """
-    timer = timeit.Timer("\n".join([statement] * unroll), f"import gc; gc.enable()\n{setup}", globals=names)
-    return time_counted(timer.timeit, 1, budget) / unroll
-
-
-def time_counted(run, count, budget):
-    """Call `run(count)`, which returns seconds, with growing counts until it takes `budget`.
-
-    Returns seconds per operation of the last call; those before it warm up.
-    """
-    while (elapsed := run(count)) < budget:
-        count = math.ceil(count * min(max(1.3 * budget / elapsed, 2), 50))
-    return elapsed / count
 
 
 def race(mp, *roles):

@@ -1,6 +1,8 @@
 """One sender, three readers who each get everything: with multiprocessing, by a queue for each."""
 
-from .base import case, race, time_counted
+from timing import time_counted
+
+from .base import case, race
 from .pipes import SMALL
 
 READERS = 3

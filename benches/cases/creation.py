@@ -1,6 +1,8 @@
 """Making an object and dropping it."""
 
-from .base import case, time_statement
+from timing import time_statement
+
+from .base import case
 
 
 def _register(kind, arguments, goal):

@@ -2,7 +2,9 @@
 
 from time import perf_counter
 
-from .base import case, race, time_statement
+from timing import time_statement
+
+from .base import case, race
 
 
 def _register_pair(kind, floor):

@@ -1,6 +1,8 @@
 """Pipes between two processes: there and back, and one way."""
 
-from .base import case, race, time_counted
+from timing import time_counted
+
+from .base import case, race
 
 SMALL = (7, "step", 0.5)
 

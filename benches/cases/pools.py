@@ -5,7 +5,9 @@ import itertools
 import statistics
 import time
 
-from .base import case, time_counted
+from timing import time_counted
+
+from .base import case
 
 
 def square(x):

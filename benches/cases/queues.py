@@ -2,7 +2,9 @@
 
 import math
 
-from .base import case, race, time_counted, time_statement
+from timing import time_counted, time_statement
+
+from .base import case, race
 from .pipes import SMALL
 
 STEP = {

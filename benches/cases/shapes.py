@@ -8,7 +8,9 @@ import dataclasses
 import decimal
 import pickle
 
-from .base import case, time_statement
+from timing import time_statement
+
+from .base import case
 
 Point = collections.namedtuple("Point", "x y name")
 

@@ -2,7 +2,9 @@
 
 from multiprocessing import RawValue  # the state beside a condition, the same for both modules
 
-from .base import case, race, time_counted
+from timing import time_counted
+
+from .base import case, race
 
 
 @case("event-roundtrip", "Event round trip: two events, two processes", goal=5)

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from .base import case, race, time_counted
+from timing import time_counted
+
+from .base import case, race
 
 SMALL = (7, "step", 0.5)
 

@@ -1,6 +1,8 @@
 """Shared values and arrays, with their own lock as Value() and Array() make it."""
 
-from .base import case, time_statement
+from timing import time_statement
+
+from .base import case
 
 
 def _register(name, title, statement, setup, goal, unroll=10):
