@@ -893,7 +893,7 @@ def _starter(process: Any, context: Any) -> Callable[[Callable[..., None], tuple
             worker.start()
             util.debug("added worker")
         except BaseException:
-            if worker.pid is not None:  # a signal handler has raised, and nobody else knows of it
+            if getattr(worker, "pid", None) is not None:  # a signal handler has raised, and nobody else knows of it
                 worker.kill()
                 worker.join()
             raise
