@@ -335,3 +335,38 @@ def test_in_a_loop_it_leaves_nothing(mp):
 def test_wrong_arguments(mp, arguments, error):
     with pytest.raises(error):
         fastmp.ProcessPoolExecutor(**{"mp_context": mp, **arguments})
+
+
+def test_a_first_start_that_fails_is_made_up_for(mp):
+    with executor(mp, 1) as ex:
+        start, refused = ex._core.start_process, []
+
+        def refuse_once(*args):
+            if not refused:
+                refused.append(args)
+                raise OSError(24, "Too many open files")
+            return start(*args)
+
+        ex._core.start_process = refuse_once
+        with pytest.raises(OSError, match="Too many"):
+            ex.submit(pools.add, 1, y=2)
+        assert ex.submit(pools.add, 2, y=3).result(LONG) == 5
+
+
+def test_a_handler_submits_in_the_middle_of_the_first_submit(mp):
+    with executor(mp, 3) as ex:
+        start, inner, started = ex._core.start_process, [], []
+
+        def submit_within(*args):
+            worker = start(*args)
+            started.append(worker)
+            if worker is started[0]:
+                inner.append(ex.submit(pools.add, 1, y=1))
+            return worker
+
+        ex._core.start_process = submit_within
+        assert ex.submit(pools.add, 2, y=2).result(LONG) == 4
+        assert inner[0].result(LONG) == 2
+        # None was started twice in one place: the core would know the second alone. The watcher may
+        # be about to start one.
+        wait_until(lambda: set(started) == set(ex._core.processes) == set(ex._core.workers.values()))

@@ -264,3 +264,59 @@ def test_a_pool(context, timer):
         wait_until(lambda: not children() and not fastmp.active_children())
         wait_until(lambda: gc.collect() >= 0 and len(descriptors()) <= before + MADE_ONCE)
     assert interrupted > 0
+
+
+@pytest.mark.parametrize("context", METHODS, indirect=True)
+def test_a_handle_that_is_closed_in_the_meantime(context):
+    """At every step of `close()`; called again, if it has been interrupted."""
+    before = len(descriptors())
+    for number in itertools.count(1):
+        child = context.Process(target=os.getpid)
+        child.start()
+        child.join()
+        profile, places = raise_at(number)
+        try:
+            sys.setprofile(profile)
+            child.close()
+        except Interrupt:
+            with contextlib.suppress(ValueError):  # it is closed
+                child.close()
+        finally:
+            sys.setprofile(None)
+        del child
+        held = descriptors()
+        assert len(held) <= before + MADE_ONCE, (places, {fd: where(fd) for fd in held})
+        if not places:
+            break
+    assert number > 3
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"], indirect=True)
+def test_a_handler_forks_in_the_middle(context, monkeypatch):
+    """What its child does as it ends is nothing to the start."""
+    forked = []
+
+    def fork_behind(function):
+        def call(*args):
+            done = function(*args)
+            if (pid := os.fork()) == 0:
+                raise SystemExit
+            forked.append(pid)
+            return done
+
+        return call
+
+    if context.get_start_method() == "forkserver":
+        monkeypatch.setattr(fastmp.forkserver.ForkServer, "_ask", fork_behind(fastmp.forkserver.ForkServer._ask))
+    else:
+        monkeypatch.setattr(fastmp.interpreters, "start", fork_behind(fastmp.interpreters.start))
+    me = os.getpid()
+    child = context.Process(target=os.getpid)
+    try:
+        child.start()
+    finally:
+        if os.getpid() != me:
+            os._exit(7 if isinstance(sys.exc_info()[1], SystemExit) else 8)
+    child.join()
+    assert child.exitcode == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]) == 7

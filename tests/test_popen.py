@@ -102,7 +102,7 @@ def test_a_thread_that_comes_late_to_a_closed_child(method, told_by, monkeypatch
     thread.join(30)
     assert codes == [3]
     assert other.is_alive()
-    assert handle._owned is None
+    assert handle._ends is None
     other.kill()
     other.join()
     assert other.exitcode == -signal.SIGKILL

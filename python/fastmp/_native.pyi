@@ -59,6 +59,7 @@ __all__ = [
     "_data_file",
     "_die_with",
     "_ended",
+    "_Ends",
     "_get",
     "_get_many",
     "_in_channel",
@@ -1062,26 +1063,46 @@ class _Launch:
     lifeline: int
     parent_sentinel: int
 
-    def __new__(cls, process: dict[str, Any]) -> Self:
-        """`process`: the dictionary of `multiprocessing.process`.
+    def __new__(
+        cls,
+        process: dict[str, Any],
+        obj: Any,
+        popen: Any,
+        open_pidfd: Callable[[int], int | None],
+        pids: list[int],
+    ) -> Self:
+        """`process`: the dictionary of `multiprocessing.process`. `pids`: gets the child's, where this
+        process itself starts it. `open_pidfd` is asked for a pidfd of that.
 
         Raises:
             OSError: no descriptors are to be had.
         """
 
+    def _is_here(self) -> bool:
+        """Is this the process that starts it, and no copy that a signal handler has forked meanwhile?"""
+
     def _give_to_next_child(self) -> None:
         """The next child that this thread forks is the one that is started."""
 
-    def _know(self, obj: Any, popen: Any, pid: int, open_pidfd: Callable[[int], int | None]) -> None:
-        """Writes down a child in `popen`, `obj` and among the children, in one step; the next call
-        finds nothing to do."""
+    def _know(self) -> None:
+        """Writes down the child of the pid that has come, in `popen`, `obj` and among the children, in
+        one step; the next call finds nothing to do."""
 
-    def _know_by(self, obj: Any, popen: Any, pid: int, fds: list[int]) -> None:
-        """The same of one of which a pidfd has come, if any: it is taken from `fds`. The pipe is kept
-        beside it."""
+    def _know_by(self, pid: int, fds: list[int]) -> None:
+        """The same of one that another process has started. A pidfd may have come: it is taken from
+        `fds`. The pipe is kept beside it."""
 
     def _close(self) -> None:
-        """Closes what is left; the next call finds nothing."""
+        """Closes what is left; the next call finds nothing. A child of which the pid has come is known
+        then; any other that is not known finds nothing to run."""
+
+@final
+class _Ends:
+    """What a child's handle has open, which is closed with it."""
+
+    def _close(self) -> None:
+        """Closes them; the next call finds nothing. A copy in a forked child has nothing of its parent's
+        to close."""
 
 def _close_all(fds: list[Any]) -> None:
     """Closes descriptors and lifelines, and takes them from the list, with no step of Python's in

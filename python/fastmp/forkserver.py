@@ -319,6 +319,9 @@ class ForkServer:
                 raise _Lost
             if ended:
                 note(answer.said, os.read, status, STATUS.size)
+                if not answer.said[-1]:  # it was killed before it said anything: the server will tell
+                    answer.said.pop()
+                    poll.unregister(status)
 
     def _read(self, line: _Line) -> bool:
         """Reads an answer, if there is one."""
@@ -471,7 +474,8 @@ class ForkServer:
 
     def _after_fork_in_child(self) -> None:
         """The line is the parent's, and so is the server's number. The door leads to it still."""
-        self._lock._at_fork_reinit()  # type: ignore[attr-defined]
+        if not self._lock._is_owned():  # type: ignore[attr-defined]
+            self._lock._at_fork_reinit()  # type: ignore[attr-defined]
         line, self._line = self._line, None
         if line is not None:  # `lifelines` has closed it
             self._forkserver_pid = None

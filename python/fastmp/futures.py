@@ -16,7 +16,7 @@ from time import monotonic
 from . import start_method
 from .noting import RLock
 from .pools import messages
-from .pools.core import CLOSED, RUN, Core
+from .pools.core import CLOSED, RUN, Core, start_or_end
 from .pools.jobs import Job, anew, open_answer
 
 TYPE_CHECKING = False
@@ -372,7 +372,11 @@ class ProcessPoolExecutor(_Stdlibs):
             self._is_started = True  # last: a signal handler may have raised
         if self._safe_to_dynamically_spawn_children and core.needs_worker():
             core.wanted += 1
-            core.start_workers(1)
+            try:
+                core.start_workers(1)
+            except BaseException:
+                core.wanted = len(core.workers)  # the next to come tries again
+                raise
             core.watcher.wake()
 
     def _submit(self, function: Any, starred: Any, args: Any, kwargs: Any) -> Future[Any]:
@@ -529,7 +533,7 @@ class _Queue:
 def _starter(context: Any) -> Callable[[Callable[..., None], tuple[Any, ...]], Any]:
     def start(target: Callable[..., None], args: tuple[Any, ...]) -> Any:
         worker = context.Process(target=target, args=args)
-        worker.start()
+        start_or_end(worker)
         return worker
 
     return start

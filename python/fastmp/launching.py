@@ -28,33 +28,36 @@ class Launched(popen.Popen):
 
     forgets_lent = True
 
+    def __init__(self, process_obj: BaseProcess) -> None:
+        self._pids: list[int] = []  # the child's, where this process itself starts it
+        super().__init__(process_obj)
+
     def _launch(self, process_obj: BaseProcess) -> None:
         shared_tracker.make()
         launch: Any = None
         try:
-            launch = _native._Launch(vars(process))
+            launch = _native._Launch(vars(process), process_obj, self, popen.open_pidfd, self._pids)
             with open(launch.data, "w+b", closefd=False) as file:
                 self._write(process_obj, file)
                 file.seek(0)  # the child shares the position
-            self._start(process_obj, launch)
+            self._start(launch)
             popen.give_readers(process_obj, self.pid, self.method == "spawn")
         except BaseException:
-            if launch is not None:
-                self._save(process_obj, launch)
+            if launch is not None and launch._is_here():
+                self._save(launch)
             raise
         finally:
             if launch is not None:
                 launch._close()
             handles.forget_lent(self)
 
-    def _start(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
-        """Starts the child, which is known to `launch` then."""
+    def _start(self, launch: _native._Launch) -> None:
+        """Starts the child, which is known then."""
         raise NotImplementedError
 
-    def _save(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
-        """What can be done for a child of which the start has been interrupted: it is known, or there
-        will be none."""
-        raise NotImplementedError
+    def _save(self, launch: _native._Launch) -> None:
+        """What can be done for a child of which the start has been interrupted, before `launch` sees to
+        it that it is known or finds nothing to run."""
 
     def _preparation(self, process_obj: BaseProcess) -> dict[str, Any]:
         raise NotImplementedError

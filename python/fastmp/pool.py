@@ -19,7 +19,7 @@ from . import start_method
 from .exceptions import TimeoutError
 from .noting import RLock
 from .pools import messages
-from .pools.core import Core
+from .pools.core import Core, start_or_end
 from .pools.feeding import LAZY, WINDOW, Source
 from .pools.jobs import Job, anew, open_answer
 from .pools.worker import shared
@@ -889,14 +889,7 @@ def _starter(process: Any, context: Any) -> Callable[[Callable[..., None], tuple
         worker = process(context, target=target, args=args)
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = True
-        try:
-            worker.start()
-            util.debug("added worker")
-        except BaseException:
-            if getattr(worker, "pid", None) is not None:  # a signal handler has raised, and nobody else knows of it
-                worker.kill()
-                worker.join()
-            raise
+        start_or_end(worker, lambda: util.debug("added worker"))
         return worker
 
     return start

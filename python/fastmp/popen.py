@@ -28,7 +28,7 @@ import sys
 import time
 from multiprocessing import popen_fork
 
-from . import _native, lifelines
+from . import _native
 from ._native import _open_child as open_pidfd
 from .noting import RLock
 
@@ -84,9 +84,7 @@ class Popen(popen_fork.Popen):
     sentinel: int  # readable from the child's end on
     returncode: int | None
     _pidfd: int | None = None
-    _owned: tuple[int, ...] | None = None  # descriptors that are closed in the end
-    _owner = 0  # the process that does so
-    _lifeline: int  # as well
+    _ends: _native._Ends | None = None  # what is closed in the end, at the latest with this object
     _users = 0  # that may be about to use the descriptors
     _closing = False
 
@@ -140,19 +138,9 @@ class Popen(popen_fork.Popen):
                 self._close()
 
     def _close(self) -> None:
-        owned = self.__dict__.pop("_owned", None)
-        # A copy in a forked child has nothing of its parent's to close.
-        if owned is not None and self._owner == os.getpid():
-            lifelines.close(self._lifeline)
-            for fd in owned:
-                os.close(fd)
-
-    def __del__(self) -> None:
-        # Not a `util.Finalize`, which takes more to make, and more pages in each child to forget. When
-        # the interpreter ends there may be no modules any more, and the kernel closes what is left.
-        # Nobody uses them any more: a lock, which another thread may hold, is not waited for.
-        if os is not None and lifelines is not None:
-            self._close()
+        if self._ends is not None:
+            self._ends._close()
+            self._ends = None
 
     def _enter(self) -> bool:
         """Keeps the descriptors open until `_leave`; not if it is known how the child has ended."""

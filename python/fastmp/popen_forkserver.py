@@ -53,24 +53,24 @@ class Popen(launching.Launched):
         # process, in a moment.
         return spawn.get_preparation_data("ForkServerProcess")
 
-    def _start(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
+    def _start(self, launch: _native._Launch) -> None:
         # Its end is told by the pidfd, how it ended by this pipe, which else tells both.
         self._status = launch.told
         os.set_blocking(self._status, False)
         fds = [launch.data, launch.parent_sentinel, launch.lifeline]
         fds += [*shared_tracker.descriptors().values(), *self._inherited]
         forkserver._forkserver.start(fds, shared_tracker.files(), self._status, self._answer)
-        self._know(process_obj, launch)
+        self._know(launch)
 
-    def _know(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
+    def _know(self, launch: _native._Launch) -> None:
         answer = self._answer
         self._said = answer.said
-        launch._know_by(process_obj, self, answer.word, answer.fds)
+        launch._know_by(answer.word, answer.fds)
         forkserver._forkserver.forget(answer)
 
-    def _save(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
+    def _save(self, launch: _native._Launch) -> None:
         if forkserver._forkserver.settle(self._answer, launch.data):
-            self._know(process_obj, launch)
+            self._know(launch)
         forkserver._forkserver.forget(self._answer)
 
     def _look(self, flag: int, patience: float | None) -> int | None:

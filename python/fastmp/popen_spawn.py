@@ -7,7 +7,7 @@ import sys
 from multiprocessing import spawn, util
 from multiprocessing.process import BaseProcess
 
-from . import _native, handles, interpreters, launching, popen, shared_tracker
+from . import _native, handles, interpreters, launching, shared_tracker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class Popen(launching.Launched):
 
     def __init__(self, process_obj: BaseProcess) -> None:
         self._fds: set[int] = set()
-        self._pids: list[int] = []
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -60,15 +59,11 @@ class Popen(launching.Launched):
     def _preparation(self, process_obj: BaseProcess) -> dict[str, Any]:
         return spawn.get_preparation_data(process_obj.name)
 
-    def _start(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
+    def _start(self, launch: _native._Launch) -> None:
         fds = {"data": launch.data, "parent_sentinel": launch.parent_sentinel, "lifeline": launch.lifeline}
         fds.update(shared_tracker.descriptors())
         passed = sorted(self._fds.union(fds.values()))
         executable = os.fsencode(spawn.get_executable())
         launch._give_to_next_child()
         interpreters.start(executable, _command_line(**fds), passed, self._pids)
-        launch._know(process_obj, self, self._pids[0], popen.open_pidfd)
-
-    def _save(self, process_obj: BaseProcess, launch: _native._Launch) -> None:
-        if self._pids:
-            launch._know(process_obj, self, self._pids[0], popen.open_pidfd)
+        launch._know()

@@ -85,7 +85,7 @@ from .worker import Setup, work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any
 
     from .jobs import Job
@@ -132,6 +132,7 @@ class Core(Collecting, Feeding):
         self.shortest = math.inf  # of these
         self.workers: dict[int, Any] = {}
         self.processes: list[Any] = []
+        self.starting: dict[int, object] = {}  # numbers of workers that are being started, and by which turn
         self.waiters: list[Any] = []
         self.is_over = False  # nobody replaces workers that end
         self.is_closed = False  # its queues are
@@ -159,22 +160,41 @@ class Core(Collecting, Feeding):
 
     def start_workers(self, count: int | None = None) -> None:
         """Starts those that are missing; if one cannot be started, ends those that could."""
-        missing = [number for number in range(self.size) if number not in self.workers][:count]
+        turn = object()
         try:
-            self._start_each(missing)
+            with self.lock:
+                self.claim(turn, self.size, count)
+            self._start_claimed(turn)
         except BaseException:
-            started = [process for number in missing if (process := self.workers.pop(number, None)) is not None]
-            for process in started:
-                process.terminate()
-            for process in started:
-                process.join()
-                if process in self.processes:
-                    self.processes.remove(process)
+            self._end_claimed(turn)
             raise
+        finally:
+            self.give_up(turn)
 
-    def _start_each(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
+    def claim(self, turn: object, size: int, count: int | None = None) -> None:
+        """Has workers that are missing among so many started by this turn alone. Under the lock."""
+        missing = sorted(set(range(size)).difference(self.workers, self.starting))
+        self.starting.update(dict.fromkeys(missing[:count], turn))
+
+    def claimed(self, turn: object) -> list[int]:
+        return [number for number, its in list(self.starting.items()) if its is turn]
+
+    def give_up(self, turn: object) -> None:
+        for number in self.claimed(turn):
+            del self.starting[number]
+
+    def _start_claimed(self, turn: object) -> None:
+        for number in self.claimed(turn):
             self.start_worker(number)
+
+    def _end_claimed(self, turn: object) -> None:
+        started = [process for number in self.claimed(turn) if (process := self.workers.pop(number, None)) is not None]
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.join()
+            if process in self.processes:
+                self.processes.remove(process)
 
     def look_at_times(self, seconds: float) -> None:
         """The watcher looks often enough for a task that may take so long. It stands in the table."""
@@ -414,6 +434,8 @@ class Core(Collecting, Feeding):
     def discard(self) -> None:
         """Ends what there is of a pool that could not be made. Nothing is left to the collector: a
         thread whose `start()` a signal handler has interrupted may be known to `threading` for ever."""
+        if os.getpid() != self.pid:
+            return
         self.terminate(kill=True)
         self.join()
         self.workers.clear()
@@ -430,3 +452,21 @@ class Core(Collecting, Feeding):
         self.answers.close()
         if self.at_exit is not None:
             self.at_exit.cancel()
+
+
+def start_or_end(worker: Any, then: Callable[[], object] | None = None) -> None:
+    """Starts a process, and calls `then`; one that a signal handler's exception leaves running ends,
+    as nobody knows of it.
+
+    Raises:
+        BaseException: whatever starting it raises.
+    """
+    try:
+        worker.start()
+        if then is not None:
+            then()
+    except BaseException:
+        if getattr(worker, "pid", None) is not None:
+            worker.kill()
+            worker.join()
+        raise

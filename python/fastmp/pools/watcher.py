@@ -70,6 +70,7 @@ class Watcher:
         self.late: set[int] = set()
         self.killed_for_memory = 0
         self.thread: threading.Thread | None = None
+        self.is_running = False  # or has been
         self.poll = select.poll()
         self.watched: dict[int, int] = {}  # a sentinel, and its worker's number
         self.is_woken = False
@@ -81,9 +82,12 @@ class Watcher:
         for fd in (self.reader, self.writer):
             os.set_blocking(fd, False)
         self.poll.register(self.reader, select.POLLIN)
-        if self.thread is None or not self.thread.is_alive():
-            self.thread = threading.Thread(target=self._run, name="fastmp-pool-watcher", daemon=True)
-            self.thread.start()
+        thread = threading.Thread(target=self._run, name="fastmp-pool-watcher", daemon=True)
+        with self.core.lock:
+            if self.is_running:
+                return
+            self.thread = thread
+        thread.start()
 
     def _make_pipe(self) -> None:
         ends: list[tuple[int, int]] = []
@@ -119,8 +123,11 @@ class Watcher:
         self.close()
 
     def _run(self) -> None:
-        if self.thread is not threading.current_thread():
-            return  # another has been started since
+        with self.core.lock:
+            if self.is_running:
+                return  # it has been started twice
+            self.is_running = True
+            self.thread = threading.current_thread()
         from .deaths import kills_for_memory
 
         core = self.core
@@ -271,10 +278,18 @@ class Watcher:
 
     def _replace(self) -> None:
         core = self.core
-        with core.lock:
-            if core.is_over or core.state == "TERMINATE":
-                return
-            missing = sorted(set(range(core.wanted)).difference(core.workers))
+        turn = object()
+        try:
+            with core.lock:
+                if core.is_over or core.state == "TERMINATE":
+                    return
+                core.claim(turn, core.wanted)
+            self._start_each(core.claimed(turn))
+        finally:
+            core.give_up(turn)
+
+    def _start_each(self, missing: list[int]) -> None:
+        core = self.core
         self.again = 0.0
         for number in missing:
             try:

@@ -28,7 +28,7 @@ mod _native {
     #[pymodule_export]
     use crate::batch::put_many;
     #[pymodule_export]
-    use crate::bootstrap::{Child, Launch, reset_threading};
+    use crate::bootstrap::{Child, Ends, Launch, reset_threading};
     #[pymodule_export]
     use crate::broadcast::{Broadcast, BroadcastReader};
     #[pymodule_export]

@@ -23,7 +23,7 @@ pub fn inode(fd: RawFd) -> PyResult<u64> {
 #[pyfunction]
 #[pyo3(name = "_close_same")]
 pub fn close_same(fd: RawFd, inode: u64) {
-    starting::close_same(fd, inode);
+    starting::close_same(fd, inode); // whose it is by now is nothing to the caller
 }
 
 /// Returns an empty file in memory, as `_beside_standard` has it. The name is for who looks at it.

@@ -148,7 +148,7 @@ pub fn make_line() -> Result<(RawFd, OwnedFd)> {
 fn keep_in(kept: &mut Vec<Lifeline>, fd: OwnedFd) -> Result<RawFd> {
     let file = inode(fd.as_raw_fd())?;
     let fd = fd.into_raw_fd();
-    kept.push(Lifeline { fd, file, forks: None });
+    add(kept, fd, file);
     Ok(fd)
 }
 
@@ -159,8 +159,13 @@ fn keep_in(kept: &mut Vec<Lifeline>, fd: OwnedFd) -> Result<RawFd> {
 pub fn keep(fd: RawFd) -> Result<()> {
     let mut kept = kept();
     let file = inode(fd)?;
-    kept.push(Lifeline { fd, file, forks: None });
+    add(&mut kept, fd, file);
     Ok(())
+}
+
+fn add(kept: &mut Vec<Lifeline>, fd: RawFd, file: u64) {
+    kept.retain(|lifeline| lifeline.fd != fd); // somebody has closed that one
+    kept.push(Lifeline { fd, file, forks: None });
 }
 
 /// Let children that are forked from now on have `fd` as well.
@@ -172,12 +177,9 @@ pub fn share(fd: RawFd) {
 pub fn close(fd: RawFd) -> bool {
     // The lock is held: a child must not close a number that is somebody else's by now.
     let mut kept = kept();
-    let at = kept.iter().position(|lifeline| lifeline.fd == fd);
-    if let Some(at) = at {
-        let Lifeline { file, .. } = kept.swap_remove(at);
-        close_same(fd, file);
-    }
-    at.is_some()
+    let Some(at) = kept.iter().position(|lifeline| lifeline.fd == fd) else { return false };
+    let Lifeline { file, .. } = kept.swap_remove(at);
+    close_same(fd, file)
 }
 
 /// Have this process killed when the process ends whose lifeline `told` is about.
@@ -248,6 +250,28 @@ mod tests {
         close(kept); // one no more: it stays open
         assert!(!hung_up(&shared, 0));
         super::super::starting::close(kept);
+        Ok(())
+    }
+
+    #[test]
+    fn a_number_that_is_another_files_by_now_is_no_lifeline() -> Result<()> {
+        let (_told, stale) = make()?;
+        share(stale); // or the child would close it
+        // SAFETY: the child has its descriptors to itself, and ends.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let kept = keep(stale).is_ok();
+            // SAFETY: as who closes every descriptor does, and opens others then.
+            let replaced = unsafe { libc::dup2(libc::open(c"/dev/null".as_ptr(), 0), stale) } == stale;
+            let right = kept && replaced && !close(stale) && inode(stale).is_ok();
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(if right { 0 } else { 1 }) };
+        }
+        let mut status = -1;
+        // SAFETY: writes to a local.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+        assert_eq!(status, 0, "in the child");
+        super::super::starting::close(stale);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use rustix::fs::{FileType, MemfdFlags, fstat, makedev, memfd_create};
+use rustix::fs::{FileType, MemfdFlags, fstat, ftruncate, makedev, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -71,12 +71,20 @@ pub fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Close this number, if that file is behind it still.
-pub fn close_same(fd: RawFd, file: u64) {
-    if inode(fd) == Ok(file) {
+/// Close this number, if that file is behind it still: whether it was.
+pub fn close_same(fd: RawFd, file: u64) -> bool {
+    let same = inode(fd) == Ok(file);
+    if same {
         // SAFETY: open, and the caller gives up the number of that file.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
+    same
+}
+
+/// Empty a file: nobody finds anything there that has not read it yet.
+pub fn empty(file: &OwnedFd) {
+    // It is a memory file of this process's own: that cannot fail.
+    let _ = ftruncate(file, 0);
 }
 
 /// A pipe, close-on-exec: the end to read from, and the one to write to.

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fastmp_core::Result;
+use fastmp_core::sys::fork::generation;
 use fastmp_core::sys::lifelines::{self, Kept};
 use fastmp_core::sys::starting;
 use pyo3::prelude::*;
@@ -80,12 +81,9 @@ impl Parents {
         let pidfd = asked.as_ref().ok().copied().flatten();
         let told = if pidfd.is_none() || keeps_told { Some(self.told.into_raw_fd()) } else { None };
         let Some(sentinel) = pidfd.or(told) else { return Ok(()) };
-        its.set_item(&names.lifeline, self.lifeline.into_number())?;
-        its.set_item(&names.owner, std::process::id())?;
-        match (told, pidfd) {
-            (Some(told), Some(pidfd)) => its.set_item(&names.owned, (told, pidfd))?,
-            _ => its.set_item(&names.owned, (sentinel,))?,
-        }
+        let files = told.into_iter().chain(pidfd).map(|fd| (fd, starting::inode(fd).unwrap_or_default())).collect();
+        let held = Some(Held { _lifeline: self.lifeline, files });
+        its.set_item(&names.ends, Ends { owner: std::process::id(), held: Mutex::new(held) })?;
         if pidfd.is_some() {
             its.set_item(&names.pidfd, pidfd)?;
         }
@@ -105,11 +103,52 @@ impl Parents {
     }
 }
 
+struct Held {
+    _lifeline: Kept,
+    /// Numbers, and the files behind them.
+    files: Vec<(RawFd, u64)>,
+}
+
+/// What a child's handle has open, which is closed with it.
+#[pyclass(frozen, module = "fastmp._native", name = "_Ends")]
+pub struct Ends {
+    owner: u32,
+    held: Mutex<Option<Held>>,
+}
+
+#[pymethods]
+impl Ends {
+    /// Closes them; the next call finds nothing. A copy in a forked child has nothing of its parent's
+    /// to close.
+    fn _close(&self) {
+        // Who has the lock closes them; in a forked child nobody may have it any more.
+        let Some(held) = self.held.try_lock().ok().and_then(|mut held| held.take()) else { return };
+        if self.owner != std::process::id() {
+            std::mem::forget(held);
+            return;
+        }
+        for (fd, file) in held.files {
+            starting::close_same(fd, file);
+        }
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self._close();
+    }
+}
+
 /// What a start by another program has, until its child is known, or it has failed.
 #[pyclass(frozen, module = "fastmp._native", name = "_Launch")]
 pub struct Launch {
-    process: Py<PyDict>,
     names: &'static Names,
+    process: Py<PyDict>,
+    obj: Py<PyAny>,
+    popen: Py<PyAny>,
+    open_pidfd: Py<PyAny>,
+    pids: Py<PyList>,
+    generation: u64,
     data: Mutex<Option<OwnedFd>>,
     start: Mutex<Option<Start>>,
     /// Their numbers.
@@ -124,13 +163,16 @@ pub struct Launch {
 }
 
 impl Launch {
-    fn to_know<'a, 'py>(&'a self, obj: &'a Bound<'py, PyAny>, popen: &'a Bound<'py, PyAny>) -> KnownTo<'a, 'py> {
-        KnownTo { names: self.names, process: self.process.bind(obj.py()), obj, popen }
-    }
-
-    /// The parent's ends, if there is still anything to know.
-    fn parents(&self) -> Option<Parents> {
-        locked(&self.start).take().map(Start::parents)
+    fn know(
+        &self,
+        py: Python<'_>,
+        pid: i32,
+        pidfd: impl FnOnce(i32) -> PyResult<Option<RawFd>>,
+        keeps_told: bool,
+    ) -> PyResult<()> {
+        let Some(start) = locked(&self.start).take() else { return Ok(()) };
+        let (process, obj, popen) = (self.process.bind(py), self.obj.bind(py), self.popen.bind(py));
+        start.parents().know(&KnownTo { names: self.names, process, obj, popen }, pid, pidfd, keeps_told)
     }
 }
 
@@ -140,17 +182,29 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[pymethods]
 impl Launch {
-    /// `process`: the dictionary of `multiprocessing.process`.
+    /// `process`: the dictionary of `multiprocessing.process`. `pids`: gets the child's, where this
+    /// process itself starts it. `open_pidfd` is asked for a pidfd of that.
     ///
     /// Raises:
     /// - OSError: no descriptors are to be had.
     #[new]
-    fn new(process: &Bound<'_, PyDict>) -> PyResult<Launch> {
+    fn new(
+        process: &Bound<'_, PyDict>,
+        obj: &Bound<'_, PyAny>,
+        popen: &Bound<'_, PyAny>,
+        open_pidfd: &Bound<'_, PyAny>,
+        pids: &Bound<'_, PyList>,
+    ) -> PyResult<Launch> {
         let data = starting::data_file("fastmp:start").map_err(raise)?;
         let start = Start::new().map_err(raise)?;
         Ok(Launch {
-            process: process.clone().unbind(),
             names: names(process.py())?,
+            process: process.clone().unbind(),
+            obj: obj.clone().unbind(),
+            popen: popen.clone().unbind(),
+            open_pidfd: open_pidfd.clone().unbind(),
+            pids: pids.clone().unbind(),
+            generation: generation(),
             data_fd: data.as_raw_fd(),
             told: start.told(),
             lifeline: start.0.childs.number(),
@@ -160,6 +214,11 @@ impl Launch {
         })
     }
 
+    /// Is this the process that starts it, and no copy that a signal handler has forked meanwhile?
+    fn _is_here(&self) -> bool {
+        self.generation == generation()
+    }
+
     /// The next child that this thread forks is the one that is started.
     fn _give_to_next_child(&self) {
         if let Some(start) = locked(&self.start).as_ref() {
@@ -167,28 +226,16 @@ impl Launch {
         }
     }
 
-    /// Writes down a child in `popen`, `obj` and among the children, in one step; the next call finds
-    /// nothing to do.
-    fn _know(
-        &self,
-        obj: &Bound<'_, PyAny>,
-        popen: &Bound<'_, PyAny>,
-        pid: i32,
-        open_pidfd: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let Some(parents) = self.parents() else { return Ok(()) };
-        parents.know(&self.to_know(obj, popen), pid, |pid| ask(open_pidfd, pid), false)
+    /// Writes down the child of the pid that has come, in `popen`, `obj` and among the children, in one
+    /// step; the next call finds nothing to do.
+    fn _know(&self, py: Python<'_>) -> PyResult<()> {
+        let pid = self.pids.bind(py).get_item(0)?.extract()?;
+        self.know(py, pid, |pid| ask(self.open_pidfd.bind(py), pid), false)
     }
 
-    /// The same of one of which a pidfd has come, if any: it is taken from `fds`. The pipe is kept
-    /// beside it.
-    fn _know_by(
-        &self,
-        obj: &Bound<'_, PyAny>,
-        popen: &Bound<'_, PyAny>,
-        pid: i32,
-        fds: &Bound<'_, PyList>,
-    ) -> PyResult<()> {
+    /// The same of one that another process has started. A pidfd may have come: it is taken from `fds`.
+    /// The pipe is kept beside it.
+    fn _know_by(&self, pid: i32, fds: &Bound<'_, PyList>) -> PyResult<()> {
         let pidfd = |_| match fds.len() {
             0 => Ok(None),
             _ => {
@@ -197,13 +244,21 @@ impl Launch {
                 Ok(Some(pidfd))
             }
         };
-        let Some(parents) = self.parents() else { return Ok(()) };
-        parents.know(&self.to_know(obj, popen), pid, pidfd, true)
+        self.know(fds.py(), pid, pidfd, true)
     }
 
-    /// Closes what is left; the next call finds nothing.
-    fn _close(&self) {
-        drop(locked(&self.data).take());
-        drop(locked(&self.start).take());
+    /// Closes what is left; the next call finds nothing. A child of which the pid has come is known
+    /// then; any other that is not known finds nothing to run.
+    fn _close(&self, py: Python<'_>) -> PyResult<()> {
+        let known = match self._is_here() && !self.pids.bind(py).is_empty() {
+            true => self._know(py),
+            false => Ok(()),
+        };
+        let data = locked(&self.data).take();
+        let start = locked(&self.start).take();
+        if let (Some(data), Some(_), true) = (data, start, self._is_here()) {
+            starting::empty(&data);
+        }
+        known
     }
 }

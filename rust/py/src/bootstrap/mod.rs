@@ -30,7 +30,7 @@ use borrowed::{has_at_most, is, look};
 use launch::{KnownTo, Start, ask};
 use names::{Names, names};
 
-pub use launch::Launch;
+pub use launch::{Ends, Launch};
 pub use threads::reset_threading;
 
 /// What a process has ready for the next child that it forks, and that child for itself.
@@ -157,8 +157,12 @@ impl Child {
         if generation() != before || forked.as_ref().is_ok_and(|pid| *pid == 0) {
             let _end = End; // no child goes on as its parent, by an error, a panic or whatever
             let start = ManuallyDrop::new(start); // nothing of it is to be closed here
-            if forked.is_ok() && intent.is_none_or(|intent| intent.setattr(&names.preserve_fd, false).is_ok()) {
-                let _ = self._run(obj, start.parent_sentinel(), true, Some(start.told()), None);
+            let done = forked.and_then(|_| {
+                intent.map_or(Ok(()), |intent| intent.setattr(&names.preserve_fd, false))?;
+                self._run(obj, start.parent_sentinel(), true, Some(start.told()), None)
+            });
+            if let Err(e) = done {
+                e.display(py); // never as `print`, by which a SystemExit ends the process
             }
             return Ok(());
         }
