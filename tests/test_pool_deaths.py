@@ -24,7 +24,7 @@ def pool(mp):
 
 
 def kill_all(pool):
-    for process in list(pool._pool):
+    for process in list(getattr(pool, "_pool", None) or pool.processes):
         os.kill(process.pid, signal.SIGKILL)
 
 
@@ -45,11 +45,12 @@ def test_the_error_says_who_died_how_and_in_what(mp, pool):
         pool.apply(pools.die, (int(signal.SIGUSR1),))
 
 
-@pytest.mark.parametrize(("how", "code"), [("_exit", 3), ("exit", 4), ("interrupt", 1)])
+@pytest.mark.parametrize(("how", "code"), [("_exit", 3), ("exit", 4), ("interrupt", 1), ("_exit 0", 0), ("exit 0", 0)])
 def test_those_that_end_by_themselves(mp, pool, how, code):
     with pytest.raises(fastmp.WorkerDiedError) as caught:
         pool.apply_async(pools.exit_by, (how,)).get(LONG)
     assert caught.value.exitcode == code
+    assert caught.value.pid is not None
     assert pool.apply(pools.square, (3,)) == 9
 
 
@@ -280,3 +281,25 @@ def test_threads_of_the_parent_while_workers_die(mp):
             thread.join()
     pool.join()
     assert not wrong
+
+
+def test_an_executor_that_breaks_while_a_worker_is_started(mp):
+    """The one that is started then ends as well, and `shutdown` returns."""
+    if mp.get_start_method() == "fork":
+        pytest.skip("both are started before there is a watcher")
+    made = fastmp.ProcessPoolExecutor(2, mp)
+    start = made._core.start_process
+
+    def break_it(*args):
+        worker = start(*args)
+        if made._core.workers:
+            kill_all(made._core)
+            wait_until(lambda: made._core.broken is not None)
+        return worker
+
+    made._core.start_process = break_it
+    with pytest.raises(fastmp.futures.BrokenProcessPool):
+        made.submit(time.sleep, LONG)
+        made.submit(time.sleep, LONG).result(LONG)
+    made.shutdown()
+    assert fastmp.active_children() == []

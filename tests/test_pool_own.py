@@ -489,3 +489,65 @@ def test_start_failures_are_told_and_leave_nothing(mp, monkeypatch):
         with pytest.raises(OSError, match="no more processes"):
             mp.Pool(4)
     assert all(not process.is_alive() for process in started)
+
+
+def end_by_terminate(mp):
+    pool = mp.Pool(2)
+    assert pool.map(abs, [-1]) == [1]
+    pool.terminate()
+    pool.join()
+
+
+def end_by_close(mp):
+    pool = mp.Pool(2)
+    assert pool.map_async(abs, range(10), callback=len).get() == list(range(10))
+    assert list(pool.imap(abs, range(4))) == list(range(4))
+    pool.close()
+    pool.join()
+
+
+def end_by_shutdown(mp):
+    with fastmp.ProcessPoolExecutor(2, mp) as executor:
+        assert list(executor.map(abs, [-1, -2])) == [1, 2]
+
+
+@pytest.mark.parametrize("end", [end_by_terminate, end_by_close, end_by_shutdown])
+def test_one_that_has_ended_needs_no_collector(mp, end):
+    """Its descriptors are given back with it: else a loop runs out of them."""
+    descriptors = lambda: len(os.listdir("/proc/self/fd"))  # noqa: E731
+    gc.collect()
+    gc.disable()
+    try:
+        end(mp)
+        end(mp)
+        before = descriptors()
+        for _ in range(10):
+            end(mp)
+        assert descriptors() < before + 8  # what the allocator keeps is less than one a turn
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("how", ["close", "close and join", "terminate", "exit"])
+def test_a_forked_child_that_ends_its_copy(mp, how):
+    """It is its parent's, who goes on with it."""
+    with mp.Pool(2) as pool, fastmp.ProcessPoolExecutor(2, mp) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if how == "exit":
+                    fastmp.futures._at_exit()
+                else:
+                    pool.terminate() if how == "terminate" else pool.close()
+                    executor.shutdown(wait=how == "close and join")
+                    if how == "close and join":
+                        pool.join()
+            except (ValueError, AssertionError):  # as the stdlib's: these are no children of its own
+                pass
+            finally:
+                os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert pool.map(abs, range(-4, 0)) == [4, 3, 2, 1]
+        assert executor.submit(abs, -2).result() == 2
+    pool.join()

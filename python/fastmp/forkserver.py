@@ -474,8 +474,7 @@ class ForkServer:
 
     def _after_fork_in_child(self) -> None:
         """The line is the parent's, and so is the server's number. The door leads to it still."""
-        if not self._lock._is_owned():  # type: ignore[attr-defined]
-            self._lock._at_fork_reinit()  # type: ignore[attr-defined]
+        self._lock = RLock()  # who has the old one in the middle of a `with` releases that
         line, self._line = self._line, None
         if line is not None:  # `lifelines` has closed it
             self._forkserver_pid = None

@@ -375,7 +375,7 @@ class ProcessPoolExecutor(_Stdlibs):
             try:
                 core.start_workers(1)
             except BaseException:
-                core.wanted = len(core.workers)  # the next to come tries again
+                core.wanted -= 1  # the next to come tries again
                 raise
             core.watcher.wake()
 
@@ -481,6 +481,8 @@ class ProcessPoolExecutor(_Stdlibs):
         core = self._core
         with self._shutdown_lock:
             self._shutdown_thread = True
+        if core.pid != os.getpid():
+            return  # a forked child's copy: it is its parent's
         if cancel_futures:
             core.cancel_pending()
         if core.state is RUN:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import itertools
 import multiprocessing.pool
+import operator
 import os
 import warnings
 import weakref
@@ -537,6 +538,7 @@ class Pool(_Stdlibs, metaclass=ABCMeta):
             processes = processes or 1
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
+        processes = operator.index(processes)
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):

@@ -74,6 +74,10 @@ def die_at(x, fatal):
 def exit_by(how):
     if how == "_exit":
         os._exit(3)
+    if how == "_exit 0":
+        os._exit(0)
+    if how == "exit 0":
+        sys.exit()
     if how == "interrupt":
         raise KeyboardInterrupt
     sys.exit(4)

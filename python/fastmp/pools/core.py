@@ -71,6 +71,7 @@ import contextlib
 import math
 import os
 import threading
+import weakref
 from time import monotonic
 
 from .. import queues
@@ -80,7 +81,7 @@ from .collecting import Collecting
 from .feeding import Feeding
 from .jobs import anew
 from .messages import DIED
-from .watcher import Watcher
+from .watcher import Turn, Watcher
 from .worker import Setup, work
 
 TYPE_CHECKING = False
@@ -132,7 +133,8 @@ class Core(Collecting, Feeding):
         self.shortest = math.inf  # of these
         self.workers: dict[int, Any] = {}
         self.processes: list[Any] = []
-        self.starting: dict[int, object] = {}  # numbers of workers that are being started, and by which turn
+        # Numbers of workers that are being started, and by which turn: with that they are free again.
+        self.starting: weakref.WeakValueDictionary[int, Turn] = weakref.WeakValueDictionary()
         self.waiters: list[Any] = []
         self.is_over = False  # nobody replaces workers that end
         self.is_closed = False  # its queues are
@@ -140,6 +142,7 @@ class Core(Collecting, Feeding):
         self.is_abandoned = False  # nobody has it any more: the watcher ends it
         self.owner: Any = None  # a weak reference, which tells of that
         self.at_exit: Any = None  # what ends it with the program
+        self.is_let_go = False
         Collecting.__init__(self)
         Feeding.__init__(self)
         self.watcher = Watcher(self)
@@ -160,7 +163,7 @@ class Core(Collecting, Feeding):
 
     def start_workers(self, count: int | None = None) -> None:
         """Starts those that are missing; if one cannot be started, ends those that could."""
-        turn = object()
+        turn = Turn()
         try:
             with self.lock:
                 self.claim(turn, self.size, count)
@@ -171,23 +174,27 @@ class Core(Collecting, Feeding):
         finally:
             self.give_up(turn)
 
-    def claim(self, turn: object, size: int, count: int | None = None) -> None:
+    def claim(self, turn: Turn, size: int, count: int | None = None) -> None:
         """Has workers that are missing among so many started by this turn alone. Under the lock."""
-        missing = sorted(set(range(size)).difference(self.workers, self.starting))
+        missing = sorted(set(range(size)).difference(list(self.workers), list(self.starting)))
         self.starting.update(dict.fromkeys(missing[:count], turn))
 
-    def claimed(self, turn: object) -> list[int]:
+    def claimed(self, turn: Turn) -> list[int]:
         return [number for number, its in list(self.starting.items()) if its is turn]
 
-    def give_up(self, turn: object) -> None:
+    def give_up(self, turn: Turn) -> None:
         for number in self.claimed(turn):
-            del self.starting[number]
+            self.starting.pop(number, None)
 
-    def _start_claimed(self, turn: object) -> None:
+    def _start_claimed(self, turn: Turn) -> None:
         for number in self.claimed(turn):
             self.start_worker(number)
+            if self.is_over:  # who has ended the others has not seen this one, perhaps
+                raise RuntimeError("the pool has ended") if self.broken is None else anew(self.broken)
 
-    def _end_claimed(self, turn: object) -> None:
+    def _end_claimed(self, turn: Turn) -> None:
+        if os.getpid() != self.pid:
+            return  # forked meanwhile by a signal handler
         started = [process for number in self.claimed(turn) if (process := self.workers.pop(number, None)) is not None]
         for process in started:
             process.terminate()
@@ -332,6 +339,8 @@ class Core(Collecting, Feeding):
 
     def finish(self) -> None:
         """Nothing is left to be done: workers end by themselves, and nobody replaces them."""
+        if os.getpid() != self.pid:
+            return  # what a forked child has is a copy
         with self.lock:
             if self.is_over or self.has_jobs():
                 return
@@ -430,6 +439,15 @@ class Core(Collecting, Feeding):
             process.join()
         self.join_reserve()
         self.close_queues()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Nothing that has ended is left to the garbage collector: the pool's end is that of descriptors."""
+        if not self.is_let_go:
+            self.is_let_go = True
+            self.owner = self.at_exit = None
+            self.workers.clear()
+            self.watcher.let_go()
 
     def discard(self) -> None:
         """Ends what there is of a pool that could not be made. Nothing is left to the collector: a
@@ -438,9 +456,7 @@ class Core(Collecting, Feeding):
             return
         self.terminate(kill=True)
         self.join()
-        self.workers.clear()
         self.processes.clear()
-        self.watcher.close()
 
     def has_jobs(self) -> bool:
         return bool(self.jobs)
@@ -461,12 +477,13 @@ def start_or_end(worker: Any, then: Callable[[], object] | None = None) -> None:
     Raises:
         BaseException: whatever starting it raises.
     """
+    me = os.getpid()
     try:
         worker.start()
         if then is not None:
             then()
     except BaseException:
-        if getattr(worker, "pid", None) is not None:
+        if getattr(worker, "pid", None) is not None and os.getpid() == me:
             worker.kill()
             worker.join()
         raise

@@ -50,6 +50,10 @@ class Death:
         self.ran = (slot[slots.JOB], slot[slots.INDEX], slot[slots.ATTEMPT])
 
 
+class Turn:
+    """Of starting workers."""
+
+
 class Watcher:
     """That part of a pool."""
 
@@ -112,6 +116,12 @@ class Watcher:
             # A signal handler may have raised in its `start()`: then it finds no more to do.
             with contextlib.suppress(RuntimeError):
                 self.thread.join()
+
+    def let_go(self) -> None:
+        """It is woken no more."""
+        self.close()
+        self.thread = None
+        self.core = None  # type: ignore[assignment]
 
     def close(self) -> None:
         if self.writer >= 0 and self.core.pid == os.getpid():
@@ -227,7 +237,9 @@ class Watcher:
         is_late = number in self.late
         self.late.discard(number)
         was_ready = bool(slot[slots.READY])
-        if code != 0 or not was_ready:
+        # Not all die by an error: a task may end its worker by `os._exit(0)`.
+        has_died = code != 0 or not was_ready or slot[slots.JOB] != slots.IDLE
+        if has_died:
             self.deaths.append(Death(number, process, slot, self._was_for_memory(code), is_late))
             del self.deaths[:-KNOWN]
         with core.lock:
@@ -243,7 +255,7 @@ class Watcher:
                 self._give_up_starting()
         elif was_ready:
             self.failures = 0
-        return code != 0 or not was_ready
+        return has_died
 
     def _was_for_memory(self, code: int | None) -> bool:
         if code != -signal.SIGKILL:
@@ -278,7 +290,7 @@ class Watcher:
 
     def _replace(self) -> None:
         core = self.core
-        turn = object()
+        turn = Turn()
         try:
             with core.lock:
                 if core.is_over or core.state == "TERMINATE":
@@ -437,6 +449,7 @@ class Watcher:
             process.join()
         core.join_reserve()
         core.close_queues()
+        core.let_go()
 
     # Times.
 

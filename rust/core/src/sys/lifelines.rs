@@ -70,32 +70,34 @@ impl AtFork for Forking {
     }
 }
 
-/// A lifeline that is closed with this value.
-pub struct Kept(RawFd);
+/// A lifeline that is closed with this value, if it is one still.
+pub struct Kept {
+    fd: RawFd,
+    file: u64,
+}
 
 impl Kept {
     /// Its number.
     pub fn number(&self) -> RawFd {
-        self.0
+        self.fd
+    }
+
+    fn into_number(self) -> RawFd {
+        ManuallyDrop::new(self).fd
     }
 
     /// The next child that this thread forks has it, and is the only one.
     pub fn give_to_next_child(&self) {
         let mut kept = kept();
-        if let Some(lifeline) = kept.iter_mut().find(|lifeline| lifeline.fd == self.0) {
+        if let Some(lifeline) = kept.iter_mut().find(|lifeline| (lifeline.fd, lifeline.file) == (self.fd, self.file)) {
             lifeline.forks = Some(this_thread());
         }
-    }
-
-    /// Its number; it stays open.
-    pub fn into_number(self) -> RawFd {
-        ManuallyDrop::new(self).0
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        close(self.0);
+        close_if(|lifeline| (lifeline.fd, lifeline.file) == (self.fd, self.file));
     }
 }
 
@@ -118,7 +120,7 @@ pub struct Both {
 pub fn make() -> Result<(OwnedFd, RawFd)> {
     let mut kept = kept();
     let (told, lifeline) = pipe()?;
-    Ok((told, keep_in(&mut kept, lifeline)?))
+    Ok((told, keep_in(&mut kept, lifeline)?.into_number()))
 }
 
 /// Make what a child needs. Who forks it gives it `childs` by [`Kept::give_to_next_child`].
@@ -130,8 +132,10 @@ pub fn make_both() -> Result<Both> {
     let (told, childs) = pipe()?;
     let (parent_sentinel, lifeline) = pipe()?;
     let lifeline = keep_in(&mut kept, lifeline)?;
-    let childs = keep_in(&mut kept, childs)?;
-    Ok(Both { told, childs: Kept(childs), parent_sentinel, lifeline: Kept(lifeline) })
+    let childs = keep_in(&mut kept, childs);
+    drop(kept); // to drop a lifeline takes the lock
+    let childs = childs?;
+    Ok(Both { told, childs, parent_sentinel, lifeline })
 }
 
 /// Make a connected pair of packet sockets, the first a lifeline of this process.
@@ -142,14 +146,14 @@ pub fn make_line() -> Result<(RawFd, OwnedFd)> {
     let mut kept = kept();
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let (mine, other) = standard::both_beside(pair)?;
-    Ok((keep_in(&mut kept, mine)?, other))
+    Ok((keep_in(&mut kept, mine)?.into_number(), other))
 }
 
-fn keep_in(kept: &mut Vec<Lifeline>, fd: OwnedFd) -> Result<RawFd> {
+fn keep_in(kept: &mut Vec<Lifeline>, fd: OwnedFd) -> Result<Kept> {
     let file = inode(fd.as_raw_fd())?;
     let fd = fd.into_raw_fd();
     add(kept, fd, file);
-    Ok(fd)
+    Ok(Kept { fd, file })
 }
 
 /// Make `fd` a lifeline of this process: no child forked from now on has it.
@@ -175,10 +179,14 @@ pub fn share(fd: RawFd) {
 
 /// Close a lifeline, if it is one still: whether it was.
 pub fn close(fd: RawFd) -> bool {
+    close_if(|lifeline| lifeline.fd == fd)
+}
+
+fn close_if(is_it: impl Fn(&Lifeline) -> bool) -> bool {
     // The lock is held: a child must not close a number that is somebody else's by now.
     let mut kept = kept();
-    let Some(at) = kept.iter().position(|lifeline| lifeline.fd == fd) else { return false };
-    let Lifeline { file, .. } = kept.swap_remove(at);
+    let Some(at) = kept.iter().position(is_it) else { return false };
+    let Lifeline { fd, file, .. } = kept.swap_remove(at);
     close_same(fd, file)
 }
 
@@ -241,8 +249,8 @@ mod tests {
         // SAFETY: writes to a local.
         assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
         assert_eq!(status, 0, "in the child");
-        for (told, lifeline) in [(other, Kept(before)), (both.parent_sentinel, both.lifeline), (both.told, both.childs)]
-        {
+        let before = Kept { fd: before, file: inode(before)? };
+        for (told, lifeline) in [(other, before), (both.parent_sentinel, both.lifeline), (both.told, both.childs)] {
             assert!(!hung_up(&told, 0));
             drop(lifeline);
             assert!(hung_up(&told, 30)); // others' children may just be there

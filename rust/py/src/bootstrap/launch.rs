@@ -143,11 +143,8 @@ impl Drop for Ends {
 #[pyclass(frozen, module = "fastmp._native", name = "_Launch")]
 pub struct Launch {
     names: &'static Names,
-    process: Py<PyDict>,
-    obj: Py<PyAny>,
-    popen: Py<PyAny>,
-    open_pidfd: Py<PyAny>,
-    pids: Py<PyList>,
+    /// Until it is closed: an exception that the process object keeps may keep this.
+    of: Mutex<Option<Of>>,
     generation: u64,
     data: Mutex<Option<OwnedFd>>,
     start: Mutex<Option<Start>>,
@@ -162,17 +159,48 @@ pub struct Launch {
     parent_sentinel: RawFd,
 }
 
+/// What a start is about.
+struct Of {
+    process: Py<PyDict>,
+    obj: Py<PyAny>,
+    popen: Py<PyAny>,
+    open_pidfd: Py<PyAny>,
+    pids: Py<PyList>,
+}
+
+impl Of {
+    fn clone_ref(&self, py: Python<'_>) -> Of {
+        Of {
+            process: self.process.clone_ref(py),
+            obj: self.obj.clone_ref(py),
+            popen: self.popen.clone_ref(py),
+            open_pidfd: self.open_pidfd.clone_ref(py),
+            pids: self.pids.clone_ref(py),
+        }
+    }
+}
+
 impl Launch {
+    fn of(&self, py: Python<'_>) -> Option<Of> {
+        locked(&self.of).as_ref().map(|of| of.clone_ref(py))
+    }
+
     fn know(
         &self,
+        of: &Of,
         py: Python<'_>,
         pid: i32,
         pidfd: impl FnOnce(i32) -> PyResult<Option<RawFd>>,
         keeps_told: bool,
     ) -> PyResult<()> {
         let Some(start) = locked(&self.start).take() else { return Ok(()) };
-        let (process, obj, popen) = (self.process.bind(py), self.obj.bind(py), self.popen.bind(py));
+        let (process, obj, popen) = (of.process.bind(py), of.obj.bind(py), of.popen.bind(py));
         start.parents().know(&KnownTo { names: self.names, process, obj, popen }, pid, pidfd, keeps_told)
+    }
+
+    fn know_first(&self, of: &Of, py: Python<'_>) -> PyResult<()> {
+        let pid = of.pids.bind(py).get_item(0)?.extract()?;
+        self.know(of, py, pid, |pid| ask(of.open_pidfd.bind(py), pid), false)
     }
 }
 
@@ -199,11 +227,13 @@ impl Launch {
         let start = Start::new().map_err(raise)?;
         Ok(Launch {
             names: names(process.py())?,
-            process: process.clone().unbind(),
-            obj: obj.clone().unbind(),
-            popen: popen.clone().unbind(),
-            open_pidfd: open_pidfd.clone().unbind(),
-            pids: pids.clone().unbind(),
+            of: Mutex::new(Some(Of {
+                process: process.clone().unbind(),
+                obj: obj.clone().unbind(),
+                popen: popen.clone().unbind(),
+                open_pidfd: open_pidfd.clone().unbind(),
+                pids: pids.clone().unbind(),
+            })),
             generation: generation(),
             data_fd: data.as_raw_fd(),
             told: start.told(),
@@ -229,8 +259,7 @@ impl Launch {
     /// Writes down the child of the pid that has come, in `popen`, `obj` and among the children, in one
     /// step; the next call finds nothing to do.
     fn _know(&self, py: Python<'_>) -> PyResult<()> {
-        let pid = self.pids.bind(py).get_item(0)?.extract()?;
-        self.know(py, pid, |pid| ask(self.open_pidfd.bind(py), pid), false)
+        self.of(py).map_or(Ok(()), |of| self.know_first(&of, py))
     }
 
     /// The same of one that another process has started. A pidfd may have come: it is taken from `fds`.
@@ -244,15 +273,17 @@ impl Launch {
                 Ok(Some(pidfd))
             }
         };
-        self.know(fds.py(), pid, pidfd, true)
+        let py = fds.py();
+        self.of(py).map_or(Ok(()), |of| self.know(&of, py, pid, pidfd, true))
     }
 
     /// Closes what is left; the next call finds nothing. A child of which the pid has come is known
     /// then; any other that is not known finds nothing to run.
     fn _close(&self, py: Python<'_>) -> PyResult<()> {
-        let known = match self._is_here() && !self.pids.bind(py).is_empty() {
-            true => self._know(py),
-            false => Ok(()),
+        let of = locked(&self.of).take();
+        let known = match &of {
+            Some(of) if self._is_here() && !of.pids.bind(py).is_empty() => self.know_first(of, py),
+            _ => Ok(()),
         };
         let data = locked(&self.data).take();
         let start = locked(&self.start).take();
