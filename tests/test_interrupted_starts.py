@@ -42,14 +42,23 @@ def where(fd):
         return os.readlink(f"/proc/self/fd/{fd}")
 
 
+strangers = set()  # the stdlib's own resource tracker and fork server, say, of tests before
+
+
+@pytest.fixture(autouse=True)
+def know_strangers():
+    strangers.clear()
+    strangers.update(children())
+
+
 def children():
-    """The pids of all that this process has started and not reaped, but for servers of its own."""
+    """The pids of all that this process has started in a test and not reaped, but for servers of its own."""
     found = set()
     for task in os.listdir("/proc/self/task"):
         with contextlib.suppress(FileNotFoundError), open(f"/proc/self/task/{task}/children") as file:
             found.update(int(pid) for pid in file.read().split())
     server = sys.modules.get("fastmp.forkserver")
-    return found - {server and server._forkserver._forkserver_pid}
+    return found - strangers - {server and server._forkserver._forkserver_pid}
 
 
 @pytest.fixture

@@ -118,9 +118,13 @@ class Watcher:
                 self.thread.join()
 
     def let_go(self) -> None:
-        """It is woken no more."""
+        """It is woken no more, and does not begin any more."""
+        with self.core.lock:
+            self.is_running = True
+            thread, self.thread = self.thread, None
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+            thread.join()
         self.close()
-        self.thread = None
         self.core = None  # type: ignore[assignment]
 
     def close(self) -> None:
@@ -133,14 +137,16 @@ class Watcher:
         self.close()
 
     def _run(self) -> None:
-        with self.core.lock:
+        core: Any = self.core
+        if core is None:
+            return
+        with core.lock:
             if self.is_running:
-                return  # it has been started twice
+                return  # it has been started twice, or all has ended
             self.is_running = True
             self.thread = threading.current_thread()
         from .deaths import kills_for_memory
 
-        core = self.core
         self.killed_for_memory = kills_for_memory()
         while True:
             if core.is_abandoned:
