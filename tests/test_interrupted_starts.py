@@ -8,6 +8,7 @@ and raises what a handler would; and by the clock, with a real signal.
 import contextlib
 import gc
 import itertools
+import multiprocessing
 import os
 import signal
 import sys
@@ -77,6 +78,7 @@ def check(context, child, before):
     if child.pid is not None:
         assert child in fastmp.active_children() or child.exitcode is not None
         assert isinstance(child.sentinel, int)
+    assert multiprocessing.context.get_spawning_popen() is None
     known = {each.pid for each in fastmp.active_children()}
     # A server's children are no children of this process.
     assert children() <= known | {child.pid}

@@ -64,10 +64,12 @@ class Launched(popen.Popen):
 
     def _write(self, process_obj: BaseProcess, file: BinaryIO) -> None:
         preparation = self._preparation(process_obj)
+        # By the attribute: a signal handler may raise where a function begins.
+        this_thread: Any = context._tls  # type: ignore[attr-defined]
         outer = context.get_spawning_popen()  # what is being pickled there may have started this
         try:
-            context.set_spawning_popen(self)  # type: ignore[arg-type]
+            this_thread.spawning_popen = self
             context.reduction.dump(preparation, file)  # type: ignore[attr-defined]
             pickling.dump_process(process_obj, file)
         finally:
-            context.set_spawning_popen(outer)
+            this_thread.spawning_popen = outer

@@ -7,7 +7,8 @@ result goes to its place within the same call into C.
 From 3.12 to 3.14 the compiler leaves out of a `with` or `try` the jump by which a loop in it goes on
 from the middle of its body: what a handler raises there skips `__exit__` and `finally`. So no loop
 stands in a block that must be undone: it is a function's of its own (`tests/test_guards.py`). And in
-3.14 a handler may come between the `__enter__` of a `with` and its block: `RLock` is one without.
+3.14 a handler may come between the `__enter__` of a `with` and its block, as a profiler may later on:
+`RLock` is one without.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def note_beside_standard(fds: list[int], function: Callable[..., int], *args: An
         note(fds, function, *args)
 
 
-if sys.version_info[:2] == (3, 14):
+if sys.version_info >= (3, 14):
     _Stdlibs: Any = type(threading.RLock())
 
     class RLock(_Stdlibs):

@@ -80,14 +80,15 @@ class _Search:
     def find(self, whole: Any, parts: Iterable[Part]) -> list[Part]:
         """Returns the way from the whole to what fails; empty if nothing is found to fail."""
         self._seen[id(whole)] = whole
-        outer = context.get_spawning_popen()
-        context.set_spawning_popen(_Nobody())  # type: ignore[arg-type]
+        this_thread: Any = context._tls  # type: ignore[attr-defined]
+        outer, nobody = context.get_spawning_popen(), _Nobody()
         try:
+            this_thread.spawning_popen = nobody  # as in `launching`
             return self._among(parts, [])[0]
         except _TooLong:
             return self.deepest
         finally:
-            context.set_spawning_popen(outer)
+            this_thread.spawning_popen = outer
 
     def _fails(self, obj: Any) -> bool:
         try:
