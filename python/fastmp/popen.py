@@ -46,8 +46,8 @@ _GET_INFO = 0xC040FF0B  # PIDFD_GET_INFO of a struct pidfd_info in its first ver
 _INFO_EXIT = 1 << 3  # PIDFD_INFO_EXIT, from Linux 6.15 on
 _STATUS_AT = 60  # where in it the wait status is
 
-_ending = RLock()  # held while a child is reaped or its descriptors closed; signal handlers do so too
-os.register_at_fork(after_in_child=_ending._at_fork_reinit)  # type: ignore[attr-defined]
+_ending: Any = RLock()  # held while a child is reaped or its descriptors closed; signal handlers do so too
+os.register_at_fork(after_in_child=_ending._at_fork_reinit)
 
 
 def wait_readable(fd: int, timeout: Any = None) -> bool:

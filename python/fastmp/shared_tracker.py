@@ -59,7 +59,7 @@ else:
 
 _tree: _Tree | None = None
 _ready: _Tree | None = None  # of a process for whose children all is prepared but the numbers
-_lock = RLock()  # a signal handler may start a process, too
+_lock: Any = RLock()  # a signal handler may start a process, too
 
 
 class _Tree:
@@ -364,4 +364,4 @@ def _class_on(base: Any) -> Any:
 
 
 # By C alone: what each child costs are the pages that it touches.
-os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)
