@@ -81,6 +81,11 @@ class Watcher:
 
     def start(self) -> None:
         """Again, if a signal handler has ended that in the middle."""
+        # Not by the thread: the numbers of files that are read meanwhile are the program's soon, where
+        # its standard streams are closed.
+        from .deaths import kills_for_memory
+
+        self.killed_for_memory = kills_for_memory()
         if self.reader < 0:
             self._make_pipe()
         for fd in (self.reader, self.writer):
@@ -145,9 +150,6 @@ class Watcher:
                 return  # it has been started twice, or all has ended
             self.is_running = True
             self.thread = threading.current_thread()
-        from .deaths import kills_for_memory
-
-        self.killed_for_memory = kills_for_memory()
         while True:
             if core.is_abandoned:
                 core.end_abandoned()
