@@ -66,9 +66,8 @@ PACKAGE = """
     launching -> popen pickling shared_tracker
     pickling -> picklers pickling_errors
     pickling_errors -> handles start_method
-    forkserver -> popen queues shared_tracker
+    forkserver -> popen queues shared_tracker lifelines
     popen_fork -> popen bootstrap queues lifelines start_method shared_tracker
-    popen -> lifelines
     bootstrap -> threading_hook
     threading_hook -> _native
     lifelines -> _native

@@ -54,7 +54,6 @@ __all__ = [
     "_channel_fd",
     "_Child",
     "_close_all",
-    "_close_lifeline",
     "_close_same",
     "_data_file",
     "_die_with",
@@ -66,7 +65,6 @@ __all__ = [
     "_inode",
     "_keep_lifeline",
     "_Launch",
-    "_make_lifeline",
     "_make_line",
     "_open_child",
     "_own_descriptors",
@@ -1108,9 +1106,6 @@ def _close_all(fds: list[Any]) -> None:
     """Closes descriptors and lifelines, and takes them from the list, with no step of Python's in
     between. In it are numbers, tuples of some, and None."""
 
-def _close_lifeline(fd: int) -> None:
-    """Closes a lifeline, if it is one still."""
-
 def _close_same(fd: int, inode: int) -> None:
     """Closes this number, if the file of that inode is behind it still."""
 
@@ -1150,13 +1145,6 @@ def _keep_lifeline(fd: int) -> None:
 
     Raises:
         OSError: it is not open.
-    """
-
-def _make_lifeline() -> tuple[int, int]:
-    """Returns a pipe: the end that becomes readable when this process ends, and its lifeline.
-
-    Raises:
-        OSError: no descriptors are to be had.
     """
 
 def _make_line() -> tuple[int, int]:

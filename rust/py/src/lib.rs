@@ -49,8 +49,8 @@ mod _native {
     use crate::specialize::own_descriptors;
     #[pymodule_export]
     use crate::starting::{
-        close_all, close_lifeline, close_same, data_file, die_with, ended, inode, keep_lifeline, make_lifeline,
-        make_line, open_child, reap, receive_packet, send_packet, send_self, share_lifeline,
+        close_all, close_same, data_file, die_with, ended, inode, keep_lifeline, make_line, open_child, reap,
+        receive_packet, send_packet, send_self, share_lifeline,
     };
     #[pymodule_export]
     use crate::synchronize::barrier::Barrier;

@@ -120,17 +120,6 @@ pub fn receive_packet<'py>(
     Ok((bytes, fds, got.short))
 }
 
-/// Returns a pipe: the end that becomes readable when this process ends, and its lifeline.
-///
-/// Raises:
-/// - OSError: no descriptors are to be had.
-#[pyfunction]
-#[pyo3(name = "_make_lifeline")]
-pub fn make_lifeline() -> PyResult<(RawFd, RawFd)> {
-    let (told, lifeline) = lifelines::make().map_err(raise)?;
-    Ok((told.into_raw_fd(), lifeline))
-}
-
 /// Returns a connected pair of packet sockets, the first a lifeline of this process.
 ///
 /// Raises:
@@ -157,13 +146,6 @@ pub fn keep_lifeline(fd: RawFd) -> PyResult<()> {
 #[pyo3(name = "_share_lifeline")]
 pub fn share_lifeline(fd: RawFd) {
     lifelines::share(fd);
-}
-
-/// Closes a lifeline, if it is one still.
-#[pyfunction]
-#[pyo3(name = "_close_lifeline")]
-pub fn close_lifeline(fd: RawFd) {
-    lifelines::close(fd);
 }
 
 /// Has the kernel kill this process when the process ends whose lifeline `told` is about; where it
